@@ -1,0 +1,50 @@
+# make demo | test | ui | lint | bench: each sets up what it needs. PYTHON and PIP_ARGS may be given on the command line.
+PYTHON ?= python3
+PIP_ARGS ?=
+CORES ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-fast lint format ui config-docs clean-environment
+.DEFAULT_GOAL := demo
+
+$(VENV)/.run: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; name one with PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/.run  ## the whole pipeline on the default config
+	$(BIN)/snakemake --cores $(CORES) --quiet rules
+
+test: $(VENV)/.dev lint  ## lint, types, unit and workflow tests
+	$(BIN)/pytest
+
+test-fast: $(VENV)/.dev  ## without the slow part
+	$(BIN)/pytest -m "not slow"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/mypy
+	$(BIN)/snakemake --lint
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow
+
+ui: $(VENV)/.run  ## the MLflow UI on http://127.0.0.1:5000
+	MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow server --backend-store-uri sqlite:///results/mlflow.db \
+		--artifacts-destination results/mlartifacts --host 127.0.0.1 --port 5000
+
+config-docs: $(VENV)/.run  ## config/README.md from the schema
+	$(BIN)/python -c 'from mkdt.config import reference; print(reference(), end="")' > config/README.md
+
+clean-environment:
+	rm -rf $(VENV)

@@ -1,0 +1,36 @@
+# MKDT: distil unlabelled images into a tiny synthetic set for self-supervised pre-training.
+# The main line, in the order of the paper (arXiv 2410.02116):
+#
+#   data -> teacher -> targets -> experts -> subset -> distill -> pretrain -> probe -> report
+#
+# `snakemake --cores 2` makes everything that config/config.yaml asks for; see config/README.md for its keys.
+
+
+configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"  # checks the config, names the paths
+include: "workflow/rules/data.smk"  # decode and split each data set once
+include: "workflow/rules/teacher.smk"  # self-supervised training of the teacher
+include: "workflow/rules/targets.smk"  # its representation of every training image
+include: "workflow/rules/experts.smk"  # students regressed onto the targets: the trajectories
+include: "workflow/rules/subset.smk"  # real subsets: random, high loss
+include: "workflow/rules/distill.smk"  # trajectory matching: the synthetic set
+include: "workflow/rules/pretrain.smk"  # fresh students, pre-trained on each set
+include: "workflow/rules/probe.smk"  # linear probe on few labels
+include: "workflow/rules/report.smk"  # tables and figures
+
+
+# Every artifact that is kept is named: otherwise a lost expert would go unnoticed while the report is there.
+rule all:
+    default_target: True
+    input:
+        DATA,
+        TEACHER,
+        TARGETS,
+        EXPERTS,
+        SETS,
+        PRETRAINED,
+        SCORES,
+        REPORT,
+    localrule: True

@@ -1,0 +1,180 @@
+"""Distillation: move the synthetic set so that training on it follows the experts' trajectories."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mkdt import seeding
+from mkdt.artifacts import Artifact
+from mkdt.errors import UserError
+from mkdt.models import Spec, build_student, flat_mse
+from mkdt.synthetic import SyntheticSet
+from mkdt.unroll import match_trajectory
+
+SMALLEST_STEP_SIZE = 1e-6  # held above this in both spaces: float32's exp reaches zero too
+MOMENTUM = 0.5  # paper, appendix: SGD momentum of images, targets and step size
+
+
+def start_epochs_at(iteration: int, settings: Mapping[str, Any]) -> int:
+    """How many start epochs may be drawn at an iteration: all, or with ``curriculum`` a linearly growing number."""
+    limit: int = settings["start_epochs"]
+    if not settings["curriculum"]:
+        return limit
+    return min(limit, 1 + iteration * limit // max(1, settings["iterations"]))
+
+
+def moments(settings: Mapping[str, Any]) -> list[int]:
+    """Iterations of which a picture is kept: 0, then ``pictures`` evenly spaced ones, the last iteration included."""
+    count, iterations = settings["pictures"], settings["iterations"]
+    return sorted({0, *(round(iterations * (k + 1) / count) for k in range(count))})
+
+
+def inner_batches(size: int, batch: int, stream: torch.Generator) -> Iterator[Tensor]:
+    """Endless batches of row indices; every row is used once before any is used again."""
+    while True:
+        yield from seeding.batches(size, batch, stream)
+
+
+def distill(
+    initial: SyntheticSet,
+    experts: Sequence[Artifact],
+    student: Spec,
+    settings: Mapping[str, Any],
+    *,
+    seed: int,
+    distill_seed: int,
+    device: torch.device,
+    state: dict[str, Any] | None = None,
+    report: Callable[..., None] = lambda step, values, pictures=None: None,
+    checkpoint: Callable[..., None] = lambda make, now=False: None,
+) -> tuple[SyntheticSet, Tensor]:
+    """Trajectory matching (paper, algorithm 1): expert and start epoch at random, N steps, match M epochs later.
+
+    Args:
+        initial: the subset that the synthetic set starts from.
+        experts: their files, each with ``trajectory`` [E+1,P]; two rows are read an iteration.
+        student: the experts' config entry.
+        settings: the ``distill`` section of the config.
+        seed, distill_seed: with the settings they decide every draw.
+        device: where to compute.
+        state: what ``checkpoint`` was given before an interruption.
+        report: called every iteration with ``loss``, ``step_size``, ``image_gradient`` (norm), ``expert`` and
+            ``start_epoch``; at intervals also with ``pictures``, the set as uint8 [m,C,H,W].
+        checkpoint: called after each iteration with a function that returns the state.
+
+    Returns:
+        the set after the last update, and its history: float32 [k,m',C,H,W], the first images at k moments.
+
+    Raises:
+        UserError: loss or gradient is not finite; the state before it is checkpointed first.
+    """
+    channels, size = initial.images.shape[1], initial.images.shape[2]
+    template = build_student(student, channels, size, initial.targets.shape[1], seed, "template").to(device)
+    loss_fn = flat_mse(template)
+
+    log_space = settings["step_size"]["space"] == "log"
+    start = settings["step_size"]["initial"]
+    images = initial.images.clone().to(device)
+    targets = initial.targets.clone().to(device)
+    step_parameter = torch.tensor(math.log(start) if log_space else start, device=device)
+    optimizer = _optimizer(images, targets, step_parameter, settings)
+    pictured = set(moments(settings))
+    history = [_first_images(images)]
+    first = 0
+    if state is not None:
+        first = state["iteration"]
+        for tensor, saved in zip((images, targets, step_parameter), state["set"], strict=True):
+            tensor.copy_(saved)
+        for part, saved in zip(optimizer, state["optimizer"], strict=True):
+            part.load_state_dict(saved)
+        history = list(state["history"])
+
+    def current_state(iteration: int) -> dict[str, Any]:
+        return {
+            "iteration": iteration,
+            "set": [images, targets, step_parameter],
+            "optimizer": [part.state_dict() for part in optimizer],
+            "history": torch.stack(history),
+        }
+
+    for iteration in range(first, settings["iterations"]):
+        stream = seeding.generator(seed, "distill", distill_seed, iteration)
+        expert = int(torch.randint(len(experts), (), generator=stream))
+        epoch = int(torch.randint(start_epochs_at(iteration, settings), (), generator=stream))
+        rows = [
+            batch.to(device)
+            for batch in islice(inner_batches(len(images), settings["batch"], stream), settings["steps"])
+        ]
+        step_size = step_parameter.exp() if log_space else step_parameter.clone()
+        loss, d_images, d_targets, d_step = match_trajectory(
+            loss_fn,
+            experts[expert].row("trajectory", epoch).to(device),
+            experts[expert].row("trajectory", epoch + settings["match_epochs"]).to(device),
+            images,
+            targets,
+            step_size,
+            rows,
+            retain=settings["retain"],
+            learn_targets=settings["learn_targets"],
+        )
+        norm = torch.linalg.vector_norm(d_images)
+        checks = torch.stack([loss, norm, torch.linalg.vector_norm(d_targets), d_step.abs()])
+        if not bool(torch.isfinite(checks).all()):
+            checkpoint(lambda iteration=iteration: current_state(iteration), now=True)
+            raise UserError(
+                f"distill: loss or gradient is not finite at iteration {iteration} (expert {expert}, start epoch "
+                f"{epoch}, step size {float(step_size):.3g}); the state before it is kept: lower distill.image_lr "
+                "or distill.step_size.lr."
+            )
+        images.grad, targets.grad = d_images, d_targets
+        step_parameter.grad = d_step * step_size if log_space else d_step
+        for part in optimizer:
+            part.step()
+        step_parameter.clamp_(min=math.log(SMALLEST_STEP_SIZE) if log_space else SMALLEST_STEP_SIZE)
+
+        values = {
+            "loss": float(loss),
+            "step_size": float(step_parameter.exp() if log_space else step_parameter),
+            "image_gradient": float(norm),
+            "expert": expert,
+            "start_epoch": epoch,
+        }
+        if iteration + 1 in pictured:
+            history.append(_first_images(images))
+            report(iteration + 1, values, pictures=replace(initial, images=images.cpu()).pixels())
+        else:
+            report(iteration + 1, values)
+        checkpoint(lambda iteration=iteration: current_state(iteration + 1))
+
+    final = replace(
+        initial,
+        images=images.cpu().clone(),
+        targets=targets.cpu().clone(),
+        step_size=(step_parameter.exp() if log_space else step_parameter).cpu().clone(),
+    )
+    return final, torch.stack(history).cpu()
+
+
+def _optimizer(
+    images: Tensor, targets: Tensor, step_parameter: Tensor, settings: Mapping[str, Any]
+) -> list[torch.optim.Optimizer]:
+    """One optimiser for the images (the config's choice), one for the rest (SGD, as in the paper)."""
+    kind, lr = settings["image_optimizer"], settings["image_lr"]
+    if kind == "adam":
+        for_images: torch.optim.Optimizer = torch.optim.Adam([images], lr)
+    else:
+        for_images = torch.optim.SGD([images], lr, momentum=MOMENTUM)
+    groups = [{"params": [step_parameter], "lr": settings["step_size"]["lr"]}]
+    if settings["learn_targets"]:
+        groups.append({"params": [targets], "lr": settings["target_lr"]})
+    return [for_images, torch.optim.SGD(groups, momentum=MOMENTUM)]
+
+
+def _first_images(images: Tensor, count: int = 16) -> Tensor:
+    """A copy of the first images: they show the set as it forms, and bound what the history costs."""
+    return images[:count].detach().cpu().clone()

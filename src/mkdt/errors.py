@@ -1,0 +1,8 @@
+"""The one exception that stands for a mistake of the user, not of the program."""
+
+
+class UserError(Exception):
+    """One sentence that names the key, file or value at fault, what was expected and what to do.
+
+    Everything that prints it prints the sentence alone; a traceback is for bugs.
+    """

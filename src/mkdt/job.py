@@ -1,0 +1,317 @@
+"""What every stage shares: log, progress, device, threads, provenance, resume, tracking and a clean stop.
+
+A script is ``with job.stage(snakemake) as stage:`` around: open the inputs, resume, call the science, save.
+"""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from mkdt import artifacts
+from mkdt.config import RESULTS, differences, flat
+from mkdt.errors import UserError
+from mkdt.tracking import Run
+
+log = logging.getLogger("mkdt")
+
+LOG_SECONDS = 30.0  # between two lines of progress in the log
+
+
+class Stage:
+    """One running job. Scripts use its methods; the science only ever sees ``report`` and ``checkpoint``.
+
+    Attributes:
+        input, output, wildcards: Snakemake's.
+        settings: the slice of the config that the rule was given.
+        seed: root of the random streams.
+        device: where to compute.
+    """
+
+    def __init__(self, job: Any) -> None:
+        self.input, self.output, self.wildcards, self.rule = job.input, job.output, job.wildcards, job.rule
+        self.settings: dict[str, Any] = dict(job.params.settings)
+        self.seed: int = self.settings["seed"]
+        self.data = job.config["data"]
+        self.device = _device(job.config["compute"]["device"])
+        self._code: str = job.params.code
+        self._results = RESULTS
+        self._every = 60 * job.config["compute"]["resume_minutes"]
+        self._identities: dict[str, str] = {}
+        self._folder: Path | None = None
+        self._state_file: Path | None = None
+        self._lock: FileLock | None = None
+        self._rows: list[dict[str, Any]] = []
+        self._saved = self._logged = time.monotonic()
+        self._stop: int | None = None
+        self._bar: Any = None
+        self.name = self.rule.split("_")[0]  # experts_0_4 is a job of the stage experts
+        identity = {key: str(value) for key, value in job.wildcards.items()}
+        title = " · ".join([*self.rule.split("_", 1), *identity.values()])
+        tags = {"stage": self.name, **identity}
+        if "SLURM_JOB_ID" in os.environ:
+            tags["slurm_job"] = os.environ["SLURM_JOB_ID"]
+        self._run = Run(self._results, job.config["experiment"], title, tags, dict(flat(self.settings)))
+
+    # -- inputs and outputs
+
+    def open(self, role: str, path: str | Path, stage: str | None = None) -> artifacts.Artifact:
+        """Open an input artifact and remember its identity, for provenance and for the resume state."""
+        artifact = artifacts.Artifact(path, stage)
+        self._identities[role] = artifact.identity
+        return artifact
+
+    def open_all(self, role: str, paths: Sequence[str], stage: str) -> list[artifacts.Artifact]:
+        """Open several artifacts under one role."""
+        opened = [artifacts.Artifact(path, stage) for path in paths]
+        self._identities[role] = artifacts.digest([artifact.identity for artifact in opened])
+        return opened
+
+    def save(self, path: str | Path, tensors: Mapping[str, torch.Tensor], rows: Sequence[str] = ()) -> None:
+        """Write an output artifact with this job's provenance."""
+        artifacts.save(
+            path,
+            tensors,
+            stage=self.name,
+            parameters=self.settings,
+            code=self._code,
+            inputs=self._identities,
+            rows=rows,
+        )
+        self._run.tag(f"output.{Path(path).name}", artifacts.Artifact(path).identity)
+
+    def write_metrics(self, path: str | Path, rows: Sequence[Mapping[str, Any]] | None = None) -> None:
+        """Write every reported value as JSON lines; stages whose members may come from earlier jobs give the rows."""
+        artifacts.write_jsonl(path, self._rows if rows is None else rows)
+
+    # -- what the science is given
+
+    def expect(self, total: int, unit: str, done: int = 0) -> None:
+        """Announce how many reports will come, for the progress bar and the estimate of what is left."""
+        hidden = not sys.stderr.isatty()
+        self._bar = tqdm(total=total, initial=done, unit=unit, desc=self.rule, disable=hidden, leave=False)
+        self._total, self._first, self._begun = total, done, time.monotonic()
+        self._done = done
+
+    def report(
+        self, step: int, values: Mapping[str, float], pictures: torch.Tensor | None = None, key: str = "synthetic"
+    ) -> None:
+        """Take values (and pictures, uint8 [n,C,H,W]) at a step: to the metrics file, MLflow, bar and log."""
+        self._rows.append({"step": step, **values})
+        self._run.metrics(step, values)
+        if pictures is not None:
+            self._run.picture(step, key, grid(pictures))
+        if self._bar is None:
+            return
+        self._done += 1
+        self._bar.update()
+        if time.monotonic() - self._logged > LOG_SECONDS or self._done == self._total:
+            self._logged = time.monotonic()
+            left = (self._logged - self._begun) / (self._done - self._first) * (self._total - self._done)
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+            log.info("%d of %d, about %.0f s left: %s", self._done, self._total, left, shown)
+
+    def checkpoint(self, make: Callable[[], dict[str, Any]], now: bool = False) -> None:
+        """Save the resume state if it is time, or if the job was asked to stop; then stop.
+
+        Raises:
+            SystemExit: the job was asked to stop and its state is saved.
+        """
+        if now or self._stop is not None or time.monotonic() - self._saved >= self._every:
+            assert self._state_file is not None, "resume() comes before the first checkpoint"
+            state = {"state": make(), "rows": self._rows}
+            artifacts.write_atomically(self._state_file, lambda path: torch.save(state, path))
+            self._saved = time.monotonic()
+        if self._stop is not None:
+            log.info("stopped by %s; the next run goes on from here.", signal.Signals(self._stop).name)
+            raise SystemExit(128 + self._stop)
+
+    # -- resume
+
+    def resume(self, shared: str | Path | None = None) -> dict[str, Any] | None:
+        """Lock the resume folder of these settings and inputs, and return the state that an earlier job left there.
+
+        Args:
+            shared: folder name, relative to the results, for jobs that share finished members (experts);
+                default: one folder a first output.
+
+        The folder is keyed by a digest of settings, code and inputs. So a state with other settings is never
+        taken; one line in the log names what differs.
+        """
+        first = Path(self.output[0])
+        place = self._results / ".resume" / (shared or first.relative_to(self._results))
+        settings = {"settings": self.settings, "code": self._code, "inputs": self._identities}
+        self._folder = place / artifacts.digest(settings)[:16]
+        known = self._folder.is_dir()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self._folder / f"{first.name}.lock")
+        if not self._acquired(timeout=0.5):
+            log.info("another job works on %s: waiting for it.", first)
+            while not self._acquired(timeout=1):
+                self._leave_if_asked()
+        if not known:
+            artifacts.write_text(self._folder / "settings.json", artifacts.canonical(settings))
+            self._name_difference(place, settings)
+        state_file = self._state_file = self._folder / f"{first.stem}.state.pt"
+        if not state_file.is_file():
+            return None
+        try:
+            saved = torch.load(state_file, map_location="cpu", weights_only=True)
+        except Exception as error:
+            state_file.rename(state_file.with_suffix(".damaged"))
+            log.warning("the resume state %s is damaged (%s): set aside, starting anew.", state_file, error)
+            return None
+        self._rows = saved["rows"]
+        log.info("resuming from %s.", state_file)
+        state: dict[str, Any] = saved["state"]
+        return state
+
+    def restore(self, path: str | Path) -> bool:
+        """Take a finished member from the resume folder; False where it is not there or damaged."""
+        assert self._folder is not None
+        kept = self._folder / Path(path).name
+        if not kept.is_file():
+            return False
+        try:
+            artifact = artifacts.Artifact(kept, self.name)
+            for name in artifact.names:
+                artifact.tensor(name)
+        except UserError as error:
+            log.warning("not reused: %s", error)
+            kept.unlink()
+            return False
+        _link(kept, Path(path))
+        log.info("%s was finished before: taken from the resume folder.", path)
+        return True
+
+    def keep(self, path: str | Path) -> None:
+        """Keep a finished member in the resume folder (a second name of the same file, no second copy)."""
+        assert self._folder is not None
+        _link(Path(path), self._folder / Path(path).name)
+
+    def _acquired(self, timeout: float) -> bool:
+        assert self._lock is not None
+        try:
+            self._lock.acquire(timeout=timeout)
+        except TimeoutError:
+            return False
+        return True
+
+    def _leave_if_asked(self) -> None:
+        if self._stop is not None:
+            raise SystemExit(128 + self._stop)
+
+    def _name_difference(self, place: Path, settings: Mapping[str, Any]) -> None:
+        assert self._folder is not None
+        for other in sorted(place.glob("*/settings.json")):
+            if other.parent == self._folder or not any(other.parent.glob("*state.pt")):
+                continue
+            old = json.loads(other.read_text(encoding="utf-8"))
+            log.info("set aside: %s has other settings (%s).", other.parent, differences(old, settings))
+
+    # -- life
+
+    def _finish(self, status: str) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        if status == "FINISHED":
+            if self._state_file is not None:
+                self._state_file.unlink(missing_ok=True)
+            for path in self.output:
+                if Path(path).suffix in {".png", ".csv", ".jsonl"}:
+                    self._run.file(Path(path))
+        self._run.close(status)
+        if self._lock is not None:
+            self._lock.release()
+
+
+@contextmanager
+def stage(job: Any) -> Iterator[Stage]:
+    """Run a stage: ``job`` is Snakemake's object in a script.
+
+    A ``UserError`` becomes one sentence and exit code 1; SIGTERM and SIGINT stop at the next checkpoint.
+    """
+    handlers: list[logging.Handler] = [logging.FileHandler(job.log[0], mode="w", encoding="utf-8")]
+    if sys.stderr.isatty():
+        handlers.append(logging.StreamHandler())
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    log.handlers, log.propagate = handlers, False
+    log.setLevel(logging.INFO)
+    torch.set_num_threads(job.threads)
+    if torch.cuda.is_available():
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    running = Stage(job)
+
+    def stop(signum: int, frame: Any) -> None:
+        running._stop = signum
+        if running._folder is None:  # a short stage without resume points
+            raise SystemExit(128 + signum)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    status = "FAILED"
+    try:
+        with threadpool_limits(job.threads):
+            log.info("%s on %s, %d thread(s)", running.rule, running.device, job.threads)
+            yield running
+        status = "FINISHED"
+    except UserError as error:
+        log.error("%s", error)
+        print(f"{running.rule}: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except SystemExit:
+        status = "KILLED"
+        raise
+    except BaseException:
+        log.exception("a bug:")
+        raise
+    finally:
+        running._finish(status)
+
+
+def _device(wanted: str) -> torch.device:
+    """The device of ``compute.device``.
+
+    Raises:
+        UserError: ``cuda`` is asked for and not there.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("compute.device is cuda, but torch sees no GPU here: set it to auto or cpu.")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _link(source: Path, target: Path) -> None:
+    """Make ``target`` a second name of ``source``; a copy where the file system has no hard links."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    with suppress(FileNotFoundError):
+        temporary.unlink()
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copyfile(source, temporary)
+    temporary.replace(target)
+
+
+def grid(pictures: torch.Tensor, columns: int = 10, most: int = 100, pixels: int = 48) -> torch.Tensor:
+    """Pictures uint8 [n,C,H,W] side by side, enlarged by whole factors to about ``pixels``: uint8 [3,H',W']."""
+    from torchvision.utils import make_grid
+
+    pictures = pictures[:most].cpu()
+    factor = max(1, pixels // pictures.shape[-1])
+    large = pictures.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    return make_grid(large, nrow=columns, padding=2, pad_value=255)

@@ -1,0 +1,232 @@
+"""The evaluation: a linear classifier on frozen features, with few labels; one choice on validation, one look at test."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from mkdt import seeding
+from mkdt.data import in_batches
+
+ENCODE_BATCH = 1024
+STATISTICS_IMAGES = 5000  # features are standardised with the statistics of at most so many training images
+TOLERANCE = 1e-6  # L-BFGS stops when no entry of the gradient of the mean loss is larger
+MOST_ITERATIONS = 5000
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Downstream:
+    """A labelled data set in the source's shape and normalisation.
+
+    Attributes:
+        name: of the data set.
+        train, validation, test: images float32 [n,C,H,W] and labels int64 [n].
+    """
+
+    name: str
+    train: tuple[Tensor, Tensor]
+    validation: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+
+
+def draw_labels(labels: Tensor, fraction: float, seed: int, dataset: str, draw: int) -> Tensor:
+    """Rows whose labels are revealed: stratified by class, at least one a class, the same for every method.
+
+    Args:
+        labels: int64 [n] of the training split.
+        fraction: share of the rows, in (0, 1].
+        seed, dataset, draw: the identity of the draw.
+
+    Returns:
+        int64, ascending. The classes share round(fraction * n) rows in proportion to their size (largest
+        remainders), so class counts differ from exact proportion by less than one.
+    """
+    classes, counts = labels.unique(return_counts=True)
+    share = counts.double() * fraction
+    quota = share.floor().long().clamp_min(1)
+    missing = max(0, round(fraction * len(labels)) - int(quota.sum()))
+    quota[(share - quota).argsort(descending=True, stable=True)[:missing]] += 1
+    quota = torch.minimum(quota, counts)
+    stream = seeding.generator(seed, "label draw", dataset, f"{fraction:g}", draw)
+    rows = []
+    for label, wanted in zip(classes, quota.tolist(), strict=True):
+        members = (labels == label).nonzero().flatten()
+        rows.append(members[torch.randperm(len(members), generator=stream)[:wanted]])
+    return torch.cat(rows).sort().values
+
+
+def fit_linear(features: Array, labels: NDArray[np.int64], l2: float) -> tuple[Any, float]:
+    """Multinomial logistic regression to convergence: mean cross-entropy + l2 * ||W||^2, bias free of the penalty.
+
+    Args:
+        features: float64 [n,D].
+        labels: int64 [n].
+        l2: weight of the penalty.
+
+    Returns:
+        the fitted scikit-learn classifier and the largest absolute entry of the objective's gradient.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    # scikit-learn minimises C * sum of losses + ||W||^2 / 2; divided by C * n that is ours.
+    classifier = LogisticRegression(C=1 / (2 * l2 * len(labels)), tol=TOLERANCE, max_iter=MOST_ITERATIONS)
+    classifier.fit(features, labels)
+    scores = features @ classifier.coef_.T + classifier.intercept_
+    if scores.shape[1] == 1:  # two classes share one row of weights: the gradient is that of the logistic loss
+        residual = 1 / (1 + np.exp(-scores)) - (labels == classifier.classes_[1])[:, None]
+    else:
+        scores -= scores.max(1, keepdims=True)
+        residual = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+        residual[np.arange(len(labels)), np.searchsorted(classifier.classes_, labels)] -= 1
+    slope = residual.T @ features / len(labels) + 2 * l2 * classifier.coef_
+    return classifier, float(max(np.abs(slope).max(), np.abs(residual.mean(0)).max()))
+
+
+class Features:
+    """What one frozen backbone says of one data set: encoded in eval mode, each image at most once."""
+
+    def __init__(
+        self, backbone: nn.Module, data: Downstream, device: torch.device, rows: Tensor, standardise: bool
+    ) -> None:
+        """Encode the training images that are needed: ``rows`` (drawn labels) and those that give the statistics."""
+        self._backbone, self._data, self._device = backbone.to(device).eval(), data, device
+        total = len(data.train[1])
+        sample = torch.arange(total) if total <= STATISTICS_IMAGES else _even_rows(total, STATISTICS_IMAGES)
+        needed = torch.cat([rows, sample]).unique() if standardise else rows.unique()
+        features = self._encode(data.train[0][needed])
+        if standardise:
+            known = features[torch.searchsorted(needed, sample).numpy()]
+            self._mean, self._scale = known.mean(0), known.std(0)
+            self._scale[self._scale < 1e-8] = 1.0  # a dead feature stays at zero instead of dividing by it
+        else:
+            self._mean, self._scale = np.zeros(features.shape[1]), np.ones(features.shape[1])
+        self._needed, self._train = needed, (features - self._mean) / self._scale
+
+    def train(self, rows: Tensor) -> Array:
+        """Features float64 [len(rows),D] of training images."""
+        return self._train[torch.searchsorted(self._needed, rows).numpy()]
+
+    def held_out(self, split: str) -> Array:
+        """Features float64 [n,D] of the ``validation`` or ``test`` split."""
+        images = self._data.validation[0] if split == "validation" else self._data.test[0]
+        return (self._encode(images) - self._mean) / self._scale
+
+    def _encode(self, images: Tensor) -> Array:
+        batches = (batch.to(self._device) for batch in images.split(ENCODE_BATCH))
+        features: Array = in_batches(lambda batch: self._backbone(batch), batches).double().numpy()
+        if not np.isfinite(features).all():
+            raise FloatingPointError("features are not finite")
+        return features
+
+
+def _even_rows(total: int, count: int) -> Tensor:
+    return torch.linspace(0, total - 1, count).round().long()
+
+
+def score(
+    features: Features, data: Downstream, split: str, fractions: Sequence[float], draws: int, l2: float, seed: int
+) -> list[dict[str, Any]]:
+    """Accuracy (per cent) on a split for every label fraction and draw; one row each, with the gradient left over."""
+    held_out = features.held_out(split)
+    truth = (data.validation if split == "validation" else data.test)[1].numpy()
+    labels = data.train[1]
+    rows = []
+    for fraction in fractions:
+        for draw in range(draws):
+            drawn = draw_labels(labels, fraction, seed, data.name, draw)
+            classifier, slope = fit_linear(features.train(drawn), labels[drawn].numpy(), l2)
+            accuracy = 100 * float((classifier.predict(held_out) == truth).mean())
+            rows.append({"label_fraction": fraction, "label_draw": draw, "accuracy": accuracy, "gradient": slope})
+    return rows
+
+
+def probe(
+    students: Mapping[tuple[int, int], Callable[[int, int], nn.Module | None]],
+    rates: Sequence[float],
+    steps: Sequence[int],
+    selection: Downstream,
+    downstream: Sequence[Downstream],
+    settings: Mapping[str, Any],
+    *,
+    seed: int,
+    device: torch.device,
+    report: Callable[..., None] = lambda step, values: None,
+) -> list[dict[str, Any]]:
+    """Evaluate one method: every point of its pre-training grid on validation, the chosen ones on test.
+
+    The point with the highest mean validation accuracy (over seeds, label fractions and draws of the selection
+    set) is chosen once for all downstream sets; so is, for the accuracy-against-steps curve, the best rate at
+    each number of steps. Then the test split is opened once, for these points.
+
+    Args:
+        students: for each (distill_seed, seed) a function (rate index, step index) to the frozen backbone, or to
+            None where pre-training diverged.
+        rates, steps: the grid.
+        selection: the labelled set whose validation split chooses.
+        downstream: the sets whose test split is reported.
+        settings: ``label_fractions``, ``label_draws``, ``l2``, ``standardise``.
+        seed: of the label draws.
+        report: called as students are scored.
+
+    Returns:
+        rows of accuracies in per cent: split, downstream, rate, steps, distill_seed, seed, label_fraction,
+        label_draw, accuracy, gradient, chosen (the method's point), chosen_at_steps (best rate at these steps).
+    """
+    fractions, draws, l2 = settings["label_fractions"], settings["label_draws"], settings["l2"]
+
+    def evaluate(data: Downstream, split: str, point: tuple[int, int]) -> list[dict[str, Any]] | None:
+        """Rows of one grid point over all students; None where one of them diverged."""
+        drawn = [draw_labels(data.train[1], f, seed, data.name, d) for f in fractions for d in range(draws)]
+        rows = []
+        for (distill_seed, student_seed), restore in students.items():
+            backbone = restore(*point)
+            if backbone is None:
+                return None
+            try:
+                features = Features(backbone, data, device, torch.cat(drawn), settings["standardise"])
+                scored = score(features, data, split, fractions, draws, l2, seed)
+            except FloatingPointError:  # finite weights can still overflow
+                if split == "validation":
+                    return None
+                raise
+            who = {
+                "split": split,
+                "downstream": data.name,
+                "rate": rates[point[0]],
+                "steps": steps[point[1]],
+                "distill_seed": distill_seed,
+                "seed": student_seed,
+            }
+            rows += [who | row for row in scored]
+        return rows
+
+    points = [(r, s) for s in range(len(steps)) for r in range(len(rates))]
+    validation: dict[tuple[int, int], float] = {}
+    rows: list[dict[str, Any]] = []
+    for k, point in enumerate(points):
+        scored = evaluate(selection, "validation", point)
+        if scored is not None:
+            validation[point] = float(np.mean([row["accuracy"] for row in scored]))
+            rows += scored
+            report(k + 1, {"validation_accuracy": validation[point], "rate": rates[point[0]], "steps": steps[point[1]]})
+    if not validation:
+        return []
+    best = max(validation, key=lambda point: validation[point])
+    best_at = {
+        s: max((p for p in validation if p[1] == s), key=lambda point: validation[point])
+        for s in {point[1] for point in validation}
+    }
+    for row in rows:
+        point = rates.index(row["rate"]), steps.index(row["steps"])
+        row["chosen"], row["chosen_at_steps"] = point == best, point == best_at[point[1]]
+    for data in downstream:
+        for point in sorted({best, *best_at.values()}):
+            flags = {"chosen": point == best, "chosen_at_steps": point == best_at[point[1]]}
+            rows += [row | flags for row in evaluate(data, "test", point) or []]
+    return rows

@@ -1,0 +1,258 @@
+"""The report: tables with numbers and intervals, and the figures that go with them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from mkdt import seeding
+from mkdt.artifacts import write_atomically, write_text
+
+KEYS = ["source", "budget", "method", "student", "downstream", "label_fraction"]
+RUN = ["distill_seed", "seed", "label_draw"]
+RESAMPLES = 2000
+LEVEL = 0.95
+
+# Okabe and Ito's palette, told apart by colour-blind readers; a marker each for print without colour.
+STYLES = {
+    "none": ("#000000", None),
+    "random": ("#0072B2", "o"),
+    "high_loss": ("#E69F00", "s"),
+    "mkdt": ("#D55E00", "D"),
+    "full": ("#009E73", "^"),
+}
+SPARE_STYLES = [("#CC79A7", "v"), ("#56B4E9", "P"), ("#F0E442", "X")]
+
+
+def interval(table: pd.DataFrame, value: str, seed: int) -> tuple[float, float, float]:
+    """Mean of ``value`` with a 95 % bootstrap interval that resamples every factor of the design by itself.
+
+    Runs that share an initial subset, a student initialisation or a label draw are not independent; resampling
+    the levels of ``distill_seed``, ``seed`` and ``label_draw`` separately and crossing them (Owen, 2007, the
+    pigeonhole bootstrap) counts that in, and errs to the wide side.
+
+    Args:
+        table: one row a combination of ``RUN``, complete.
+        value: column to average.
+        seed: of the resampling.
+    """
+    cube = table.set_index(RUN)[value].sort_index().to_numpy().reshape(*(table[name].nunique() for name in RUN))
+    rng = np.random.default_rng(seeding.derive(seed, "bootstrap"))
+    means = np.empty(RESAMPLES)
+    for k in range(RESAMPLES):
+        rows = [rng.integers(size, size=size) for size in cube.shape]
+        means[k] = cube[np.ix_(*rows)].mean()
+    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(cube.mean()), float(low), float(high)
+
+
+def accuracies(scores: pd.DataFrame, budgets: Sequence[str]) -> pd.DataFrame:
+    """The test accuracies of the chosen points; a method without a budget stands beside every budget."""
+    chosen = scores[(scores["split"] == "test") & scores["chosen"]]
+    return _beside_every_budget(chosen, budgets)[[*KEYS, *RUN, "rate", "steps", "accuracy", "gradient"]]
+
+
+def _beside_every_budget(table: pd.DataFrame, budgets: Sequence[str]) -> pd.DataFrame:
+    without = table[table["budget"] == "all"]
+    parts = [table[table["budget"] != "all"], *(without.assign(budget=budget) for budget in budgets)]
+    return pd.concat(parts, ignore_index=True).sort_values([*KEYS, *RUN], kind="stable").reset_index(drop=True)
+
+
+def paired(method: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
+    """Differences of two methods' accuracies run by run: same subset seed, student seed and label draw.
+
+    A method that has one training set for all distill seeds is paired with every one of the other's.
+    """
+    on = list(RUN)
+    if method["distill_seed"].nunique() != baseline["distill_seed"].nunique():
+        on.remove("distill_seed")
+        single, several = sorted((method, baseline), key=lambda table: table["distill_seed"].nunique())
+        sign = 1 if single is method else -1
+        merged = single.drop(columns="distill_seed").merge(several[[*RUN, "accuracy"]], on=on, suffixes=("", "_other"))
+    else:
+        sign = 1
+        merged = method.merge(baseline[[*RUN, "accuracy"]], on=on, suffixes=("", "_other"))
+    return merged[RUN].assign(difference=sign * (merged["accuracy"] - merged["accuracy_other"]))
+
+
+def summarise(accuracy: pd.DataFrame, methods: Sequence[str], seed: int) -> pd.DataFrame:
+    """One row a source, budget, method, student, downstream set and label fraction.
+
+    Columns: ``mean`` and ``std`` (over all runs and label draws) and ``n``, ``rate`` and ``steps`` of the chosen
+    point; ``difference`` to ``random``, paired, with ``low`` and ``high`` of its 95 % interval; ``recovered``, the
+    share (method - none) / (full - none) of what pre-training on all images gains. Per cent, but the last.
+    """
+    setting = [key for key in KEYS if key != "method"]
+    rows = []
+    for values, group in accuracy.groupby(setting, sort=True):
+        parts = dict(iter(group.groupby("method")))
+        means = {method: part["accuracy"].mean() for method, part in parts.items()}
+        for method in [method for method in methods if method in parts]:
+            part = parts[method]
+            row: dict[str, Any] = dict(zip(setting, values, strict=True)) | {
+                "method": method,
+                "mean": means[method],
+                "std": part["accuracy"].std(),
+                "n": len(part),
+                "rate": part["rate"].iloc[0],
+                "steps": part["steps"].iloc[0],
+            }
+            if "random" in parts and method != "random":
+                differences = paired(part, parts["random"])
+                row["difference"], row["low"], row["high"] = interval(differences, "difference", seed)
+            if "none" in means and "full" in means and means["full"] != means["none"]:
+                row["recovered"] = (means[method] - means["none"]) / (means["full"] - means["none"])
+            rows.append(row)
+    columns = [*KEYS, "mean", "std", "n", "rate", "steps", "difference", "low", "high", "recovered"]
+    return pd.DataFrame(rows).reindex(columns=columns)
+
+
+def curve(scores: pd.DataFrame, budgets: Sequence[str], seed: int) -> pd.DataFrame:
+    """Test accuracy against the number of pre-training steps, each at the rate that validation preferred there."""
+    points = _beside_every_budget(scores[(scores["split"] == "test") & scores["chosen_at_steps"]], budgets)
+    rows = []
+    for values, group in points.groupby([*KEYS, "steps"], sort=True):
+        mean, low, high = interval(group, "accuracy", seed)
+        rows.append(
+            dict(zip([*KEYS, "steps"], values, strict=True))
+            | {"rate": group["rate"].iloc[0], "mean": mean, "low": low, "high": high}
+        )
+    return pd.DataFrame(rows)
+
+
+def as_text(summary: pd.DataFrame, protocol: str) -> str:
+    """The summary as a Markdown table for a terminal: one row a method, one pair of columns a label fraction."""
+    lines = []
+    for (source, budget, student, downstream), group in summary.groupby(["source", "budget", "student", "downstream"]):
+        fractions = sorted(group["label_fraction"].unique())
+        lines += [
+            f"{source} at {budget}, {student}, linear probe on {downstream}, protocol {protocol}; "
+            "accuracy in per cent: mean ± deviation, difference to random [95 % interval], recovered",
+            "",
+            "| method | lr, steps |"
+            + "".join(f" {fraction:.4g} of labels | vs random | recovered |" for fraction in fractions),
+            "|---|---|" + "---|---|---|" * len(fractions),
+        ]
+        for method in group["method"].unique():
+            part = group[group["method"] == method].set_index("label_fraction")
+            first = part.iloc[0]
+            cells = [method, f"{first['rate']:.3g}, {first['steps']}" if first["steps"] else "-"]
+            for fraction in fractions:
+                row = part.loc[fraction]
+                cells.append(f"{row['mean']:.1f} ± {row['std']:.1f}")
+                known = pd.notna(row["difference"])
+                cells.append(f"{row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]" if known else "-")
+                cells.append(f"{100 * row['recovered']:.0f} %" if pd.notna(row["recovered"]) else "-")
+            lines.append("| " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def styles(methods: Sequence[str]) -> dict[str, tuple[str, str | None]]:
+    """A colour and a marker for each method."""
+    others = [method for method in methods if method not in STYLES]
+    spare = {method: SPARE_STYLES[k % len(SPARE_STYLES)] for k, method in enumerate(others)}
+    return {method: STYLES.get(method) or spare[method] for method in methods}
+
+
+def plot_curve(points: pd.DataFrame, methods: Sequence[str]) -> Figure:
+    """Accuracy against pre-training steps with 95 % intervals: faster and better are different claims."""
+    settings = (
+        points[["budget", "student", "downstream"]].drop_duplicates().sort_values(["budget", "student", "downstream"])
+    )
+    fractions = sorted(points["label_fraction"].unique())
+    figure = Figure(figsize=(1 + 4.6 * len(fractions), 0.6 + 3.6 * len(settings)), layout="constrained")
+    axes = figure.subplots(len(settings), len(fractions), squeeze=False)
+    look = styles(methods)
+    for i, (budget, student, downstream) in enumerate(settings.itertuples(index=False, name=None)):
+        for j, fraction in enumerate(fractions):
+            axis = axes[i][j]
+            here = points[
+                (points["budget"] == budget)
+                & (points["student"] == student)
+                & (points["downstream"] == downstream)
+                & (points["label_fraction"] == fraction)
+            ]
+            # A little sideways for each method, so that intervals do not hide each other.
+            spread = np.linspace(0.97, 1.03, max(2, len(methods)))
+            for k, method in enumerate(methods):
+                line = here[here["method"] == method].sort_values("steps")
+                if line.empty:
+                    continue
+                colour, marker = look[method]
+                if (line["steps"] == 0).all():
+                    axis.axhline(line["mean"].iloc[0], color=colour, linestyle="--", label="none (no pre-training)")
+                    axis.axhspan(line["low"].iloc[0], line["high"].iloc[0], color=colour, alpha=0.08, linewidth=0)
+                    continue
+                errors = [line["mean"] - line["low"], line["high"] - line["mean"]]
+                axis.errorbar(
+                    line["steps"] * spread[k], line["mean"], yerr=errors, color=colour, marker=marker,
+                    markersize=5, linewidth=1.5, elinewidth=1, capsize=2, label=method,
+                )  # fmt: skip
+            axis.set_xscale("log")
+            ticks = sorted(step for step in here["steps"].unique() if step)
+            axis.set_xticks(ticks, [str(step) for step in ticks])
+            axis.minorticks_off()
+            axis.set_title(f"{downstream}, {100 * fraction:g} % of labels ({student}, {budget})", fontsize=10)
+            axis.set_xlabel("pre-training steps")
+            axis.grid(alpha=0.25)
+            if j == 0:
+                axis.set_ylabel("test accuracy (%)")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    return figure
+
+
+def plot_images(rows: Sequence[tuple[str, Tensor]], most: int = 14) -> Figure:
+    """Labelled rows of images, uint8 [m,C,H,W] each: a set as it forms, or real above distilled."""
+    count = min(most, len(rows[0][1]))
+    figure = Figure(figsize=(0.7 * count + 0.9, 0.75 * len(rows)), layout="constrained")
+    axes = figure.subplots(len(rows), count, squeeze=False)
+    for line, (name, images) in zip(axes, rows, strict=True):
+        for axis, image in zip(line, images, strict=False):
+            picture = image.permute(1, 2, 0).numpy()
+            axis.imshow(picture.squeeze(-1) if picture.shape[2] == 1 else picture, cmap="gray", vmin=0, vmax=255)
+        for axis in line:
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.set_frame_on(False)
+        line[0].set_ylabel(name, fontsize=9, rotation=0, ha="right", va="center")
+    return figure
+
+
+def plot_matching(runs: Mapping[str, pd.DataFrame], window: int = 20) -> Figure:
+    """Matching loss, step size and gradient norm over the iterations, one line a distillation run."""
+    figure = Figure(figsize=(11, 3.3), layout="constrained")
+    panels = [
+        ("loss", f"matching loss (mean of {window})"),
+        ("step_size", "learned step size"),
+        ("image_gradient", f"gradient norm of the images (mean of {window})"),
+    ]
+    for axis, (column, title) in zip(figure.subplots(1, 3), panels, strict=True):
+        for name, table in runs.items():
+            values = table[column] if column == "step_size" else table[column].rolling(window, min_periods=1).mean()
+            axis.plot(table["step"], values, label=name, linewidth=1.3)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("iteration")
+        axis.grid(alpha=0.25)
+        if column == "image_gradient":
+            axis.set_yscale("log")
+    if runs:
+        figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    return figure
+
+
+def save_figure(path: str | Path, figure: Figure) -> None:
+    """Write a figure as PNG, atomically, without the version of the plotting library in it."""
+    write_atomically(
+        path, lambda temporary: figure.savefig(temporary, format="png", dpi=130, metadata={"Software": None})
+    )
+
+
+def save_table(path: str | Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV with plain numbers, atomically; floats round-trip."""
+    write_text(path, table.to_csv(index=False, lineterminator="\n"))

@@ -1,0 +1,73 @@
+"""Self-supervised learning: the losses as pure functions, and the random views they compare."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def barlow_twins(first: Tensor, second: Tensor, *, off_diagonal: float) -> Tensor:
+    """Barlow Twins (Zbontar et al., 2021, equation 1), divided by the dimension.
+
+    Args:
+        first, second: projections float [n,D] of two views of the same images.
+        off_diagonal: weight of the redundancy term (lambda).
+
+    The division makes learning rates comparable across projector widths; it changes nothing else.
+    """
+    count, dimension = first.shape
+    standardised = [(view - view.mean(0)) / (view.var(0, unbiased=False) + 1e-5).sqrt() for view in (first, second)]
+    correlation = standardised[0].T @ standardised[1] / count
+    diagonal = correlation.diagonal()
+    redundancy = correlation.square().sum() - diagonal.square().sum()
+    return ((1 - diagonal).square().sum() + off_diagonal * redundancy) / dimension
+
+
+def nt_xent(first: Tensor, second: Tensor, *, temperature: float) -> Tensor:
+    """SimCLR's normalised temperature-scaled cross entropy (Chen et al., 2020, equation 1), mean over 2n views."""
+    count = len(first)
+    views = F.normalize(torch.cat([first, second]), dim=1)
+    similarity = views @ views.T / temperature
+    similarity.fill_diagonal_(-torch.inf)
+    partners = torch.arange(2 * count, device=views.device).roll(count)
+    return F.cross_entropy(similarity, partners)
+
+
+LOSSES: dict[str, Callable[..., Tensor]] = {"barlow_twins": barlow_twins, "simclr": nt_xent}
+
+
+def build_views(settings: Mapping[str, Any], channels: int, size: int) -> nn.Module:
+    """One random view of each image of a batch, float [n,C,H,W] in [0, 1]; every image draws its own.
+
+    Args:
+        settings: ``teacher.augment`` (see config/README.md); an entry of 0 or false leaves that step out.
+        channels: colour steps need 3.
+        size: height and width of the views.
+
+    kornia draws from torch's global generators: wrap calls in ``seeding.global_stream``.
+    """
+    import kornia.augmentation as K
+
+    steps: list[nn.Module] = [K.RandomResizedCrop((size, size), scale=tuple(settings["crop_scale"]))]
+    if settings["flip"]:
+        steps.append(K.RandomHorizontalFlip(p=0.5))
+    if settings["rotate"] or settings["shift"]:
+        shift = settings["shift"]
+        steps.append(K.RandomAffine(settings["rotate"], translate=(shift, shift) if shift else None, p=1.0))
+    jitter = settings["jitter"]
+    if jitter:
+        # SimCLR's proportions: hue moves a quarter as far as brightness, contrast and saturation.
+        if channels == 3:
+            steps.append(K.ColorJitter(jitter, jitter, jitter, jitter / 4, p=0.8))
+        else:
+            steps.append(K.ColorJitter(jitter, jitter, 0.0, 0.0, p=0.8))
+    if settings["grayscale"] and channels == 3:
+        steps.append(K.RandomGrayscale(p=settings["grayscale"]))
+    if settings["blur"]:
+        width = max(3, size // 10 * 2 + 1)
+        steps.append(K.RandomGaussianBlur((width, width), (0.1, 2.0), p=settings["blur"]))
+    if settings["noise"]:
+        steps.append(K.RandomGaussianNoise(std=settings["noise"], p=1.0))
+    return nn.Sequential(*steps)

@@ -1,0 +1,78 @@
+"""The synthetic set, in one form for distilled sets, real subsets and sets that somebody else distilled."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mkdt import artifacts
+from mkdt.data import denormalise
+from mkdt.errors import UserError
+
+
+@dataclass
+class SyntheticSet:
+    """A small training set for pre-training by regression.
+
+    Attributes:
+        images: float32 [m,C,H,W], normalised with ``mean`` and ``std``.
+        targets: float32 [m,D], what a student is to predict for them.
+        step_size: float32 [], the learned SGD step size; what it started from for a real subset.
+        mean, std: float32 [C], the source's pixel statistics in [0, 1].
+        init_index: int64 [m], the training row that each image started from.
+        provenance: the file's header (stage, parameters, code, inputs, digests).
+    """
+
+    images: Tensor
+    targets: Tensor
+    step_size: Tensor
+    mean: Tensor
+    std: Tensor
+    init_index: Tensor
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    NAMES = ("images", "targets", "step_size", "mean", "std", "init_index")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name, as they are stored."""
+        return {name: getattr(self, name) for name in self.NAMES}
+
+    def pixels(self, images: Tensor | None = None) -> Tensor:
+        """The images (or others in the same normalisation) as uint8 [m,C,H,W]; values no pixel can have are clamped."""
+        return denormalise(self.images if images is None else images, self.mean, self.std)
+
+
+def load_synthetic(path: str | Path) -> SyntheticSet:
+    """Read a synthetic set or real subset from its safetensors file, every tensor checked.
+
+    Raises:
+        UserError: the file is missing, damaged, or its tensors do not fit together.
+    """
+    file = artifacts.Artifact(path)
+    tensors = {name: file.tensor(name) for name in SyntheticSet.NAMES}
+    found = SyntheticSet(**tensors, provenance=file.header)
+    m = found.images.shape[0] if found.images.ndim else 0
+    channels = found.images.shape[1] if found.images.ndim == 4 else -1
+    fits = (
+        channels > 0
+        and m > 0
+        and found.images.dtype == found.targets.dtype == torch.float32
+        and found.targets.ndim == 2
+        and len(found.targets) == m
+        and found.init_index.shape == (m,)
+        and found.mean.shape == found.std.shape == (channels,)
+        and found.step_size.shape == ()
+    )
+    if not fits:
+        raise UserError(
+            f"{path} is not a synthetic set: expected images float32 [m,C,H,W], targets float32 [m,D], "
+            "step_size [], mean and std [C], init_index [m] (docs/artifacts.md)."
+        )
+    if not found.step_size > 0:
+        raise UserError(f"{path}: step_size is {float(found.step_size)}, it must be positive.")
+    return found

@@ -1,0 +1,191 @@
+"""The SSL teacher: trained by Barlow Twins or SimCLR, then asked once for every image's representation."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mkdt import seeding
+from mkdt.data import in_batches, normalise
+from mkdt.errors import UserError
+from mkdt.models import Projector, build_backbone
+from mkdt.ssl import LOSSES, build_views
+
+Report = Callable[..., None]
+Checkpoint = Callable[[Callable[[], dict[str, Any]]], None]
+
+MONITOR_NEIGHBOURS = 5  # k of the k-NN that watches the representation
+ENCODE_BATCH = 1024
+
+
+class Lars(torch.optim.SGD):
+    """SGD with layer-wise adaptive rates (You et al., 2017) on weights; biases and norms take the plain rate."""
+
+    TRUST = 0.001  # Barlow Twins' and SimCLR's published trust coefficient
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update from the gradients in place."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None or parameter.ndim < 2:
+                    continue
+                size, update = parameter.norm(), (parameter.grad + group["weight_decay"] * parameter).norm()
+                if size > 0 and update > 0:
+                    # Weight decay is added inside SGD: scale both parts by scaling the gradient around it.
+                    trust = self.TRUST * size / update
+                    decay = group["weight_decay"] * parameter
+                    parameter.grad.copy_(trust * (parameter.grad + decay) - decay)
+        super().step(closure)
+
+
+def _optimizer(name: str, modules: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    parameters = list(modules.parameters())
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, lr, weight_decay=weight_decay)
+    kind = Lars if name == "lars" else torch.optim.SGD
+    return kind(parameters, lr, momentum=0.9, weight_decay=weight_decay)
+
+
+def _schedule(step: int, steps: int, warmup: int) -> float:
+    """Linear warm-up, then a cosine to zero; a factor in (0, 1]."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def train_teacher(
+    images: Tensor,
+    mean: Tensor,
+    std: Tensor,
+    settings: Mapping[str, Any],
+    *,
+    seed: int,
+    device: torch.device,
+    validation: tuple[Tensor, Tensor, Tensor] | None = None,
+    state: dict[str, Any] | None = None,
+    report: Report = lambda step, values: None,
+    checkpoint: Checkpoint = lambda make: None,
+) -> nn.Module:
+    """Train a backbone by SSL on unlabelled images.
+
+    Args:
+        images: uint8 [n,C,H,W].
+        mean, std: float32 [C], for normalisation after augmentation.
+        settings: the ``teacher`` section of the config.
+        seed: with the settings it decides every weight.
+        device: where to train.
+        validation: (labels of ``images``, validation images uint8, validation labels) for a k-NN accuracy at
+            intervals; it is only watched, nothing is chosen by it.
+        state: what ``checkpoint`` was given before an interruption.
+        report: called with the epoch and its values: ``loss``, ``representation_std`` (0 when collapsed),
+            ``off_diagonal`` (mean absolute correlation of two dimensions), ``lr`` and ``knn_accuracy`` (per cent).
+        checkpoint: called after each epoch with a function that returns the state.
+
+    Returns:
+        the backbone, in eval mode.
+
+    Raises:
+        UserError: the loss is no longer finite.
+    """
+    channels, size = images.shape[1], images.shape[2]
+    with seeding.global_stream(seed, "teacher weights"):
+        backbone = build_backbone(settings["backbone"], channels, size)
+        model = nn.Sequential(backbone, Projector([backbone.dimension, *settings["projector"]]))  # type: ignore[list-item]
+    model.to(device).train()
+    views = build_views(settings["augment"], channels, size).to(device)
+    method, options = settings["method"], settings["loss"]
+    optimizer = _optimizer(settings["optimizer"], model, settings["lr"], settings["weight_decay"])
+    images, mean, std = images.to(device), mean.to(device), std.to(device)
+    # A smaller last batch would change the scale of Barlow Twins' statistics, so it is dropped, as is usual.
+    batch = min(settings["batch"], len(images))
+    per_epoch = len(images) // batch
+    epochs, warmup = settings["epochs"], settings["warmup_epochs"] * per_epoch
+    first = 0
+    if state is not None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        first = state["epoch"]
+
+    for epoch in range(first, epochs):
+        losses = []
+        order = seeding.batches(len(images), batch, seeding.generator(seed, "teacher order", epoch))
+        for i, rows in enumerate(_full(order, batch)):
+            step = epoch * per_epoch + i
+            lr = settings["lr"] * _schedule(step, epochs * per_epoch, warmup)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            pixels = images[rows.to(device)].float() / 255
+            with torch.no_grad(), seeding.global_stream(seed, "teacher views", step):
+                pair = torch.cat([views(pixels), views(pixels)])
+                pair = (pair - mean[:, None, None]) / std[:, None, None]
+            loss = LOSSES[method](*model(pair).chunk(2), **options)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
+        values = {"loss": float(torch.stack(losses).mean()), "lr": lr}
+        if not math.isfinite(values["loss"]):
+            raise UserError(
+                f"teacher: the loss is not finite in epoch {epoch + 1}: lower teacher.lr ({settings['lr']})."
+            )
+        if (epoch + 1) % settings["monitor_every"] == 0 or epoch + 1 == epochs:
+            backbone.eval()
+            values |= _monitor(backbone, images, mean, std, validation, device)
+            backbone.train()
+        report(epoch + 1, values)
+        checkpoint(partial(_state, model, optimizer, epoch + 1))
+    return backbone.eval()
+
+
+def _state(model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int) -> dict[str, Any]:
+    return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
+
+
+def _full(order: Iterator[Tensor], batch: int) -> Iterator[Tensor]:
+    return (rows for rows in order if len(rows) == batch)
+
+
+def _monitor(
+    backbone: nn.Module,
+    images: Tensor,
+    mean: Tensor,
+    std: Tensor,
+    validation: tuple[Tensor, Tensor, Tensor] | None,
+    device: torch.device,
+) -> dict[str, float]:
+    """How the representation stands: its spread, its redundancy and a k-NN accuracy on the validation split."""
+    sample = 5000  # enough for stable figures, and a bound on their cost
+    features = represent(backbone, images[:sample], mean, std, device)
+    correlation = torch.corrcoef(features.T).nan_to_num()
+    off = correlation - torch.diag(correlation.diagonal())
+    values = {
+        "representation_std": float(features.std(0).mean()),
+        "off_diagonal": float(off.abs().sum() / max(1, off.numel() - len(off))),
+    }
+    if validation is not None:
+        from sklearn.neighbors import KNeighborsClassifier
+
+        labels, held_out, held_out_labels = validation
+        knn = KNeighborsClassifier(MONITOR_NEIGHBOURS).fit(features.numpy(), labels[:sample].numpy())
+        guesses = represent(backbone, held_out[:sample], mean, std, device).numpy()
+        values["knn_accuracy"] = 100 * float(knn.score(guesses, held_out_labels[:sample].numpy()))
+    return values
+
+
+def represent(backbone: nn.Module, images: Tensor, mean: Tensor, std: Tensor, device: torch.device) -> Tensor:
+    """The targets: a backbone's output for every image, in eval mode, batched; float32 [n,D] on the CPU.
+
+    Args:
+        backbone: any module [n,C,H,W] to [n,D]; set to eval mode, so that batch norm uses running statistics.
+        images: uint8 [n,C,H,W].
+        mean, std: float32 [C].
+    """
+    backbone.to(device).eval()
+    mean, std = mean.to(device), std.to(device)
+    return in_batches(
+        lambda pixels: backbone(normalise(pixels.to(device), mean, std)).float(), images.split(ENCODE_BATCH)
+    )

@@ -1,0 +1,123 @@
+"""A copy of the project in a temporary folder, and the real workflow run in it at the smallest size."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+TINY = Path(__file__).with_name("tiny.yaml")
+
+
+class Project:
+    """One checkout of the project with its own results.
+
+    Attributes:
+        folder: the checkout.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @classmethod
+    def fresh(cls, folder: Path) -> "Project":
+        """A copy of the working tree's code and config, without results."""
+        for name in ("Snakefile", "workflow", "config", "src"):
+            source = REPOSITORY / name
+            if source.is_dir():
+                shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+            else:
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, folder / name)
+        shutil.copy2(TINY, folder / "tiny.yaml")
+        return cls(folder)
+
+    def copy(self, folder: Path) -> "Project":
+        """This project with its results, time stamps kept."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        return Project(folder)
+
+    def command(self, *arguments: str, cores: int = 2) -> list[str]:
+        """The command line of a run with the tiny config."""
+        base = [sys.executable, "-m", "snakemake", "--cores", str(cores), "--configfile", "tiny.yaml"]
+        return [*base, *arguments]
+
+    def environment(self) -> dict[str, str]:
+        """The copy's own source comes first, so that a test may edit it."""
+        return os.environ | {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"}
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a run in the background, in a process group of its own."""
+        return subprocess.Popen(
+            self.command(*arguments),
+            cwd=self.folder,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str, cores: int = 2, fails: bool = False) -> str:
+        """Run to the end and return what was printed."""
+        done = subprocess.run(
+            self.command(*arguments, cores=cores),
+            cwd=self.folder,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=600,
+        )
+        assert (done.returncode != 0) == fails, done.stdout[-4000:]
+        return done.stdout
+
+    def planned(self, *arguments: str) -> Counter[str]:
+        """The jobs that a dry run would start, as ``rule`` or, for jobs of one method, ``rule method``."""
+        text = self.run("--dry-run", *arguments)
+        jobs: Counter[str] = Counter()
+        for block in re.split(r"\n(?=\[|rule |localrule )", text):
+            rule = re.search(r"^(?:local)?rule (\w+):", block, re.MULTILINE)
+            if rule is None or rule[1] == "all":
+                continue
+            method = re.search(r"wildcards:.*method=(\w+)", block)
+            jobs[f"{rule[1]} {method[1]}" if method else rule[1]] += 1
+        return jobs
+
+    def artifacts(self) -> dict[str, bytes]:
+        """Every declared result but logs and timings, by path."""
+        results = self.folder / "results"
+        skipped = {"logs", "benchmarks", "mlartifacts"}
+        return {
+            str(path.relative_to(results)): path.read_bytes()
+            for path in sorted(results.rglob("*"))
+            if path.is_file()
+            and path.relative_to(results).parts[0] not in skipped
+            and not path.relative_to(results).parts[0].startswith(".")
+            and path.name != "mlflow.db"
+        }
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The tiny experiment, run to the end with two cores. Tests that change anything take a copy."""
+    project = Project.fresh(tmp_path_factory.mktemp("finished") / "project")
+    project.run()
+    return project
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A checkout without results."""
+    return Project.fresh(tmp_path / "project")
+
+
+@pytest.fixture
+def changed(finished: Project, tmp_path: Path) -> Project:
+    """A copy of the finished experiment, to be changed."""
+    return finished.copy(tmp_path / "project")

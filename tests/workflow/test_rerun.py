@@ -1,0 +1,109 @@
+"""What a change makes anew, read from the job list of a dry run: no more and no less than depends on it."""
+
+import os
+import time
+from collections import Counter
+
+import pytest
+from conftest import Project
+
+from mkdt.artifacts import Artifact
+
+pytestmark = pytest.mark.slow
+
+PROBES = {f"probe {method}": 1 for method in ("none", "random", "high_loss", "mkdt", "full")}
+AFTER_DISTILL = {"distill": 2, "pretrain mkdt": 2, "probe mkdt": 1, "report": 1}
+AFTER_TARGETS = {
+    "experts_0_1": 1,
+    "experts_2_3": 1,
+    "subset random": 2,
+    "subset high_loss": 1,
+    "distill": 2,
+    "pretrain none": 1,
+    "pretrain random": 2,
+    "pretrain high_loss": 1,
+    "pretrain mkdt": 2,
+    "pretrain full": 1,
+    **PROBES,
+    "report": 1,
+}
+
+
+def edit(project: Project, path: str, old: str, new: str) -> None:
+    """Replace one piece of a file of the project's copy."""
+    file = project.folder / path
+    text = file.read_text()
+    assert text.count(old) >= 1, f"{path} no longer has {old!r}"
+    file.write_text(text.replace(old, new, 1))
+
+
+def test_nothing_after_a_finished_run(finished: Project) -> None:
+    """A second run of an unchanged config has no job."""
+    assert finished.planned() == Counter()
+
+
+@pytest.mark.parametrize(
+    ("override", "jobs"),
+    [
+        ("probe={label_draws: 3}", {**PROBES, "report": 1}),
+        ("distill={image_lr: 0.5}", AFTER_DISTILL),
+        ("teacher={lr: 0.003}", {"teacher": 1, "targets": 1, **AFTER_TARGETS}),
+        ("experts={lr: 0.05}", {k: v for k, v in AFTER_TARGETS.items() if k.split()[-1] not in {"none", "random", "full"}}),
+        ("experts={per_job: 4}", {}),
+        ("tracking={enabled: false}", {}),
+        ("compute={resume_minutes: 1}", {}),
+        ("data={root: elsewhere}", {}),
+    ],
+)  # fmt: skip
+def test_a_changed_key(finished: Project, override: str, jobs: dict[str, int]) -> None:
+    """A key reruns the stages that depend on it and no other."""
+    assert finished.planned("--config", override) == Counter(jobs)
+
+
+def test_changed_code_of_distillation(changed: Project) -> None:
+    """Code of src/mkdt/distill.py counts as a distillation key."""
+    edit(changed, "src/mkdt/distill.py", "SMALLEST_STEP_SIZE = 1e-6", "SMALLEST_STEP_SIZE = 1e-7")
+    assert changed.planned() == Counter(AFTER_DISTILL)
+
+
+def test_comments_and_docstrings_change_nothing(changed: Project) -> None:
+    """Prose is not code."""
+    edit(changed, "src/mkdt/distill.py", '"""Distillation:', '"""A new docstring. Distillation:')
+    edit(changed, "src/mkdt/models.py", "from collections.abc", "# a comment\nfrom collections.abc")
+    edit(changed, "workflow/scripts/teacher.py", '"""Rule', '"""The rule')
+    assert changed.planned() == Counter()
+
+
+def test_new_time_stamps_change_nothing(changed: Project) -> None:
+    """A file that is only touched (a copy, a new checkout) has the same content."""
+    now = time.time() + 10
+    for path in changed.folder.rglob("*"):
+        if path.is_file() and ".snakemake" not in path.parts:
+            os.utime(path, (now, now))
+    data = changed.folder / "results/digits/data.safetensors"
+    os.utime(data, (now + 10, now + 10))
+    assert changed.planned() == Counter()
+
+
+def test_a_deleted_expert(changed: Project, finished: Project) -> None:
+    """Its batch is run, its sibling comes from the resume folder, and everything ends up with the same bytes."""
+    folder = changed.folder / "results/digits/tiny_teacher/convnet/experts"
+    (folder / "001.safetensors").unlink()
+    jobs = changed.planned()
+    assert jobs["experts_0_1"] == 1
+    assert jobs["experts_2_3"] == jobs["teacher"] == jobs["subset random"] == 0
+    changed.run()
+    log = next((changed.folder / "results/logs").rglob("experts_0.log")).read_text()
+    assert "000.safetensors was finished before" in log
+    assert changed.artifacts() == finished.artifacts()
+
+
+def test_provenance_leads_back_to_the_data(finished: Project) -> None:
+    """Each header names the identity of what the file was made from."""
+    results = finished.folder / "results"
+    data = Artifact(results / "digits/data.safetensors", "data")
+    teacher = Artifact(results / "digits/tiny_teacher/teacher.safetensors", "teacher")
+    targets = Artifact(results / "digits/tiny_teacher/targets.safetensors", "targets")
+    assert teacher.header["inputs"] == {"data": data.identity}
+    assert targets.header["inputs"] == {"data": data.identity, "teacher": teacher.identity}
+    assert teacher.header["parameters"]["epochs"] == 2

@@ -1,0 +1,181 @@
+"""The real workflow: its report, its determinism, killed jobs, tracking and bad configs."""
+
+import os
+import signal
+import time
+import zipfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import Project
+
+pytestmark = pytest.mark.slow
+
+
+def worker(project: Project, stage: str) -> int | None:
+    """Process id of the running script of a stage in this project."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            here = os.readlink(entry / "cwd") == str(project.folder)
+        except OSError:
+            continue
+        scripts = [word for word in words if word.startswith(b"/") and word.endswith(f".{stage}.py".encode())]
+        if here and scripts and b"bash" not in words[0]:
+            return int(entry.name)
+    return None
+
+
+def test_report_tables(finished: Project) -> None:
+    """accuracy.csv has one row a run; summary.csv pairs with random and knows what is recovered."""
+    folder = finished.folder / "results/tiny/report"
+    accuracy = pd.read_csv(folder / "accuracy.csv")
+    keys = [
+        "source",
+        "budget",
+        "method",
+        "student",
+        "downstream",
+        "label_fraction",
+        "distill_seed",
+        "seed",
+        "label_draw",
+    ]
+    assert not accuracy.duplicated(keys).any()
+    counts = accuracy.groupby("method").size().to_dict()
+    assert counts == {"none": 4, "full": 4, "high_loss": 4, "random": 8, "mkdt": 8}
+    assert accuracy["accuracy"].between(0, 100).all()
+    summary = pd.read_csv(folder / "summary.csv").set_index("method")
+    random, mkdt = (accuracy[accuracy["method"] == name]["accuracy"].mean() for name in ("random", "mkdt"))
+    assert summary.loc["mkdt", "difference"] == pytest.approx(mkdt - random)
+    assert summary.loc["none", "recovered"] == 0
+    assert summary.loc["full", "recovered"] == 1
+    assert (summary["low"] <= summary["difference"]).sum() == (summary["difference"] <= summary["high"]).sum() == 4
+
+
+def test_all_methods_see_the_same_label_draws_and_students(finished: Project) -> None:
+    """Student initialisation and label draws do not depend on the method: no two methods share fewer runs."""
+    accuracy = pd.read_csv(finished.folder / "results/tiny/report/accuracy.csv")
+    runs = {
+        method: set(zip(part["seed"], part["label_draw"], strict=True)) for method, part in accuracy.groupby("method")
+    }
+    assert len({frozenset(values) for values in runs.values()}) == 1
+
+
+def test_one_core_gives_the_same_bytes_as_two(project: Project, finished: Project) -> None:
+    """Determinism: nothing depends on which jobs run side by side."""
+    project.run(cores=1)
+    mine, theirs = project.artifacts(), finished.artifacts()
+    assert mine.keys() == theirs.keys()
+    assert [path for path in mine if mine[path] != theirs[path]] == []
+
+
+@pytest.mark.parametrize(("stage", "signum"), [("distill", signal.SIGKILL), ("teacher", signal.SIGTERM)])
+def test_a_killed_job_goes_on_to_the_same_bytes(
+    project: Project, finished: Project, stage: str, signum: signal.Signals
+) -> None:
+    """A job that is killed in the middle leaves a resume point; the next run ends with the same artifacts."""
+    scale = {"distill": "distill={iterations: 150}", "teacher": "teacher={epochs: 40}"}[stage]
+    target = {
+        "distill": "results/tiny/sets/mkdt/6img/0.safetensors",
+        "teacher": "results/digits/tiny_teacher/teacher.safetensors",
+    }[stage]
+    reference = finished.copy(project.folder.with_name("reference"))
+    reference.run(target, "--config", scale)
+    run = project.start(target, "--config", scale)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        states = list((project.folder / "results/.resume").rglob(f"*{Path(target).stem}.state.pt"))
+        pid = worker(project, stage)
+        if states and pid:
+            os.kill(pid, signum)
+            break
+        assert run.poll() is None, run.communicate()[0][-3000:]
+        time.sleep(0.01)
+    else:
+        pytest.fail("the stage never left a resume point")
+    run.communicate(timeout=120)
+    assert run.returncode != 0
+    assert not (project.folder / target).exists()
+    project.run(target, "--config", scale)
+    log = next(
+        (project.folder / "results/logs").rglob(f"{Path(target).stem}.log" if stage != "distill" else "mkdt/*/0.log")
+    )
+    assert "resuming from" in log.read_text()
+    assert (project.folder / target).read_bytes() == (reference.folder / target).read_bytes()
+    metrics = Path(target).with_suffix(".jsonl")
+    assert (project.folder / metrics).read_bytes() == (reference.folder / metrics).read_bytes()
+
+
+def test_mlflow_has_every_job_under_one_parent(finished: Project) -> None:
+    """Runs, parameters, live metrics and pictures are in the store that onstart made."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{finished.folder}/results/mlflow.db")
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], max_results=200)
+    parents = [run for run in runs if run.data.tags["stage"] == "experiment"]
+    assert len(parents) == 1
+    assert parents[0].info.status == "FINISHED"
+    children = [run for run in runs if run is not parents[0]]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parents[0].info.run_id}
+    stages = pd.Series([run.data.tags["stage"] for run in children]).value_counts().to_dict()
+    assert stages == {
+        "data": 1, "teacher": 1, "targets": 1, "experts": 2, "subset": 3, "distill": 2, "pretrain": 7, "probe": 5, "report": 1,
+    }  # fmt: skip
+    assert {run.info.status for run in children} == {"FINISHED"}
+    distill = next(run for run in children if run.data.tags["stage"] == "distill")
+    assert distill.data.params["iterations"] == "4"
+    assert [metric.step for metric in client.get_metric_history(distill.info.run_id, "loss")] == [1, 2, 3, 4]
+    assert any("synthetic" in file.path for file in client.list_artifacts(distill.info.run_id, "images"))
+
+
+def test_a_dead_tracking_server_costs_no_job(project: Project) -> None:
+    """Tracking only watches: where it cannot connect, jobs run and their metrics lie beside the artifacts."""
+    target = "results/digits/tiny_teacher/teacher.safetensors"
+    environment = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "2"}
+    os.environ.update(environment)
+    try:
+        project.run(target, "--config", "tracking={uri: 'http://127.0.0.1:9'}")
+    finally:
+        for name in environment:
+            del os.environ[name]
+    assert (project.folder / target).is_file()
+    assert len((project.folder / target).with_suffix(".jsonl").read_text().splitlines()) == 2
+
+
+def test_report_archive_opens(finished: Project, tmp_path: Path) -> None:
+    """`snakemake --report report.zip` makes one page with the tables and figures."""
+    finished.run("--report", str(tmp_path / "report.zip"))
+    with zipfile.ZipFile(tmp_path / "report.zip") as archive:
+        names = archive.namelist()
+    assert any(name.endswith("report.html") for name in names)
+    assert any(name.endswith("curve.png") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("teacher={epoch: 3}", ["teacher.epoch", "did you mean 'epochs'"]),
+        ("teacher={lr: fast}", ["teacher.lr", "number"]),
+        ("budgets=[0.0001]", ["budgets", "less than one image"]),
+        ("experts={epochs: 1}", ["experts.epochs", "distill.match_epochs"]),
+        ("students={convnet: {depth: 5}}", ["students.convnet.depth", "8x8"]),
+        ("probe={label_fractions: [0.01]}", ["probe.label_fractions", "one a class"]),
+    ],
+)
+def test_a_bad_config_is_one_sentence(project: Project, override: str, words: list[str]) -> None:
+    """Before any job: exit code not zero, the key named, no traceback, nothing written."""
+    text = project.run("--config", override, fails=True)
+    assert all(word in text for word in words), text
+    assert "Traceback" not in text
+    assert not (project.folder / "results").exists()
+
+
+def test_one_name_with_two_settings_is_refused(changed: Project) -> None:
+    """Another experiment that uses the same teacher name with other settings is told the difference."""
+    text = changed.run("--dry-run", "--config", "experiment=other", "teacher={lr: 0.5}", fails=True)
+    assert "results/digits/tiny_teacher" in text
+    assert "lr: 0.002 -> 0.5" in text

@@ -1,0 +1,148 @@
+# The checked config, the paths of all artifacts, and what the rules share.
+import sys
+from math import ceil
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+import mkdt.config as cfg
+from mkdt import tracking
+from mkdt.codedigest import code_digest
+from mkdt.errors import UserError
+
+REGISTRY = cfg.RESULTS / ".experiments"
+try:
+    config = cfg.load(config)
+    cfg.check_names(config, REGISTRY)
+except UserError as error:
+    raise WorkflowError(str(error))
+
+# Paths say source, teacher, student or experiment: what several experiments need is made once.
+EXPERIMENT = f"results/{config['experiment']}"
+SOURCE = f"results/{config['source']}/data.safetensors"
+TEACHER_FOLDER = f"results/{config['source']}/{config['teacher']['name']}"
+EXPERT_FOLDER = f"{TEACHER_FOLDER}/{config['student']}/experts"
+TRAINING_SET = f"{EXPERIMENT}/sets/{{method}}/{{budget}}/{{distill_seed}}.safetensors"
+STUDENT = f"{EXPERIMENT}/pretrain/{{student}}/{{method}}/{{budget}}/{{distill_seed}}/{{seed}}.safetensors"
+SCORE = f"{EXPERIMENT}/probe/{{student}}/{{method}}/{{budget}}.csv"
+
+METHODS = [cfg.method_name(method) for method in config["methods"]]
+METHOD_FILES = {cfg.method_name(m): m.removeprefix("file:") for m in config["methods"] if m.startswith("file:")}
+SEEDS = config["pretrain"]["seeds"]
+BATCHES = [
+    range(first, min(first + config["experts"]["per_job"], config["experts"]["count"]))
+    for first in range(0, config["experts"]["count"], config["experts"]["per_job"])
+]
+VARIANTS = [
+    {"method": cfg.method_name(method), "budget": budget, "distill_seed": seed}
+    for method in config["methods"]
+    for budget, seed in cfg.variants(config, method)
+]
+
+DATA = [f"results/{name}/data.safetensors" for name in cfg.used_datasets(config)]
+TEACHER = [f"{TEACHER_FOLDER}/teacher.safetensors", f"{TEACHER_FOLDER}/teacher.jsonl"]
+TARGETS = f"{TEACHER_FOLDER}/targets.safetensors"
+USES_EXPERTS = bool({"high_loss", "mkdt"} & set(config["methods"]))
+EXPERTS = [f"{EXPERT_FOLDER}/{expert:03d}.safetensors" for expert in range(config["experts"]["count"])] * USES_EXPERTS
+MKDT = [variant for variant in VARIANTS if variant["method"] == "mkdt"]
+SETS = [TRAINING_SET.format(**variant) for variant in VARIANTS if variant["method"] in {"random", "high_loss", "mkdt"}]
+PRETRAINED = [
+    STUDENT.format(**variant, student=student, seed=seed)
+    for variant in VARIANTS
+    for student in config["pretrain"]["students"]
+    for seed in SEEDS
+]
+SCORES = sorted(
+    {SCORE.format(**variant, student=student) for variant in VARIANTS for student in config["pretrain"]["students"]}
+)
+REPORT = [
+    f"{EXPERIMENT}/report/{name}"
+    for name in [
+        "accuracy.csv",
+        "summary.csv",
+        "summary.md",
+        "curve.csv",
+        "curve.png",
+        "sets.png",
+        "matching.png",
+    ]
+    if "mkdt" in METHODS or name not in {"sets.png", "matching.png"}
+]
+
+# With `--software-deployment-method conda` jobs run in an existing environment of this name, in which the project
+# was installed by pip; otherwise in the environment that runs Snakemake.
+ENVIRONMENT = "mkdt"
+
+# A GPU is asked for where there is one, or where the config insists (on a cluster's login node there may be none).
+GPU = cfg.gpus_per_job(config)
+THREADS = config["compute"]["threads"]
+
+
+def code(stage):
+    """Digest of a stage's script and of the science that it imports: code counts as input."""
+    return code_digest(Path(workflow.basedir) / "workflow" / "scripts" / f"{stage}.py")
+
+
+def initial_set(wildcards):
+    """The subset that distillation starts from; the high-loss subset is one for all distill seeds."""
+    method = config["distill"]["init"]
+    seed = wildcards["distill_seed"] if method == "random" else 0
+    return TRAINING_SET.format(method=method, budget=wildcards["budget"], distill_seed=seed)
+
+
+def training_set(wildcards):
+    """What a method trains on: a set file, or all images with their targets, which also give `none` its shapes."""
+    if wildcards.method in METHOD_FILES:
+        return {"set": METHOD_FILES[wildcards.method]}
+    if wildcards.method in cfg.METHODS_WITHOUT_BUDGET:
+        return {"data": SOURCE, "targets": TARGETS}
+    return {"set": TRAINING_SET.format(**wildcards)}
+
+
+def students(wildcards):
+    """All pre-trained students of one method, budget and architecture."""
+    return [
+        STUDENT.format(**variant, student=wildcards.student, seed=seed)
+        for variant in VARIANTS
+        if (variant["method"], variant["budget"]) == (wildcards.method, wildcards.budget)
+        for seed in SEEDS
+    ]
+
+
+def memory(wildcards, attempt):
+    """MB: torch and its libraries, four float copies of the source's images, and twice that after a failure."""
+    facts, size = cfg.facts_of(config, config["source"]), cfg.image_size(config, config["source"])
+    images = cfg.train_images(config, config["source"]) * facts.channels * size**2 * 4
+    return attempt * (2000 + ceil(4 * images / 1e6))
+
+
+def minutes(wildcards, attempt):
+    """Time limit; a job that reaches it goes on from its resume point in the next attempt."""
+    return attempt * 240
+
+
+wildcard_constraints:
+    dataset="[^/]+",
+    method="[^/]+",
+    budget="[^/]+",
+    student="[^/]+",
+    distill_seed=r"\d+",
+
+
+onstart:
+    cfg.register(config, REGISTRY)
+    tracking.prepare(config, cfg.RESULTS)
+
+
+onsuccess:
+    tracking.conclude(config, cfg.RESULTS, True)
+    table = Path(f"{EXPERIMENT}/report/summary.md")
+    if table.is_file():
+        print(
+            f"\n{table.read_text()}\nFigures and tables: {EXPERIMENT}/report/",
+            file=sys.stderr,
+        )
+
+
+onerror:
+    tracking.conclude(config, cfg.RESULTS, False)

@@ -1,0 +1,17 @@
+rule data:
+    output:
+        "results/{dataset}/data.safetensors",
+    log:
+        "results/logs/{dataset}/data.log",
+    benchmark:
+        "results/benchmarks/{dataset}/data.tsv"
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=memory,
+        runtime=minutes,
+    params:
+        settings=lambda wildcards: cfg.settings(config, "data", dataset=wildcards.dataset),
+        code=code("data"),
+    script:
+        "../scripts/data.py"

@@ -1,0 +1,29 @@
+rule distill:
+    input:
+        initial=initial_set,
+        experts=EXPERTS,
+    output:
+        set=f"{EXPERIMENT}/sets/mkdt/{{budget}}/{{distill_seed}}.safetensors",
+        metrics=f"{EXPERIMENT}/sets/mkdt/{{budget}}/{{distill_seed}}.jsonl",
+        evolution=report(
+            f"{EXPERIMENT}/sets/mkdt/{{budget}}/{{distill_seed}}.png",
+            caption="../report/evolution.rst",
+            category="Synthetic sets",
+            labels={"budget": "{budget}", "distill seed": "{distill_seed}"},
+        ),
+    log:
+        f"results/logs/{config['experiment']}/sets/mkdt/{{budget}}/{{distill_seed}}.log",
+    benchmark:
+        f"results/benchmarks/{config['experiment']}/sets/mkdt/{{budget}}/{{distill_seed}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: THREADS
+    resources:
+        gpu=GPU,
+        mem_mb=memory,
+        runtime=minutes,
+    params:
+        settings=cfg.settings(config, "distill"),
+        code=code("distill"),
+    script:
+        "../scripts/distill.py"

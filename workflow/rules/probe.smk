@@ -1,0 +1,23 @@
+rule probe:
+    input:
+        source=SOURCE,
+        data=DATA,
+        students=students,
+    output:
+        SCORE,
+    log:
+        f"results/logs/{config['experiment']}/probe/{{student}}/{{method}}/{{budget}}.log",
+    benchmark:
+        f"results/benchmarks/{config['experiment']}/probe/{{student}}/{{method}}/{{budget}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: THREADS
+    resources:
+        gpu=GPU,
+        mem_mb=memory,
+        runtime=minutes,
+    params:
+        settings=cfg.settings(config, "probe"),
+        code=code("probe"),
+    script:
+        "../scripts/probe.py"

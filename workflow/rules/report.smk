@@ -1,0 +1,32 @@
+rule report:
+    input:
+        scores=SCORES,
+        sets=[TRAINING_SET.format(**variant) for variant in MKDT],
+        metrics=[f"{EXPERIMENT}/sets/mkdt/{v['budget']}/{v['distill_seed']}.jsonl" for v in MKDT],
+        initial=[initial_set(variant) for variant in MKDT],
+    output:
+        **{
+            name.replace(".", "_"): report(
+                path,
+                caption=f"../report/{name.rsplit('.', 1)[0]}.rst",
+                category="Results" if name != "sets.png" else "Synthetic sets",
+                labels={"file": name},
+            )
+            for path in REPORT
+            for name in [path.rsplit("/", 1)[1]]
+        },
+    log:
+        f"results/logs/{config['experiment']}/report.log",
+    benchmark:
+        f"results/benchmarks/{config['experiment']}/report.tsv"
+    localrule: True
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=memory,
+        runtime=minutes,
+    params:
+        settings=cfg.settings(config, "report"),
+        code=code("report"),
+    script:
+        "../scripts/report.py"

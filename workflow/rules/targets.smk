@@ -1,0 +1,22 @@
+rule targets:
+    input:
+        data=SOURCE,
+        teacher=TEACHER[0],
+    output:
+        TARGETS,
+    log:
+        f"results/logs/{config['source']}/{config['teacher']['name']}/targets.log",
+    benchmark:
+        f"results/benchmarks/{config['source']}/{config['teacher']['name']}/targets.tsv"
+    conda:
+        ENVIRONMENT
+    threads: THREADS
+    resources:
+        gpu=GPU,
+        mem_mb=memory,
+        runtime=minutes,
+    params:
+        settings=cfg.settings(config, "targets"),
+        code=code("targets"),
+    script:
+        "../scripts/targets.py"

@@ -1,0 +1,43 @@
+"""Rule probe: score one method's students on validation, choose, and open the test split once."""
+
+from pathlib import Path
+
+from mkdt import job
+from mkdt.artifacts import write_table
+from mkdt.data import adapt, normalise
+from mkdt.pretraining import snapshots
+from mkdt.probe import Downstream, probe
+
+with job.stage(snakemake) as stage:
+    source = stage.open("source", stage.input.source, "data")
+    channels, size = source.shape("train_images")[1:3]
+    mean, std = source.tensor("mean"), source.tensor("std")
+    sets = {}
+    for path in stage.input.data:
+        data, name = stage.open(path, path, "data"), Path(path).parent.name
+        splits = [
+            (
+                normalise(adapt(data.tensor(f"{split}_images"), channels, size), mean, std),
+                data.tensor(f"{split}_labels"),
+            )
+            for split in ("train", "validation", "test")
+        ]
+        sets[name] = Downstream(name, *splits)
+    students = {}
+    for path in stage.input.students:
+        file = stage.open(path, path, "pretrain")
+        students[int(Path(path).parent.name), int(Path(path).stem)] = snapshots(file)
+    rates, steps = file.tensor("rates").tolist(), file.tensor("steps").tolist()
+    stage.expect(len(rates) * len(steps), "point")
+    rows = probe(
+        students,
+        rates,
+        steps,
+        sets[stage.settings["selection"]],
+        [sets[name] for name in stage.settings["downstream"]],
+        stage.settings,
+        seed=stage.seed,
+        device=stage.device,
+        report=stage.report,
+    )
+    write_table(stage.output[0], [dict(stage.wildcards.items()) | row for row in rows])

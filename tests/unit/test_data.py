@@ -173,7 +173,7 @@ def test_resize_keeps_constants_averages_and_does_not_depend_on_chunks() -> None
         assert resized.shape == (3, 1, size, size)
         assert resized.dtype == torch.uint8
         assert bool((resized == 77).all())
-    stripes = torch.tensor([0, 200], dtype=torch.uint8).repeat(8).expand(1, 1, 16, 16)
+    stripes = torch.tensor([200, 0, 0, 200], dtype=torch.uint8).repeat(4).expand(1, 1, 16, 16)
     centre = data.resize(stripes, 4)[..., 1:3]
     assert int(centre.min()) >= 80
     assert int(centre.max()) <= 120

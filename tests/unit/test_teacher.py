@@ -110,6 +110,25 @@ def test_the_seed_decides_the_teacher(pixels: Tensor) -> None:
     assert not torch.equal(weights[0], weights[2])
 
 
+def test_every_step_and_both_views_have_their_own_draw(pixels: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Views that came again each epoch, or two equal views of a pair, would leave SSL little to learn."""
+    drawn: list[float] = []
+
+    class Recorder(nn.Module):
+        """Notes the next number of the stream that the views would use."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            """The images as they are."""
+            drawn.append(float(torch.rand((), dtype=torch.float64)))
+            return images
+
+    monkeypatch.setattr("mkdt.teacher.build_views", lambda *args: Recorder())
+    for seed in (0, 1):
+        train(pixels, seed)
+    assert len(drawn) == 2 * 3 * (60 // 16) * 2  # seeds, epochs, full batches, views
+    assert len(set(drawn)) == len(drawn)
+
+
 def test_watching_changes_nothing(pixels: Tensor) -> None:
     """Monitoring at every epoch, with labels, must give the teacher that nobody watched."""
     labels = torch.arange(60) % 10

@@ -27,7 +27,7 @@ class Project:
     @classmethod
     def fresh(cls, folder: Path) -> "Project":
         """A copy of the working tree's code and config, without results."""
-        for name in ("Snakefile", "workflow", "config", "src"):
+        for name in ("Snakefile", "workflow", "profiles", "config", "src"):
             source = REPOSITORY / name
             if source.is_dir():
                 shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))

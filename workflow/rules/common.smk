@@ -1,4 +1,5 @@
 # The checked config, the paths of all artifacts, and what the rules share.
+import os
 import sys
 from math import ceil
 from pathlib import Path
@@ -9,6 +10,10 @@ import mkdt.config as cfg
 from mkdt import tracking
 from mkdt.codedigest import code_digest
 from mkdt.errors import UserError
+
+# Jobs import the library of this checkout, in whichever environment they run.
+SEARCH_PATH = [str(Path(workflow.basedir) / "src"), *filter(None, [os.getenv("PYTHONPATH")])]
+os.environ.update(PYTHONPATH=os.pathsep.join(SEARCH_PATH))
 
 REGISTRY = cfg.RESULTS / ".experiments"
 try:
@@ -69,9 +74,8 @@ REPORT = [
     if "mkdt" in METHODS or name not in {"sets.png", "matching.png"}
 ]
 
-# With `--software-deployment-method conda` jobs run in an existing environment of this name, in which the project
-# was installed by pip; otherwise in the environment that runs Snakemake.
-ENVIRONMENT = "mkdt"
+# Software of the jobs; `../` because rules name it relative to their own file.
+ENVIRONMENT = "../envs/mkdt.yaml"
 
 # A GPU is asked for where there is one, or where the config insists (on a cluster's login node there may be none).
 GPU = cfg.gpus_per_job(config)

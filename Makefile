@@ -5,7 +5,7 @@ CORES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast lint format ui config-docs clean-environment
+.PHONY: demo test test-fast lint format ui bench config-docs clean-environment
 .DEFAULT_GOAL := demo
 
 $(VENV)/.run: pyproject.toml constraints.txt
@@ -48,3 +48,7 @@ config-docs: $(VENV)/.run  ## config/README.md from the schema
 
 clean-environment:
 	rm -rf $(VENV)
+
+bench: $(VENV)/.run  ## speed and memory against plain implementations, as ratios
+	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/stages.py

@@ -3,6 +3,7 @@
 import copy
 import difflib
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -36,6 +37,12 @@ def load(raw: Mapping[str, Any], schema_file: Path = SCHEMA) -> Config:
     errors = sorted(Draft202012Validator(schema).iter_errors(config), key=lambda error: list(map(str, error.path)))
     if errors:
         raise UserError(_sentence(errors[0]))
+    for key, value in flat(config):
+        numbers = value if isinstance(value, list) else [value]
+        _fail_if(
+            any(isinstance(number, float) and not math.isfinite(number) for number in numbers),
+            f"{key} must be finite, got {value}.",
+        )
     _check(config)
     return config
 
@@ -59,9 +66,9 @@ def _coerce(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> A
         return [_coerce(item, schema.get("items", {}), root) for item in value]
     types = schema.get("type", [])
     types = [types] if isinstance(types, str) else types
-    if not isinstance(value, str) or ("string" in types and value != "null"):
+    if not isinstance(value, str):
         return value
-    if "null" in types and value in {"null", "~", ""}:
+    if "null" in types and value in {"null", "~"}:
         return None
     if "boolean" in types and value.lower() in {"true", "false"}:
         return value.lower() == "true"
@@ -167,7 +174,7 @@ def _check(config: Config) -> None:
         f"distill.match_epochs {distill['match_epochs']} need {needed}.",
     )
     _fail_if(
-        distill["retain"] > distill["steps"],
+        distill["retain"] != "auto" and distill["retain"] > distill["steps"],
         f"distill.retain is {distill['retain']}, more than distill.steps ({distill['steps']}).",
     )
     crop = config["teacher"]["augment"]["crop_scale"]
@@ -213,6 +220,11 @@ def _check_dataset(config: Config, name: str) -> None:
         f"{key}: {facts.train} images cannot give {entry['validation']} for validation, {entry['test'] or 0} for test "
         f"and {entry['train'] or facts.classes} for training.",
     )
+    _fail_if(
+        entry["train"] is not None and 0 < left - entry["train"] < facts.classes,
+        f"{key}.train ({entry['train']}) leaves {left - (entry['train'] or 0)} images out, too few to draw a subset "
+        f"stratified by {facts.classes} classes: take {left} (or null), or at most {left - facts.classes}.",
+    )
     for fraction in config["probe"]["label_fractions"]:
         _fail_if(
             name in {config["probe"]["selection"], *config["probe"]["downstream"]}
@@ -226,6 +238,10 @@ def _check_network(key: str, spec: Mapping[str, Any], size: int) -> None:
     for argument in ARCHITECTURES[spec["architecture"]]:
         _fail_if(argument not in spec, f"{key} is a {spec['architecture']} and needs the key '{argument}'.")
     if spec["architecture"] == "convnet":
+        _fail_if(
+            spec["norm"] == "group" and spec["width"] > 32 and spec["width"] % 32 != 0,
+            f"{key}.width is {spec['width']}, which norm 'group' cannot cut into 32 groups.",
+        )
         _fail_if(
             size // 2 ** spec["depth"] < 1,
             f"{key}.depth is {spec['depth']}, but images of {size}x{size} can be halved only {size.bit_length() - 1} times.",

@@ -14,7 +14,7 @@ from mkdt.artifacts import Artifact
 from mkdt.errors import UserError
 from mkdt.models import Spec, build_student, flat_mse
 from mkdt.synthetic import SyntheticSet
-from mkdt.unroll import match_trajectory
+from mkdt.unroll import choose_retain, match_trajectory
 
 SMALLEST_STEP_SIZE = 1e-6  # held above this in both spaces: float32's exp reaches zero too
 MOMENTUM = 0.5  # paper, appendix: SGD momentum of images, targets and step size
@@ -73,6 +73,8 @@ def distill(
     Raises:
         UserError: loss or gradient is not finite; the state before it is checkpointed first.
     """
+    # Convolutions take TF32 by default, products do not: one key decides for both.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = settings["tf32"]
     channels, size = initial.images.shape[1], initial.images.shape[2]
     template = build_student(student, channels, size, initial.targets.shape[1], seed, "template").to(device)
     loss_fn = flat_mse(template)
@@ -85,9 +87,9 @@ def distill(
     optimizer = _optimizer(images, targets, step_parameter, settings)
     pictured = set(moments(settings))
     history = [_first_images(images)]
-    first = 0
+    first, retain = 0, settings["retain"]
     if state is not None:
-        first = state["iteration"]
+        first, retain = state["iteration"], state["retain"]
         for tensor, saved in zip((images, targets, step_parameter), state["set"], strict=True):
             tensor.copy_(saved)
         for part, saved in zip(optimizer, state["optimizer"], strict=True):
@@ -97,6 +99,7 @@ def distill(
     def current_state(iteration: int) -> dict[str, Any]:
         return {
             "iteration": iteration,
+            "retain": retain,
             "set": [images, targets, step_parameter],
             "optimizer": [part.state_dict() for part in optimizer],
             "history": torch.stack(history),
@@ -111,16 +114,25 @@ def distill(
             for batch in islice(inner_batches(len(images), settings["batch"], stream), settings["steps"])
         ]
         step_size = step_parameter.exp() if log_space else step_parameter.clone()
+        theta0 = experts[expert].row("trajectory", epoch).to(device)
+        target = experts[expert].row("trajectory", epoch + settings["match_epochs"]).to(device)
+        if torch.equal(theta0, target):
+            raise UserError(
+                f"distill: expert {expert} did not move from epoch {epoch} on: raise experts.lr or distill.match_epochs."
+            )
+        if retain == "auto":  # once: kept and rebuilt graphs differ in the last bits, so a resumed run keeps the number
+            retain = choose_retain(loss_fn, theta0, images, targets, rows, settings["learn_targets"])
         loss, d_images, d_targets, d_step = match_trajectory(
             loss_fn,
-            experts[expert].row("trajectory", epoch).to(device),
-            experts[expert].row("trajectory", epoch + settings["match_epochs"]).to(device),
+            theta0,
+            target,
             images,
             targets,
             step_size,
             rows,
-            retain=settings["retain"],
+            retain=retain,
             learn_targets=settings["learn_targets"],
+            momentum=settings["momentum"],
         )
         norm = torch.linalg.vector_norm(d_images)
         checks = torch.stack([loss, norm, torch.linalg.vector_norm(d_targets), d_step.abs()])

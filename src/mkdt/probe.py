@@ -74,7 +74,10 @@ def fit_linear(features: Array, labels: NDArray[np.int64], l2: float) -> tuple[A
     """
     from sklearn.linear_model import LogisticRegression
 
-    # scikit-learn minimises C * sum of losses + ||W||^2 / 2; divided by C * n that is ours.
+    # scikit-learn minimises C * sum of losses + ||W||^2 / 2; divided by C * n that is ours. With two classes it has
+    # one row w for the softmax's two, w/2 and -w/2, so that ||W||^2 is ||w||^2 / 2.
+    if len(np.unique(labels)) == 2:
+        l2 = l2 / 2
     classifier = LogisticRegression(C=1 / (2 * l2 * len(labels)), tol=TOLERANCE, max_iter=MOST_ITERATIONS)
     classifier.fit(features, labels)
     scores = features @ classifier.coef_.T + classifier.intercept_

@@ -75,4 +75,6 @@ def load_synthetic(path: str | Path) -> SyntheticSet:
         )
     if not found.step_size > 0:
         raise UserError(f"{path}: step_size is {float(found.step_size)}, it must be positive.")
+    if not bool((found.std > 0).all()):
+        raise UserError(f"{path}: std must be positive in every channel, got {found.std.tolist()}.")
     return found

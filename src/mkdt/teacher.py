@@ -22,7 +22,7 @@ ENCODE_BATCH = 1024
 
 
 class Lars(torch.optim.SGD):
-    """SGD with layer-wise adaptive rates (You et al., 2017) on weights; biases and norms take the plain rate."""
+    """SGD with layer-wise adaptive rates (You et al., 2017) on weights; biases and norms take the plain rate, undecayed."""
 
     TRUST = 0.001  # Barlow Twins' and SimCLR's published trust coefficient
 
@@ -46,8 +46,13 @@ def _optimizer(name: str, modules: nn.Module, lr: float, weight_decay: float) ->
     parameters = list(modules.parameters())
     if name == "adamw":
         return torch.optim.AdamW(parameters, lr, weight_decay=weight_decay)
-    kind = Lars if name == "lars" else torch.optim.SGD
-    return kind(parameters, lr, momentum=0.9, weight_decay=weight_decay)
+    if name == "sgd":
+        return torch.optim.SGD(parameters, lr, momentum=0.9, weight_decay=weight_decay)
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return Lars(groups, lr, momentum=0.9)
 
 
 def _schedule(step: int, steps: int, warmup: int) -> float:

@@ -2,13 +2,19 @@
 
 With theta_{i+1} = theta_i - a g_i and g_i = grad l(theta_i; X_i, Y_i), the matching loss is
 L = ||theta_N - target||^2 / ||theta_0 - target||^2. Its gradient needs one backward sweep over the steps, and
-at each step only the product of lam = dL/dtheta_{i+1} with the second derivatives of l at theta_i. So the
-forward pass keeps the N parameter vectors and nothing else; a step's graph is rebuilt when the sweep reaches
-it, used once and dropped.
+at each step only the product of lam = dL/dtheta_{i+1} with the second derivatives of l at theta_i:
+
+    dL/da -= <g_i, s>,   dL/dX_i = -a d<g_i, s>/dX,   dL/dY_i = -a d<g_i, s>/dY,   lam <- lam - a H_i s
+
+where s is lam itself, or with momentum mu, theta_{i+1} = theta_i - a v_{i+1} and v_{i+1} = mu v_i + g_i, the
+sum s <- lam + mu s of what reaches g_i through all later velocities. So the forward pass keeps the N parameter
+vectors and nothing else; a step's graph is rebuilt when the sweep reaches it, used once and dropped.
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -42,8 +48,9 @@ def match_trajectory(
     *,
     retain: int = 0,
     learn_targets: bool = True,
+    momentum: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Matching loss of N plain SGD steps from ``theta0``, and its exact gradients (paper, equation 5).
+    """Matching loss of N SGD steps from ``theta0``, and its exact gradients (paper, equation 5).
 
     Args:
         loss_fn: ``loss_fn(theta, images, targets)``, a twice differentiable scalar.
@@ -56,6 +63,7 @@ def match_trajectory(
         retain: how many of the last steps keep their graph: 0 needs the memory of one step, N is the plain
             unroll's memory and saves one forward and backward pass a step. The results agree up to rounding.
         learn_targets: without it the gradient of ``targets`` is zero and costs nothing.
+        momentum: of the inner SGD (heavy ball, no dampening, as in ``torch.optim.SGD``), in [0, 1).
 
     Returns:
         ``(loss, d_images, d_targets, d_lr)``: a scalar, the shapes of ``images`` and ``targets``, a scalar.
@@ -74,7 +82,7 @@ def match_trajectory(
     first_kept = steps - min(retain, steps)
     thetas: list[Tensor] = []
     kept: list[_Step] = []
-    theta = theta0.detach()
+    theta, velocity = theta0.detach(), torch.zeros_like(theta0)
     for i, rows in enumerate(batches):
         if i < first_kept:
             thetas.append(theta)
@@ -84,21 +92,77 @@ def match_trajectory(
         else:
             kept.append(_Step(loss_fn, theta, images[rows], targets[rows], learn_targets))
             gradient = kept[-1].gradient.detach()
-        theta = theta - lr * gradient
+        velocity = momentum * velocity + gradient if momentum else gradient
+        theta = theta - lr * velocity
 
     offset = theta - target
     loss = offset.square().sum() / distance
     lam = 2 * offset / distance
+    reach = torch.zeros_like(lam)
 
     d_images, d_targets, d_lr = torch.zeros_like(images), torch.zeros_like(targets), torch.zeros_like(lr)
     for i in range(steps - 1, -1, -1):
         rows = batches[i]
         step = kept.pop() if kept else _Step(loss_fn, thetas.pop(), images[rows], targets[rows], learn_targets)
-        d_lr -= torch.dot(step.gradient.detach(), lam)
-        by_theta, by_images, *by_targets = step.products(lam)
+        reach = lam + momentum * reach if momentum else lam
+        d_lr -= torch.dot(step.gradient.detach(), reach)
+        by_theta, by_images, *by_targets = step.products(reach)
         # index_add_, not assignment: the gradient stays exact if a batch names a row twice.
         d_images.index_add_(0, rows, by_images * -lr)
         for by in by_targets:
             d_targets.index_add_(0, rows, by * -lr)
         lam = lam - lr * by_theta
     return loss, d_images, d_targets, d_lr
+
+
+def bytes_per_step(
+    loss_fn: LossFn, theta: Tensor, images: Tensor, targets: Tensor, rows: Tensor, learn_targets: bool = True
+) -> int:
+    """Memory that the graph of one kept step holds, in bytes: every tensor saved for backward, counted once."""
+    storages: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        step = _Step(loss_fn, theta, images[rows], targets[rows], learn_targets)
+    return sum(storages.values()) + step.gradient.nbytes
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that is free for this process on a device; on the CPU also within its control group's limit."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + unused
+    free = psutil.virtual_memory().available
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return max(0, free)
+
+
+def choose_retain(
+    loss_fn: LossFn,
+    theta: Tensor,
+    images: Tensor,
+    targets: Tensor,
+    batches: Sequence[Tensor],
+    learn_targets: bool = True,
+    share: float = 0.5,
+) -> int:
+    """How many graphs fit: ``retain="auto"``.
+
+    Args:
+        loss_fn, theta, images, targets, batches, learn_targets: as for ``match_trajectory``.
+        share: of the free memory that kept graphs may take; the rest is for the backward sweep, whose peak is
+            that of a few steps, and for other jobs.
+
+    Returns:
+        the number of last steps whose graph can be kept, 0 to N.
+    """
+    largest = max(batches, key=len)
+    need = bytes_per_step(loss_fn, theta, images, targets, largest, learn_targets)
+    vectors = (len(batches) + 4) * theta.nbytes
+    return max(0, min(len(batches), int((share * free_bytes(theta.device) - vectors) // need)))

@@ -28,7 +28,9 @@ SETTINGS: dict[str, Any] = {
     "target_lr": 1.0,
     "learn_targets": True,
     "step_size": {"initial": 0.1, "lr": 1e-3, "space": "log"},
+    "momentum": 0.0,
     "retain": 0,
+    "tf32": False,
     "pictures": 2,
 }
 MakeSet = Callable[..., SyntheticSet]

@@ -21,7 +21,8 @@ SETTINGS: dict[str, Any] = {"label_fractions": [0.1, 0.5], "label_draws": 2, "l2
 
 
 def objective(labels: np.ndarray, features: np.ndarray, classes: int, l2: float) -> Callable[[np.ndarray], float]:
-    """Mean cross-entropy + l2 * ||W||^2, bias free; two classes have one row of weights."""
+    """Mean cross-entropy + l2 * ||W||^2, bias free; one row w for two classes stands for w/2 and -w/2."""
+    penalty = l2 / 2 if classes == 2 else l2
     rows = 1 if classes == 2 else classes
 
     def value(flat: np.ndarray) -> float:
@@ -30,7 +31,7 @@ def objective(labels: np.ndarray, features: np.ndarray, classes: int, l2: float)
         if rows == 1:
             scores = np.concatenate([np.zeros_like(scores), scores], 1)
         loss = (logsumexp(scores, 1) - scores[np.arange(len(labels)), labels]).mean()
-        return float(loss + l2 * (weights**2).sum())
+        return float(loss + penalty * (weights**2).sum())
 
     return value
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mkdt.models import build_student, flat_mse, flatten
-from mkdt.unroll import match_trajectory
+from mkdt import unroll
+from mkdt.unroll import bytes_per_step, choose_retain, match_trajectory
 
 LossFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -77,26 +78,29 @@ def make_case(
     )
 
 
-def plain_unroll(case: Case) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def plain_unroll(case: Case, momentum: float = 0.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """All steps in one graph: what the paper's equation says, with the memory that it costs."""
     images, targets = case.images.clone().requires_grad_(), case.targets.clone().requires_grad_()
     lr = torch.tensor(case.lr, dtype=torch.float64, requires_grad=True)
-    theta = case.theta0.clone().requires_grad_()
+    theta, velocity = case.theta0.clone().requires_grad_(), torch.zeros_like(case.theta0)
     for rows in case.batches:
         inner = case.loss_fn(theta, images[rows], targets[rows])
         (step,) = torch.autograd.grad(inner, theta, create_graph=True)
-        theta = theta - lr * step
+        velocity = momentum * velocity + step
+        theta = theta - lr * velocity
     loss = ((theta - case.target) ** 2).sum() / ((case.theta0 - case.target) ** 2).sum()
     return loss.detach(), *torch.autograd.grad(loss, [images, targets, lr])
 
 
-def plain_loss(case: Case, images: Tensor, targets: Tensor, lr: float) -> float:
+def plain_loss(case: Case, images: Tensor, targets: Tensor, lr: float, momentum: float) -> float:
     """The matching loss alone, for finite differences."""
-    theta = case.theta0.clone()
+    leaf = torch.nn.Parameter(case.theta0.clone())
+    optimizer = torch.optim.SGD([leaf], lr, momentum=momentum)
     for rows in case.batches:
-        leaf = theta.clone().requires_grad_()
-        (step,) = torch.autograd.grad(case.loss_fn(leaf, images[rows], targets[rows]), leaf)
-        theta = theta - lr * step
+        optimizer.zero_grad()
+        case.loss_fn(leaf, images[rows], targets[rows]).backward()
+        optimizer.step()
+    theta = leaf.detach()
     return float(((theta - case.target) ** 2).sum() / ((case.theta0 - case.target) ** 2).sum())
 
 
@@ -121,10 +125,10 @@ def cases(draw: st.DrawFn) -> Case:
     )
 
 
-@given(case=cases(), retain=st.integers(0, 8))
-def test_loss_and_gradients_equal_the_plain_unroll(case: Case, retain: int) -> None:
+@given(case=cases(), retain=st.integers(0, 8), momentum=st.sampled_from([0.0, 0.5, 0.9]))
+def test_loss_and_gradients_equal_the_plain_unroll(case: Case, retain: int, momentum: float) -> None:
     """The one formula the whole method rests on; it must be exact, however many graphs are kept."""
-    for got, wanted in zip(case.match(retain=retain), plain_unroll(case), strict=True):
+    for got, wanted in zip(case.match(retain=retain, momentum=momentum), plain_unroll(case, momentum), strict=True):
         assert got.shape == wanted.shape
         assert error(got, wanted) < 1e-10
 
@@ -145,11 +149,12 @@ def test_a_row_twice_in_a_batch_counts_twice() -> None:
         assert error(got, wanted) < 1e-10
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("retain", [0, 2])
-def test_gradients_equal_central_differences(retain: int) -> None:
-    """Independent of autograd: moving a value must change the loss as the gradient says."""
+def test_gradients_equal_central_differences(retain: int, momentum: float) -> None:
+    """Independent of autograd, with torch's own SGD inside: moving a value must change the loss as the gradient says."""
     case = make_case(3, 1, 2, 2, [[0, 1], [2, 1], [0, 0, 2]])
-    _, d_images, d_targets, d_lr = case.match(retain=retain)
+    _, d_images, d_targets, d_lr = case.match(retain=retain, momentum=momentum)
     width = 1e-5
 
     def slope(name: str, k: int) -> float:
@@ -157,13 +162,13 @@ def test_gradients_equal_central_differences(retain: int) -> None:
         for sign in (1, -1):
             values = {"images": case.images.clone(), "targets": case.targets.clone()}
             values[name].view(-1)[k] += sign * width
-            ends.append(plain_loss(case, values["images"], values["targets"], case.lr))
+            ends.append(plain_loss(case, values["images"], values["targets"], case.lr, momentum))
         return (ends[0] - ends[1]) / (2 * width)
 
     for name, got in (("images", d_images), ("targets", d_targets)):
         wanted = torch.tensor([slope(name, k) for k in range(got.numel())], dtype=torch.float64)
         assert error(got.view(-1), wanted) < 1e-5
-    ends = [plain_loss(case, case.images, case.targets, case.lr + sign * width) for sign in (1, -1)]
+    ends = [plain_loss(case, case.images, case.targets, case.lr + sign * width, momentum) for sign in (1, -1)]
     assert float(d_lr) == pytest.approx((ends[0] - ends[1]) / (2 * width), rel=1e-5)
 
 
@@ -257,3 +262,31 @@ def test_impossible_requests_are_refused() -> None:
     case.batches, case.target = [torch.tensor([0])], case.theta0.clone()
     with pytest.raises(ValueError, match="no length"):
         case.match()
+
+
+def test_auto_keeps_as_many_graphs_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With little free memory nothing is kept, with plenty everything; in between the number follows the memory."""
+    case = make_case(3, 1, 2, 2, [[0, 1], [2, 1], [0, 0, 2], [1]])
+    arguments = (case.loss_fn, case.theta0, case.images, case.targets, case.batches)
+    need = bytes_per_step(case.loss_fn, case.theta0, case.images, case.targets, case.batches[2])
+    vectors = (len(case.batches) + 4) * case.theta0.nbytes
+    for free, kept in [(0, 0), (vectors + 2 * need, 2), (vectors + 3 * need - 1, 2), (10**12, 4)]:
+        monkeypatch.setattr(unroll, "free_bytes", lambda device, free=free: free)
+        assert choose_retain(*arguments, share=1.0) == kept
+
+
+def test_bytes_per_step_grow_with_the_batch() -> None:
+    """The estimate counts activations: twice the images, about twice the bytes; parameters count once."""
+    student = build_student({"architecture": "convnet", "depth": 2, "width": 8, "norm": "instance"}, 1, 8, 4, 0, "x")
+    loss_fn, theta = flat_mse(student), flatten(student)
+    images, targets = torch.randn(64, 1, 8, 8), torch.randn(64, 4)
+    small, large = (bytes_per_step(loss_fn, theta, images, targets, torch.arange(count)) for count in (32, 64))
+    assert 1.7 < large / small < 2.1
+    assert small > 32 * 8 * 8 * 8 * 4  # at least one feature map
+
+
+def test_free_memory_is_what_the_machine_says() -> None:
+    """A number between nothing and all of the machine's memory."""
+    import psutil
+
+    assert 0 < unroll.free_bytes(torch.device("cpu")) <= psutil.virtual_memory().total

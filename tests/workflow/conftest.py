@@ -44,8 +44,8 @@ class Project:
 
     def command(self, *arguments: str, cores: int = 2) -> list[str]:
         """The command line of a run with the tiny config."""
-        base = [sys.executable, "-m", "snakemake", "--cores", str(cores), "--configfile", "tiny.yaml"]
-        return [*base, *arguments]
+        # The arguments come first: --configfile would take a target behind it for another file.
+        return [sys.executable, "-m", "snakemake", *arguments, "--cores", str(cores), "--configfile", "tiny.yaml"]
 
     def environment(self) -> dict[str, str]:
         """The copy's own source comes first, so that a test may edit it."""

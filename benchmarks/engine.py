@@ -1,0 +1,196 @@
+"""The engine's gradient, memory and time against the plain unroll, in one run: `make bench`.
+
+Every figure is a ratio or an error; results go to results/benchmarks/engine.json. benchmarks/README.md explains the rows.
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from plain import plain_unroll
+from torch import Tensor
+
+from mkdt.models import build_student, flat_mse, flatten
+from mkdt.unroll import match_trajectory
+
+PAPER = {"architecture": "convnet", "depth": 3, "width": 128, "norm": "instance"}
+DEMO = {"architecture": "convnet", "depth": 2, "width": 32, "norm": "instance"}
+
+
+class Case:
+    """Tensors of one matching problem.
+
+    Args:
+        spec: the student.
+        shape: channels and size of the images.
+        count: synthetic images; all of them are one batch.
+        dimension: of the targets.
+        steps: N.
+        dtype: of everything.
+    """
+
+    def __init__(
+        self, spec: dict[str, Any], shape: tuple[int, int], count: int, dimension: int, steps: int, dtype: torch.dtype
+    ) -> None:
+        torch.manual_seed(0)
+        student = build_student(spec, *shape, dimension, 0, "benchmark").to(dtype)
+        self.loss_fn = flat_mse(student)
+        self.theta0 = flatten(student)
+        self.target = self.theta0 + 0.01 * torch.randn_like(self.theta0)
+        self.images = torch.randn(count, shape[0], shape[1], shape[1], dtype=dtype)
+        self.targets = torch.randn(count, dimension, dtype=dtype)
+        self.lr = torch.tensor(0.05, dtype=dtype)
+        self.batches = [torch.randperm(count) for _ in range(steps)]
+
+    def ours(self, retain: int) -> tuple[Tensor, ...]:
+        return match_trajectory(
+            self.loss_fn, self.theta0, self.target, self.images, self.targets, self.lr, self.batches, retain=retain
+        )
+
+    def plain(self) -> tuple[Tensor, ...]:
+        return plain_unroll(self.loss_fn, self.theta0, self.target, self.images, self.targets, self.lr, self.batches)
+
+    def run(self, variant: str) -> tuple[Tensor, ...]:
+        return self.plain() if variant == "plain" else self.ours(int(variant))
+
+
+def relative(first: Tensor, second: Tensor) -> float:
+    return float((first - second).norm() / second.norm())
+
+
+def gradient_errors() -> dict[str, float]:
+    """Worst relative error of loss and gradients in float64, against the plain unroll and finite differences."""
+    case = Case({**DEMO, "width": 8}, (1, 8), 6, 5, 8, torch.float64)
+    wanted = case.plain()
+    worst = max(relative(a, b) for retain in (0, 3, 8) for a, b in zip(case.ours(retain), wanted, strict=True))
+    direction = [torch.randn_like(value) for value in (case.images, case.targets, case.lr)]
+    slope = sum(float((g * d).sum()) for g, d in zip(case.ours(0)[1:], direction, strict=True))
+    step, values = 1e-5, []
+    originals = case.images, case.targets, case.lr
+    for sign in (1, -1):
+        case.images, case.targets, case.lr = (
+            value + sign * step * d for value, d in zip(originals, direction, strict=True)
+        )
+        values.append(float(case.ours(0)[0]))
+    difference = (values[0] - values[1]) / (2 * step)
+    return {"against_plain": worst, "against_finite_differences": abs(slope - difference) / abs(difference)}
+
+
+def _peak(arguments: tuple[Any, ...], variant: str, queue: Any) -> None:
+    torch.set_num_threads(1)
+    case = Case(*arguments)
+    case.loss_fn(case.theta0, case.images[:1], case.targets[:1])  # lazy initialisation is no cost of a method
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    case.run(variant)
+    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+
+
+def peak(arguments: tuple[Any, ...], variant: str) -> int:
+    """Extra peak memory in bytes (resident set of a fresh process beyond what it held before the call)."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_peak, args=(arguments, variant, queue))
+    process.start()
+    value: int = queue.get()
+    process.join()
+    return value
+
+
+def times(case: Case, variants: Sequence[str], threads: int, repeats: int) -> dict[str, float]:
+    """Median seconds of each variant, interleaved so that a disturbance meets all alike."""
+    torch.set_num_threads(threads)
+    for variant in variants:
+        case.run(variant)
+    taken: dict[str, list[float]] = {variant: [] for variant in variants}
+    for _ in range(repeats):
+        for variant in variants:
+            begun = time.perf_counter()
+            case.run(variant)
+            taken[variant].append(time.perf_counter() - begun)
+    return {variant: statistics.median(values) for variant, values in taken.items()}
+
+
+def _side(seconds: float, start: Any, queue: Any) -> None:
+    torch.set_num_threads(1)
+    case = Case(DEMO, (1, 8), 14, 128, 20, torch.float32)
+    case.ours(20)
+    start.wait()
+    done, begun = 0, time.perf_counter()
+    while time.perf_counter() - begun < seconds:
+        case.ours(20)
+        done += 1
+    queue.put((time.perf_counter() - begun) / done)
+
+
+def side_by_side(seconds: float = 10.0) -> float:
+    """Time of an outer step with another job beside it, over its time alone (demo's size, one thread each)."""
+    context = multiprocessing.get_context("spawn")
+
+    def measure(jobs: int) -> float:
+        queue, start = context.Queue(), context.Barrier(jobs)
+        processes = [context.Process(target=_side, args=(seconds, start, queue)) for _ in range(jobs)]
+        for process in processes:
+            process.start()
+        values = [queue.get() for _ in processes]
+        for process in processes:
+            process.join()
+        return max(values)
+
+    return measure(2) / measure(1)
+
+
+def main() -> None:
+    """Measure, print one line a row, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repeats", type=int, default=5, help="interleaved runs of each variant")
+    parser.add_argument("--small", action="store_true", help="a tenth of the sizes: a quick look, not for the table")
+    options = parser.parse_args()
+    batch, steps = (8, 10) if options.small else (32, 40)
+    results: dict[str, Any] = {}
+
+    def row(name: str, goal: str, compute: Callable[[], Any]) -> None:
+        results[name] = compute()
+        print(f"{name:<58} {goal:<9} {results[name]}", flush=True)
+
+    errors = gradient_errors()
+    row("relative gradient error against the plain unroll", "< 1e-10", lambda: errors["against_plain"])
+    row("relative gradient error against finite differences", "< 1e-5", lambda: errors["against_finite_differences"])
+
+    size = (PAPER, (3, 32), batch, 512)
+    plain = peak((*size, steps, torch.float32), "plain")
+    mine = {n: peak((*size, n, torch.float32), "0") for n in (steps // 4, steps, 2 * steps)}
+    parameters = Case(*size, 1, torch.float32).theta0.numel() * 4
+    row("extra peak memory, N graphs (plain unroll), bytes", "", lambda: plain)
+    row("extra peak memory, retain=0, bytes", "", lambda: mine[steps])
+    row("extra peak memory, retain=0 / plain unroll", "<= 0.1", lambda: mine[steps] / plain)
+    growth = mine[2 * steps] - mine[steps // 4] - parameters * (2 * steps - steps // 4)
+    row(f"growth N={steps // 4} to {2 * steps} beyond N vectors", "< 0.1", lambda: growth / mine[steps // 4])
+
+    for threads in (1, 2):
+        case = Case(*size, 10, torch.float32)  # per-step costs do not depend on N; 10 keeps the plain unroll in memory
+        taken = times(case, ["plain", "10", "0"], threads, options.repeats)
+        row(f"time, retain=N / plain unroll, {threads} thread(s)", "<= 1.05", lambda t=taken: t["10"] / t["plain"])
+        goal = "<= 1.4" if threads == 1 else "<= 1.2"
+        row(f"time, retain=0 / plain unroll, {threads} thread(s)", goal, lambda t=taken: t["0"] / t["plain"])
+
+    demo = Case(DEMO, (1, 8), 14, 128, 20, torch.float32)
+    best = min(times(demo, ["plain"], threads, 4 * options.repeats)["plain"] for threads in (1, 2))
+    ours = times(demo, ["20", "0"], 1, 4 * options.repeats)
+    row("demo size, retain=N on 1 thread / best plain unroll", "<= 1.05", lambda: ours["20"] / best)
+    row("demo size, retain=0 on 1 thread / best plain unroll", "", lambda: ours["0"] / best)
+    row("two jobs side by side / one alone", "<= 1.3", side_by_side)
+
+    folder = Path("results/benchmarks")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "engine.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

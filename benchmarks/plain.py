@@ -1,0 +1,47 @@
+"""What the benchmarks compare against: the same numbers in the straightforward way, as one would first write it."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+
+def plain_unroll(
+    loss_fn: Callable[[Tensor, Tensor, Tensor], Tensor],
+    theta0: Tensor,
+    target: Tensor,
+    images: Tensor,
+    targets: Tensor,
+    lr: Tensor,
+    batches: Sequence[Tensor],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The matching loss and its gradients with all N graphs alive, by one call of autograd."""
+    images, targets, lr = (value.detach().requires_grad_() for value in (images, targets, lr))
+    theta = theta0.detach().requires_grad_()
+    for rows in batches:
+        loss = loss_fn(theta, images[rows], targets[rows])
+        (gradient,) = torch.autograd.grad(loss, theta, create_graph=True)
+        theta = theta - lr * gradient
+    matching = (theta - target).square().sum() / (theta0 - target).square().sum()
+    return matching.detach(), *torch.autograd.grad(matching, (images, targets, lr))
+
+
+def plain_targets(backbone: torch.nn.Module, images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """The teacher's representations, one image at a time."""
+    with torch.no_grad():
+        rows = [backbone(((image / 255 - mean[:, None, None]) / std[:, None, None])[None]) for image in images.float()]
+    return torch.cat(rows)
+
+
+def plain_epoch(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, targets: Tensor, batch: int, workers: int
+) -> Any:
+    """One epoch of an expert with a DataLoader that hands out single items."""
+    loader = DataLoader(TensorDataset(images, targets), batch_size=batch, shuffle=True, num_workers=workers)
+    for pixels, wanted in loader:
+        loss = torch.nn.functional.mse_loss(model(pixels), wanted)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()

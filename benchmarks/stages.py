@@ -1,0 +1,102 @@
+"""Targets, experts and the start of a job against plain ways to do the same, in one run: `make bench`.
+
+Every figure is a ratio; results go to results/benchmarks/stages.json. benchmarks/README.md explains the rows.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from plain import plain_epoch, plain_targets
+
+from mkdt.experts import train_expert
+from mkdt.models import build_backbone, build_student
+from mkdt.teacher import represent
+
+CPU = torch.device("cpu")
+
+
+def seconds(function: Callable[[], Any], repeats: int = 3) -> float:
+    """Median of a few runs, after one that is not counted."""
+    function()
+    taken = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        function()
+        taken.append(time.perf_counter() - begun)
+    return statistics.median(taken)
+
+
+def targets(spec: dict[str, Any], shape: tuple[int, int], count: int) -> float:
+    """Time of one image at a time over time of the stage."""
+    torch.manual_seed(0)
+    backbone = build_backbone(spec, *shape).eval()
+    images = torch.randint(0, 256, (count, shape[0], shape[1], shape[1]), dtype=torch.uint8)
+    mean, std = torch.full((shape[0],), 0.5), torch.full((shape[0],), 0.25)
+    plain = seconds(lambda: plain_targets(backbone, images, mean, std))
+    return plain / seconds(lambda: represent(backbone, images, mean, std, CPU))
+
+
+def experts() -> float:
+    """Time of an epoch with a DataLoader of single items (4 workers) over an epoch of the stage (demo's student)."""
+    spec = {"architecture": "convnet", "depth": 2, "width": 32, "norm": "instance"}
+    settings = {"batch": 256, "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4}
+    torch.manual_seed(0)
+    images, wanted = torch.randn(5000, 1, 8, 8), torch.randn(5000, 128)
+    model = build_student(spec, 1, 8, 128, 0, "benchmark")
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
+    plain = seconds(lambda: plain_epoch(model, optimizer, images, wanted, 256, workers=4))
+
+    def epochs(count: int) -> Callable[[], Any]:
+        return lambda: train_expert(images, wanted, spec, {**settings, "epochs": count}, seed=0, expert=0)
+
+    # Two more epochs cost what two epochs cost: start and the losses after epoch 1 cancel.
+    return 2 * plain / (seconds(epochs(3)) - seconds(epochs(1)))
+
+
+def start() -> float:
+    """Time to import what a distillation job needs over `import torch` alone, each in fresh processes, interleaved."""
+    statements = {"torch": "import torch", "job": "import mkdt.job, mkdt.distill, mkdt.synthetic"}
+    taken: dict[str, list[float]] = {name: [] for name in statements}
+    for _ in range(5):
+        for name, statement in statements.items():
+            begun = time.perf_counter()
+            subprocess.run([sys.executable, "-c", statement], check=True)
+            taken[name].append(time.perf_counter() - begun)
+    return statistics.median(taken["job"]) / statistics.median(taken["torch"])
+
+
+def main() -> None:
+    """Measure on one thread, print one line a row, write the JSON."""
+    torch.set_num_threads(1)
+    results: dict[str, float] = {}
+    rows: list[tuple[str, str, Callable[[], float]]] = [
+        (
+            "targets, one by one / stage, ResNet-18 at 32x32",
+            ">= 1.3",
+            lambda: targets({"architecture": "resnet18"}, (3, 32), 64),
+        ),
+        (
+            "targets, one by one / stage, demo's teacher",
+            ">= 3",
+            lambda: targets({"architecture": "resnet", "blocks": [1, 1, 1], "width": 32}, (1, 8), 1300),
+        ),
+        ("experts, DataLoader of single items / stage, an epoch", ">= 2", experts),
+        ("start of a job / import torch", "<= 1.5", start),
+    ]
+    for name, goal, compute in rows:
+        results[name] = compute()
+        print(f"{name:<58} {goal:<9} {results[name]}", flush=True)
+    folder = Path("results/benchmarks")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "stages.json").write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mkdt.models import build_student, flat_mse, flatten
 from mkdt import unroll
+from mkdt.models import build_student, flat_mse, flatten
 from mkdt.unroll import bytes_per_step, choose_retain, match_trajectory
 
 LossFn = Callable[[Tensor, Tensor, Tensor], Tensor]

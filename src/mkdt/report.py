@@ -28,7 +28,7 @@ STYLES = {
 SPARE_STYLES = [("#CC79A7", "v"), ("#56B4E9", "P"), ("#F0E442", "X")]
 
 
-def interval(table: pd.DataFrame, value: str, seed: int) -> tuple[float, float, float]:
+def interval(table: pd.DataFrame, value: str, seed: int, factors: Sequence[str] = RUN) -> tuple[float, float, float]:
     """Mean of ``value`` with a 95 % bootstrap interval that resamples every factor of the design by itself.
 
     Runs that share an initial subset, a student initialisation or a label draw are not independent; resampling
@@ -36,11 +36,13 @@ def interval(table: pd.DataFrame, value: str, seed: int) -> tuple[float, float, 
     pigeonhole bootstrap) counts that in, and errs to the wide side.
 
     Args:
-        table: one row a combination of ``RUN``, complete.
+        table: one row a combination of ``factors``, complete; rows that differ in other columns are averaged.
         value: column to average.
         seed: of the resampling.
+        factors: what is resampled.
     """
-    cube = table.set_index(RUN)[value].sort_index().to_numpy().reshape(*(table[name].nunique() for name in RUN))
+    means_by_level = table.groupby(list(factors), sort=True)[value].mean()
+    cube = means_by_level.to_numpy().reshape(*(table[name].nunique() for name in factors))
     rng = np.random.default_rng(seeding.derive(seed, "bootstrap"))
     means = np.empty(RESAMPLES)
     for k in range(RESAMPLES):
@@ -112,11 +114,15 @@ def summarise(accuracy: pd.DataFrame, methods: Sequence[str], seed: int) -> pd.D
 
 
 def curve(scores: pd.DataFrame, budgets: Sequence[str], seed: int) -> pd.DataFrame:
-    """Test accuracy against the number of pre-training steps, each at the rate that validation preferred there."""
+    """Test accuracy against the number of pre-training steps, each at the rate that validation preferred there.
+
+    The intervals are over initial subsets and student seeds, for the label draws that all methods share: a draw moves
+    all curves together, and its spread would hide what tells them apart.
+    """
     points = _beside_every_budget(scores[(scores["split"] == "test") & scores["chosen_at_steps"]], budgets)
     rows = []
     for values, group in points.groupby([*KEYS, "steps"], sort=True):
-        mean, low, high = interval(group, "accuracy", seed)
+        mean, low, high = interval(group, "accuracy", seed, ["distill_seed", "seed"])
         rows.append(
             dict(zip([*KEYS, "steps"], values, strict=True))
             | {"rate": group["rate"].iloc[0], "mean": mean, "low": low, "high": high}

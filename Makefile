@@ -5,7 +5,7 @@ CORES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast lint format ui bench config-docs clean-environment
+.PHONY: demo test test-fast lint format ui bench config-docs clean-resume clean-environment
 .DEFAULT_GOAL := demo
 
 $(VENV)/.run: pyproject.toml constraints.txt
@@ -20,6 +20,8 @@ $(VENV)/.dev: $(VENV)/.run
 
 demo: $(VENV)/.run  ## the whole pipeline on the default config
 	$(BIN)/snakemake --cores $(CORES) --quiet rules
+	@cat results/digits_1pct/report/summary.md
+	@echo "Figures and tables: results/digits_1pct/report/   Runs, curves and pictures: make ui"
 
 test: $(VENV)/.dev lint  ## lint, types, unit and workflow tests
 	$(BIN)/pytest
@@ -40,11 +42,15 @@ format: $(VENV)/.dev
 	$(BIN)/snakefmt Snakefile workflow
 
 ui: $(VENV)/.run  ## the MLflow UI on http://127.0.0.1:5000
+	@mkdir -p results
 	MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow server --backend-store-uri sqlite:///results/mlflow.db \
-		--artifacts-destination results/mlartifacts --host 127.0.0.1 --port 5000
+		--artifacts-destination results/mlartifacts --host 127.0.0.1 --port 5000 --workers 1
 
 config-docs: $(VENV)/.run  ## config/README.md from the schema
 	$(BIN)/python -c 'from mkdt.config import reference; print(reference(), end="")' > config/README.md
+
+clean-resume:  ## resume points and second names of finished experts and students; not while a job runs
+	rm -rf results/.resume
 
 clean-environment:
 	rm -rf $(VENV)

@@ -20,7 +20,6 @@ from mkdt.errors import UserError
 HEADER_KEY = "mkdt"
 FORMAT = 1
 
-# Which rule makes a stage's file, for messages: stages and rules bear the same name.
 Header = dict[str, Any]
 
 
@@ -91,6 +90,13 @@ def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     table.writeheader()
     table.writerows(rows)
     write_text(path, text.getvalue())
+
+
+def write_picture(path: str | Path, picture: torch.Tensor) -> None:
+    """Write a PNG from ``picture``, uint8 [C,H,W] with C = 1 or 3, atomically."""
+    from torchvision.io import write_png
+
+    write_atomically(path, lambda temporary: write_png(picture.cpu(), str(temporary)))
 
 
 def save(

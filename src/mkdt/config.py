@@ -66,6 +66,8 @@ def _coerce(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> A
         return [_coerce(item, schema.get("items", {}), root) for item in value]
     types = schema.get("type", [])
     types = [types] if isinstance(types, str) else types
+    if isinstance(value, float) and value.is_integer() and "integer" in types:
+        return int(value)
     if not isinstance(value, str):
         return value
     if "null" in types and value in {"null", "~"}:
@@ -184,6 +186,16 @@ def _check(config: Config) -> None:
         f"teacher.warmup_epochs ({config['teacher']['warmup_epochs']}) must be less than teacher.epochs "
         f"({config['teacher']['epochs']}).",
     )
+    counts = [budget_count(config, budget) for budget in config["budgets"]] + [total]
+    for name in config["pretrain"]["students"]:
+        normalises = students[name]["architecture"] != "convnet" or students[name]["norm"] == "batch"
+        batch = config["pretrain"]["batch"]
+        lonely = [count for count in counts if count % batch == 1 or batch == 1]
+        _fail_if(
+            normalises and bool(lonely),
+            f"pretrain.batch {batch} leaves a last batch of one image of a set of {', '.join(map(str, lonely))}, which the "
+            f"batch norm of students.{name} cannot take: change pretrain.batch or budgets.",
+        )
     steps = config["pretrain"]["steps"]
     _fail_if(steps != sorted(steps), f"pretrain.steps must ascend, got {steps}.")
     slugs: dict[str, str] = {}
@@ -327,18 +339,16 @@ def settings(
         return seed | {"student": network(config["students"][config["student"]])} | training
     if stage == "subset":
         counts = {budget_label(value): budget_count(config, value) for value in config["budgets"]}
-        return seed | {"count": counts[budget], "step_size": config["distill"]["step_size"]["initial"]}
+        return seed | {"count": counts[budget]}
     if stage == "distill":
         rest = {k: v for k, v in config["distill"].items() if k != "init"}
         return seed | {"student": network(config["students"][config["student"]])} | rest
     if stage == "pretrain":
         pretrain = config["pretrain"]
         grid: tuple[str, ...] = ("rates", "steps") if pretrain["protocol"] == "fair" else ("epochs",)
-        if method == "none":
-            grid = ()
         chosen = {key: pretrain[key] for key in ("protocol", "batch", "momentum", "weight_decay", *grid)}
-        if pretrain["protocol"] == "paper":
-            chosen["step_size"] = config["distill"]["step_size"]["initial"]
+        if method == "none":  # nothing is trained: no key of training matters
+            chosen = {"batch": 1, "momentum": 0.0, "weight_decay": 0.0}
         return seed | {"student": network(config["students"][student])} | chosen
     if stage == "probe":
         keys = ("selection", "downstream", "label_fractions", "label_draws", "l2")

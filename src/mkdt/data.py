@@ -153,9 +153,11 @@ def prepare(
     # Float64 sums over chunks: exact enough for any size, without a float copy of the whole set.
     pixels = tensors["train_images"]
     count = pixels.numel() / pixels.shape[1]
-    chunks = [chunk.double() / 255 for chunk in pixels.split(10_000)]
-    mean = sum((chunk.sum((0, 2, 3)) for chunk in chunks), torch.zeros(pixels.shape[1]).double()) / count
-    square = sum((chunk.square().sum((0, 2, 3)) for chunk in chunks), torch.zeros(pixels.shape[1]).double()) / count
+    total = square = torch.zeros(pixels.shape[1], dtype=torch.float64)
+    for chunk in pixels.split(1000):
+        values = chunk.double() / 255
+        total, square = total + values.sum((0, 2, 3)), square + values.square().sum((0, 2, 3))
+    mean, square = total / count, square / count
     tensors["mean"], tensors["std"] = mean.float(), (square - mean.square()).clamp_min(1e-12).sqrt().float()
     return tensors
 

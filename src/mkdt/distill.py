@@ -73,8 +73,6 @@ def distill(
     Raises:
         UserError: loss or gradient is not finite; the state before it is checkpointed first.
     """
-    # Convolutions take TF32 by default, products do not: one key decides for both.
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = settings["tf32"]
     channels, size = initial.images.shape[1], initial.images.shape[2]
     template = build_student(student, channels, size, initial.targets.shape[1], seed, "template").to(device)
     loss_fn = flat_mse(template)
@@ -156,6 +154,8 @@ def distill(
             "expert": expert,
             "start_epoch": epoch,
         }
+        if settings["retain"] == "auto":
+            values["retain"] = retain
         if iteration + 1 in pictured:
             history.append(_first_images(images))
             report(iteration + 1, values, pictures=replace(initial, images=images.cpu()).pixels())

@@ -3,6 +3,7 @@
 A script is ``with job.stage(snakemake) as stage:`` around: open the inputs, resume, call the science, save.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -48,6 +49,7 @@ class Stage:
         self.device = _device(job.config["compute"]["device"])
         self._code: str = job.params.code
         self._results = RESULTS
+        self._tf32: bool = job.config["compute"]["tf32"]
         self._every = 60 * job.config["compute"]["resume_minutes"]
         self._identities: dict[str, str] = {}
         self._folder: Path | None = None
@@ -70,14 +72,18 @@ class Stage:
     def open(self, role: str, path: str | Path, stage: str | None = None) -> artifacts.Artifact:
         """Open an input artifact and remember its identity, for provenance and for the resume state."""
         artifact = artifacts.Artifact(path, stage)
-        self._identities[role] = artifact.identity
+        self._note_input(role, artifact.identity)
         return artifact
 
     def open_all(self, role: str, paths: Sequence[str], stage: str) -> list[artifacts.Artifact]:
         """Open several artifacts under one role."""
         opened = [artifacts.Artifact(path, stage) for path in paths]
-        self._identities[role] = artifacts.digest([artifact.identity for artifact in opened])
+        self._note_input(role, artifacts.digest([artifact.identity for artifact in opened]))
         return opened
+
+    def _note_input(self, role: str, identity: str) -> None:
+        self._identities[role] = identity
+        self._run.tag(f"input.{role}", identity)
 
     def save(self, path: str | Path, tensors: Mapping[str, torch.Tensor], rows: Sequence[str] = ()) -> None:
         """Write an output artifact with this job's provenance."""
@@ -152,7 +158,14 @@ class Stage:
         """
         first = Path(self.output[0])
         place = self._results / ".resume" / (shared or first.relative_to(self._results))
-        settings = {"settings": self.settings, "code": self._code, "inputs": self._identities}
+        # Threads, device and torch decide the last bits: a state made with others cannot end with the same ones.
+        machine = {
+            "threads": torch.get_num_threads(),
+            "device": self.device.type,
+            "torch": torch.__version__,
+            "tf32": self._tf32,
+        }
+        settings = {"settings": self.settings, "code": self._code, "inputs": self._identities, "machine": machine}
         self._folder = place / artifacts.digest(settings)[:16]
         known = self._folder.is_dir()
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -227,12 +240,14 @@ class Stage:
         if self._bar is not None:
             self._bar.close()
         if status == "FINISHED":
-            if self._state_file is not None:
-                self._state_file.unlink(missing_ok=True)
             for path in self.output:
-                if Path(path).suffix in {".png", ".csv", ".jsonl"}:
+                if Path(path).suffix in {".png", ".csv", ".jsonl", ".md"}:
                     self._run.file(Path(path))
+                    content = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+                    self._run.tag(f"output.{Path(path).name}", content)
         self._run.close(status)
+        if status == "FINISHED" and self._state_file is not None:
+            self._state_file.unlink(missing_ok=True)
         if self._lock is not None:
             self._lock.release()
 
@@ -254,24 +269,29 @@ def stage(job: Any) -> Iterator[Stage]:
     if torch.cuda.is_available():
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-    running = Stage(job)
+    # Convolutions take TF32 by default, products do not: one key decides for both.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = job.config["compute"]["tf32"]
+    running: Stage | None = None
 
     def stop(signum: int, frame: Any) -> None:
-        running._stop = signum
-        if running._folder is None:  # a short stage without resume points
+        if (
+            running is None or running._state_file is None
+        ):  # before the first resume point, or a short stage without any
             raise SystemExit(128 + signum)
+        running._stop = signum
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     status = "FAILED"
     try:
+        running = Stage(job)
         with threadpool_limits(job.threads):
             log.info("%s on %s, %d thread(s)", running.rule, running.device, job.threads)
             yield running
         status = "FINISHED"
     except UserError as error:
         log.error("%s", error)
-        print(f"{running.rule}: {error}", file=sys.stderr)
+        print(f"{job.rule}: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except SystemExit:
         status = "KILLED"
@@ -280,7 +300,8 @@ def stage(job: Any) -> Iterator[Stage]:
         log.exception("a bug:")
         raise
     finally:
-        running._finish(status)
+        if running is not None:
+            running._finish(status)
 
 
 def _device(wanted: str) -> torch.device:

@@ -191,12 +191,12 @@ def snapshots(file: Artifact) -> Callable[[int, int], nn.Module | None]:
     """
     channels, size, dimension = file.tensor("shape").tolist()
     model = build_student(file.header["parameters"]["student"], channels, size, dimension, 0, "template")
-    weights, valid = file.tensor("snapshots"), file.tensor("valid")
+    valid = file.tensor("valid")
 
     def restore(rate: int, step: int) -> nn.Module | None:
         if not valid[rate, step]:
             return None
-        load_state(model, weights[rate, step])
+        load_state(model, file.row("snapshots", rate)[step])
         return model.backbone.eval()
 
     return restore

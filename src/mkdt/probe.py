@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mkdt import seeding
 from mkdt.data import in_batches
+from mkdt.errors import UserError
 
 ENCODE_BATCH = 1024
 STATISTICS_IMAGES = 5000  # features are standardised with the statistics of at most so many training images
@@ -179,7 +180,11 @@ def probe(
 
     Returns:
         rows of accuracies in per cent: split, downstream, rate, steps, distill_seed, seed, label_fraction,
-        label_draw, accuracy, gradient, chosen (the method's point), chosen_at_steps (best rate at these steps).
+        label_draw, accuracy, gradient, chosen (the method's point), chosen_at_steps (best rate at these steps),
+        at_edge (the chosen point has the smallest or largest rate or the most steps of a larger grid).
+
+    Raises:
+        UserError: at every point of the grid some student diverged, or one fails on a downstream set.
     """
     fractions, draws, l2 = settings["label_fractions"], settings["label_draws"], settings["l2"]
 
@@ -194,10 +199,12 @@ def probe(
             try:
                 features = Features(backbone, data, device, torch.cat(drawn), settings["standardise"])
                 scored = score(features, data, split, fractions, draws, l2, seed)
-            except FloatingPointError:  # finite weights can still overflow
+            except FloatingPointError as error:  # finite weights can still overflow
                 if split == "validation":
                     return None
-                raise
+                raise UserError(
+                    f"probe: features of {data.name} are not finite ({error}): lower pretrain.rates."
+                ) from error
             who = {
                 "split": split,
                 "downstream": data.name,
@@ -219,17 +226,22 @@ def probe(
             rows += scored
             report(k + 1, {"validation_accuracy": validation[point], "rate": rates[point[0]], "steps": steps[point[1]]})
     if not validation:
-        return []
+        raise UserError(
+            f"probe: training diverged at every point of the grid (learning rates {', '.join(f'{r:g}' for r in rates)}) "
+            "for at least one student: lower pretrain.rates, or with the paper's protocol distill.step_size."
+        )
     best = max(validation, key=lambda point: validation[point])
     best_at = {
         s: max((p for p in validation if p[1] == s), key=lambda point: validation[point])
         for s in {point[1] for point in validation}
     }
-    for row in rows:
-        point = rates.index(row["rate"]), steps.index(row["steps"])
-        row["chosen"], row["chosen_at_steps"] = point == best, point == best_at[point[1]]
+    at_edge = (len(rates) > 1 and best[0] in {0, len(rates) - 1}) or (len(steps) > 1 and best[1] == len(steps) - 1)
+
+    def flags(point: tuple[int, int]) -> dict[str, bool]:
+        return {"chosen": point == best, "chosen_at_steps": point == best_at[point[1]], "at_edge": at_edge}
+
+    rows = [row | flags((rates.index(row["rate"]), steps.index(row["steps"]))) for row in rows]
     for data in downstream:
         for point in sorted({best, *best_at.values()}):
-            flags = {"chosen": point == best, "chosen_at_steps": point == best_at[point[1]]}
-            rows += [row | flags for row in evaluate(data, "test", point) or []]
+            rows += [row | flags(point) for row in evaluate(data, "test", point) or []]
     return rows

@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy.stats import t as student_t
 from torch import Tensor
 
-from mkdt import seeding
 from mkdt.artifacts import write_atomically, write_text
 
 KEYS = ["source", "budget", "method", "student", "downstream", "label_fraction"]
 RUN = ["distill_seed", "seed", "label_draw"]
-RESAMPLES = 2000
 LEVEL = 0.95
 
 # Okabe and Ito's palette, told apart by colour-blind readers; a marker each for print without colour.
@@ -28,34 +27,43 @@ STYLES = {
 SPARE_STYLES = [("#CC79A7", "v"), ("#56B4E9", "P"), ("#F0E442", "X")]
 
 
-def interval(table: pd.DataFrame, value: str, seed: int, factors: Sequence[str] = RUN) -> tuple[float, float, float]:
-    """Mean of ``value`` with a 95 % bootstrap interval that resamples every factor of the design by itself.
+def interval(table: pd.DataFrame, value: str, factors: Sequence[str] = RUN) -> tuple[float, float, float]:
+    """Mean of ``value`` with a 95 % interval that holds for a new initial subset, student seed and label draw.
 
-    Runs that share an initial subset, a student initialisation or a label draw are not independent; resampling
-    the levels of ``distill_seed``, ``seed`` and ``label_draw`` separately and crossing them (Owen, 2007, the
-    pigeonhole bootstrap) counts that in, and errs to the wide side.
+    Runs that share a level of a factor are not independent, and there are few levels. So each factor is taken as a
+    sample of its levels: its contribution to the variance of the mean is the variance of its level means over their
+    number; the contributions are added, and Student's t has Satterthwaite's degrees of freedom. Noise within levels
+    is counted once for each factor, which errs to the wide side (multiway clustering without the intersection term,
+    Cameron, Gelbach and Miller, 2011).
 
     Args:
-        table: one row a combination of ``factors``, complete; rows that differ in other columns are averaged.
+        table: one row a combination of ``factors``; rows that differ in other columns are averaged.
         value: column to average.
-        seed: of the resampling.
-        factors: what is resampled.
+        factors: what varies; a factor with a single level says nothing of its own variance and is left out.
+
+    Returns:
+        mean, low, high; low and high are NaN where no factor has two levels.
     """
-    means_by_level = table.groupby(list(factors), sort=True)[value].mean()
-    cube = means_by_level.to_numpy().reshape(*(table[name].nunique() for name in factors))
-    rng = np.random.default_rng(seeding.derive(seed, "bootstrap"))
-    means = np.empty(RESAMPLES)
-    for k in range(RESAMPLES):
-        rows = [rng.integers(size, size=size) for size in cube.shape]
-        means[k] = cube[np.ix_(*rows)].mean()
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(cube.mean()), float(low), float(high)
+    mean = float(table[value].mean())
+    parts = []
+    for factor in factors:
+        levels = table.groupby(factor)[value].mean()
+        if len(levels) > 1:
+            parts.append((float(levels.var(ddof=1)) / len(levels), len(levels) - 1))
+    variance = sum(part for part, _ in parts)
+    if not parts:
+        return mean, float("nan"), float("nan")
+    if variance == 0:
+        return mean, mean, mean
+    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
+    half = float(student_t.ppf((1 + LEVEL) / 2, freedom)) * variance**0.5
+    return mean, mean - half, mean + half
 
 
 def accuracies(scores: pd.DataFrame, budgets: Sequence[str]) -> pd.DataFrame:
     """The test accuracies of the chosen points; a method without a budget stands beside every budget."""
     chosen = scores[(scores["split"] == "test") & scores["chosen"]]
-    return _beside_every_budget(chosen, budgets)[[*KEYS, *RUN, "rate", "steps", "accuracy", "gradient"]]
+    return _beside_every_budget(chosen, budgets)[[*KEYS, *RUN, "rate", "steps", "at_edge", "accuracy", "gradient"]]
 
 
 def _beside_every_budget(table: pd.DataFrame, budgets: Sequence[str]) -> pd.DataFrame:
@@ -70,22 +78,24 @@ def paired(method: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
     A method that has one training set for all distill seeds is paired with every one of the other's.
     """
     on = list(RUN)
-    if method["distill_seed"].nunique() != baseline["distill_seed"].nunique():
+    seeds, others = set(method["distill_seed"]), set(baseline["distill_seed"])
+    if seeds == others:
+        both = method.merge(baseline, on=on, suffixes=("", "_other"))
+    elif min(len(seeds), len(others)) == 1:
         on.remove("distill_seed")
-        single, several = sorted((method, baseline), key=lambda table: table["distill_seed"].nunique())
-        sign = 1 if single is method else -1
-        merged = single.drop(columns="distill_seed").merge(several[[*RUN, "accuracy"]], on=on, suffixes=("", "_other"))
+        both = method.merge(baseline, on=on, suffixes=("", "_other"))
+        if len(others) > 1:
+            both["distill_seed"] = both["distill_seed_other"]
     else:
-        sign = 1
-        merged = method.merge(baseline[[*RUN, "accuracy"]], on=on, suffixes=("", "_other"))
-    return merged[RUN].assign(difference=sign * (merged["accuracy"] - merged["accuracy_other"]))
+        raise ValueError(f"cannot pair distill seeds {sorted(seeds)} with {sorted(others)}")
+    return both[RUN].assign(difference=both["accuracy"] - both["accuracy_other"])
 
 
-def summarise(accuracy: pd.DataFrame, methods: Sequence[str], seed: int) -> pd.DataFrame:
+def summarise(accuracy: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     """One row a source, budget, method, student, downstream set and label fraction.
 
     Columns: ``mean`` and ``std`` (over all runs and label draws) and ``n``, ``rate`` and ``steps`` of the chosen
-    point; ``difference`` to ``random``, paired, with ``low`` and ``high`` of its 95 % interval; ``recovered``, the
+    point, ``at_edge`` where a larger grid might have served the method better; ``difference`` to ``random``, paired, with ``low`` and ``high`` of its 95 % interval; ``recovered``, the
     share (method - none) / (full - none) of what pre-training on all images gains. Per cent, but the last.
     """
     setting = [key for key in KEYS if key != "method"]
@@ -102,18 +112,19 @@ def summarise(accuracy: pd.DataFrame, methods: Sequence[str], seed: int) -> pd.D
                 "n": len(part),
                 "rate": part["rate"].iloc[0],
                 "steps": part["steps"].iloc[0],
+                "at_edge": part["at_edge"].iloc[0],
             }
             if "random" in parts and method != "random":
                 differences = paired(part, parts["random"])
-                row["difference"], row["low"], row["high"] = interval(differences, "difference", seed)
+                row["difference"], row["low"], row["high"] = interval(differences, "difference")
             if "none" in means and "full" in means and means["full"] != means["none"]:
                 row["recovered"] = (means[method] - means["none"]) / (means["full"] - means["none"])
             rows.append(row)
-    columns = [*KEYS, "mean", "std", "n", "rate", "steps", "difference", "low", "high", "recovered"]
+    columns = [*KEYS, "mean", "std", "n", "rate", "steps", "at_edge", "difference", "low", "high", "recovered"]
     return pd.DataFrame(rows).reindex(columns=columns)
 
 
-def curve(scores: pd.DataFrame, budgets: Sequence[str], seed: int) -> pd.DataFrame:
+def curve(scores: pd.DataFrame, budgets: Sequence[str]) -> pd.DataFrame:
     """Test accuracy against the number of pre-training steps, each at the rate that validation preferred there.
 
     The intervals are over initial subsets and student seeds, for the label draws that all methods share: a draw moves
@@ -122,7 +133,7 @@ def curve(scores: pd.DataFrame, budgets: Sequence[str], seed: int) -> pd.DataFra
     points = _beside_every_budget(scores[(scores["split"] == "test") & scores["chosen_at_steps"]], budgets)
     rows = []
     for values, group in points.groupby([*KEYS, "steps"], sort=True):
-        mean, low, high = interval(group, "accuracy", seed, ["distill_seed", "seed"])
+        mean, low, high = interval(group, "accuracy", ["distill_seed", "seed"])
         rows.append(
             dict(zip([*KEYS, "steps"], values, strict=True))
             | {"rate": group["rate"].iloc[0], "mean": mean, "low": low, "high": high}
@@ -146,15 +157,20 @@ def as_text(summary: pd.DataFrame, protocol: str) -> str:
         for method in group["method"].unique():
             part = group[group["method"] == method].set_index("label_fraction")
             first = part.iloc[0]
-            cells = [method, f"{first['rate']:.3g}, {first['steps']}" if first["steps"] else "-"]
+            edge = "*" if first["at_edge"] else ""
+            cells = [method, f"{first['rate']:.3g}, {first['steps']}{edge}" if first["steps"] else "-"]
             for fraction in fractions:
                 row = part.loc[fraction]
                 cells.append(f"{row['mean']:.1f} ± {row['std']:.1f}")
-                known = pd.notna(row["difference"])
-                cells.append(f"{row['difference']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]" if known else "-")
+                spread = f" [{row['low']:+.1f}, {row['high']:+.1f}]" if pd.notna(row["low"]) else ""
+                cells.append(f"{row['difference']:+.1f}{spread}" if pd.notna(row["difference"]) else "-")
                 cells.append(f"{100 * row['recovered']:.0f} %" if pd.notna(row["recovered"]) else "-")
             lines.append("| " + " | ".join(cells) + " |")
-        lines.append("")
+        lines += [
+            "",
+            *(["\\* chosen at the edge of the grid: a larger one might give more."] * bool(group["at_edge"].any())),
+            "",
+        ]
     return "\n".join(lines)
 
 

@@ -7,6 +7,9 @@ from torch import Tensor
 
 from mkdt import seeding
 
+# What a real subset stores as its step size, which the paper's protocol pre-trains with: the published start value.
+STEP_SIZE = 0.1
+
 
 def random_subset(total: int, count: int, seed: int, distill_seed: int) -> Tensor:
     """``count`` distinct rows of ``range(total)``, int64, drawn by (seed, distill_seed)."""

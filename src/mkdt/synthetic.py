@@ -46,6 +46,21 @@ class SyntheticSet:
         """The images (or others in the same normalisation) as uint8 [m,C,H,W]; values no pixel can have are clamped."""
         return denormalise(self.images if images is None else images, self.mean, self.std)
 
+    def normalised(self, mean: Tensor, std: Tensor) -> Tensor:
+        """The images in the normalisation of ``mean`` and ``std``, float32 [C]: the same pixels for another source's probe.
+
+        Raises:
+            UserError: the number of channels differs.
+        """
+        if mean.shape != self.mean.shape:
+            raise UserError(
+                f"the set has {len(self.mean)} channels, the source has {len(mean)}: they do not fit together."
+            )
+        if torch.equal(mean, self.mean) and torch.equal(std, self.std):
+            return self.images
+        pixels = self.images * self.std[:, None, None] + self.mean[:, None, None]
+        return (pixels - mean[:, None, None]) / std[:, None, None]
+
 
 def load_synthetic(path: str | Path) -> SyntheticSet:
     """Read a synthetic set or real subset from its safetensors file, every tensor checked.

@@ -11,7 +11,8 @@ import queue
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ log = logging.getLogger("mkdt")
 
 FLUSH_SECONDS = 2.0  # metrics are sent in batches: one batch costs what a single metric does
 BATCH = 900  # MLflow takes at most 1000 metrics in a request
+TRIES = 3
 CLOSE_SECONDS = 60.0  # how long a finished job waits for a slow server
 
 # Nothing is reported to anybody, and a missing git binary is no news.
@@ -84,6 +86,10 @@ def prepare(config: Mapping[str, Any], results: Path) -> None:
         except Exception:  # the store is another one, or was deleted: a new parent run
             tags = {"mlflow.runName": experiment, "stage": "experiment", "code": code_version()}
             parent = client.create_run(experiment_id, tags=tags).info.run_id
+        for run in client.search_runs(
+            [experiment_id], f"tags.mlflow.parentRunId = '{parent}' and attributes.status = 'RUNNING'"
+        ):
+            client.set_terminated(run.info.run_id, "KILLED")  # its job was killed before it could say so
         write_text(pointer, json.dumps({"uri": uri, "experiment_id": experiment_id, "parent": parent}))
     except Exception as error:
         pointer.unlink(missing_ok=True)
@@ -170,16 +176,29 @@ class Run:
                     pending += [Metric(key, float(value), now, step) for key, value in values.items()]
                 if len(pending) >= BATCH or item[0] == "close" or time.monotonic() - sent > FLUSH_SECONDS:
                     for first in range(0, len(pending), BATCH):
-                        client.log_batch(run, metrics=pending[first : first + BATCH])
+                        _persist(partial(client.log_batch, run, metrics=pending[first : first + BATCH]))
                     pending, sent = [], time.monotonic()
                 if item[0] == "picture":
-                    client.log_image(run, item[3].permute(1, 2, 0).numpy(), key=item[2], step=item[1])
+                    picture = item[3].permute(1, 2, 0).numpy()
+                    _persist(partial(client.log_image, run, picture, key=item[2], step=item[1]))
                 elif item[0] == "tag":
-                    client.set_tag(run, item[1], item[2])
+                    _persist(partial(client.set_tag, run, item[1], item[2]))
                 elif item[0] == "file":
-                    client.log_artifact(run, str(item[1]))
+                    _persist(partial(client.log_artifact, run, str(item[1])))
                 elif item[0] == "close":
-                    client.set_terminated(run, item[1])
+                    _persist(partial(client.set_terminated, run, item[1]))
                     return
         except Exception as error:
             log.warning("tracking: MLflow failed (%s); the job goes on, its values are beside the artifact.", error)
+
+
+def _persist(call: Callable[[], object]) -> None:
+    """Try a call a few times: a locked database or a busy server is no reason to lose what follows."""
+    for attempt in range(TRIES):
+        try:
+            call()
+            return
+        except Exception:
+            if attempt + 1 == TRIES:
+                raise
+            time.sleep(2**attempt)

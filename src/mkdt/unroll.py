@@ -13,6 +13,7 @@ vectors and nothing else; a step's graph is rebuilt when the sweep reaches it, u
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import torch
@@ -46,7 +47,7 @@ def match_trajectory(
     lr: Tensor | float,
     batches: Sequence[Tensor],
     *,
-    retain: int = 0,
+    retain: int | Literal["auto"] = 0,
     learn_targets: bool = True,
     momentum: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -62,6 +63,7 @@ def match_trajectory(
         batches: N int64 index tensors into the synthetic set, one an inner step; rows may recur.
         retain: how many of the last steps keep their graph: 0 needs the memory of one step, N is the plain
             unroll's memory and saves one forward and backward pass a step. The results agree up to rounding.
+            ``"auto"`` keeps as many as half of the free memory holds (``choose_retain``).
         learn_targets: without it the gradient of ``targets`` is zero and costs nothing.
         momentum: of the inner SGD (heavy ball, no dampening, as in ``torch.optim.SGD``), in [0, 1).
 
@@ -72,6 +74,8 @@ def match_trajectory(
         ValueError: no batch is given, ``retain`` is negative, or ``theta0`` equals ``target``.
     """
     steps = len(batches)
+    if retain == "auto":
+        retain = choose_retain(loss_fn, theta0, images, targets, batches, learn_targets) if batches else 0
     if steps == 0 or retain < 0:
         raise ValueError(f"match_trajectory needs at least one batch and retain >= 0, got {steps} and {retain}")
     distance = (theta0 - target).square().sum()
@@ -137,9 +141,17 @@ def free_bytes(device: torch.device) -> int:
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + unused
     free = psutil.virtual_memory().available
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    root, own = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+    groups = (
+        [line[3:].lstrip("/") for line in own.read_text().splitlines() if line.startswith("0::")]
+        if own.is_file()
+        else []
+    )
+    for group in groups:  # version 2: the job's own group and each above it may set a limit
+        for folder in (root / group, *(root / group).parents):
+            limit, used = folder / "memory.max", folder / "memory.current"
+            if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
+                free = min(free, int(limit.read_text()) - int(used.read_text()))
     return max(0, free)
 
 

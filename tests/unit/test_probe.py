@@ -13,6 +13,7 @@ from scipy.optimize import minimize
 from scipy.special import logsumexp
 from torch import Tensor, nn
 
+from mkdt.errors import UserError
 from mkdt.models import build_student
 from mkdt.probe import Downstream, Features, draw_labels, fit_linear, probe, score
 
@@ -341,14 +342,15 @@ def test_test_labels_cannot_influence_the_choice() -> None:
 
 
 def test_diverged_points_are_skipped() -> None:
-    """A rate too high is no candidate if it diverged for any seed; if all diverged there are no rows."""
+    """A rate too high is no candidate if it diverged for any seed; if all are, the method is named as diverged."""
     rows = run(labelled(), [labelled()])
     assert (0.1, 5) not in flags(rows)
     best_diverged_once: list[list[float | None]] = [[20.0, 3.0, 8.0], [20.0, 3.0, None]]
     rows = run(labelled(), [labelled()], {(0, 0): Quality(NOISE), (0, 1): Quality(best_diverged_once)})
     assert (0.1, 10) not in {(row["rate"], row["steps"]) for row in rows}
     assert sum(chosen for chosen, _ in flags(rows).values()) == 1
-    assert run(labelled(), [labelled()], {(0, 0): Quality([[None] * 3] * 2)}) == []
+    with pytest.raises(UserError, match=r"every point of the grid.*pretrain\.rates"):
+        run(labelled(), [labelled()], {(0, 0): Quality([[None] * 3] * 2)})
 
 
 def test_all_methods_are_asked_with_the_same_labels() -> None:

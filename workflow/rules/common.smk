@@ -6,6 +6,8 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
+sys.path.insert(0, str(Path(workflow.basedir) / "src"))  # this checkout's library, whatever else is installed
+
 import mkdt.config as cfg
 from mkdt import tracking
 from mkdt.codedigest import code_digest
@@ -50,7 +52,12 @@ TARGETS = f"{TEACHER_FOLDER}/targets.safetensors"
 USES_EXPERTS = bool({"high_loss", "mkdt"} & set(config["methods"]))
 EXPERTS = [f"{EXPERT_FOLDER}/{expert:03d}.safetensors" for expert in range(config["experts"]["count"])] * USES_EXPERTS
 MKDT = [variant for variant in VARIANTS if variant["method"] == "mkdt"]
-SETS = [TRAINING_SET.format(**variant) for variant in VARIANTS if variant["method"] in {"random", "high_loss", "mkdt"}]
+REAL = [TRAINING_SET.format(**variant) for variant in VARIANTS if variant["method"] in {"random", "high_loss"}]
+DISTILLED = [
+    f"{EXPERIMENT}/sets/mkdt/{variant['budget']}/{variant['distill_seed']}.{kind}"
+    for variant in MKDT
+    for kind in ["safetensors", "jsonl", "png"]
+]
 PRETRAINED = [
     STUDENT.format(**variant, student=student, seed=seed)
     for variant in VARIANTS
@@ -60,6 +67,16 @@ PRETRAINED = [
 SCORES = sorted(
     {SCORE.format(**variant, student=student) for variant in VARIANTS for student in config["pretrain"]["students"]}
 )
+
+
+def initial_set(wildcards):
+    """The subset that distillation starts from; the high-loss subset is one for all distill seeds."""
+    method = config["distill"]["init"]
+    seed = wildcards["distill_seed"] if method == "random" else 0
+    return TRAINING_SET.format(method=method, budget=wildcards["budget"], distill_seed=seed)
+
+
+SETS = sorted({*REAL, *(initial_set(variant) for variant in MKDT)}) + DISTILLED
 REPORT = [
     f"{EXPERIMENT}/report/{name}"
     for name in [
@@ -87,20 +104,13 @@ def code(stage):
     return code_digest(Path(workflow.basedir) / "workflow" / "scripts" / f"{stage}.py")
 
 
-def initial_set(wildcards):
-    """The subset that distillation starts from; the high-loss subset is one for all distill seeds."""
-    method = config["distill"]["init"]
-    seed = wildcards["distill_seed"] if method == "random" else 0
-    return TRAINING_SET.format(method=method, budget=wildcards["budget"], distill_seed=seed)
-
-
 def training_set(wildcards):
     """What a method trains on: a set file, or all images with their targets, which also give `none` its shapes."""
     if wildcards.method in METHOD_FILES:
-        return {"set": METHOD_FILES[wildcards.method]}
+        return {"data": SOURCE, "set": METHOD_FILES[wildcards.method]}
     if wildcards.method in cfg.METHODS_WITHOUT_BUDGET:
         return {"data": SOURCE, "targets": TARGETS}
-    return {"set": TRAINING_SET.format(**wildcards)}
+    return {"data": SOURCE, "set": TRAINING_SET.format(**wildcards)}
 
 
 def students(wildcards):
@@ -114,14 +124,28 @@ def students(wildcards):
 
 
 def memory(wildcards, attempt):
-    """MB: torch and its libraries, four float copies of the source's images, and twice that after a failure."""
-    facts, size = cfg.facts_of(config, config["source"]), cfg.image_size(config, config["source"])
-    images = cfg.train_images(config, config["source"]) * facts.channels * size**2 * 4
-    return attempt * (2000 + ceil(4 * images / 1e6))
+    """MB of a job: torch and its libraries, and four float copies of the largest data set; `attempt` times that."""
+    sets = [
+        cfg.train_images(config, name) * cfg.facts_of(config, name).channels * cfg.image_size(config, name) ** 2
+        for name in cfg.used_datasets(config)
+    ]
+    return attempt * (2000 + ceil(4 * 4 * max(sets) / 1e6))
+
+
+def matching_memory(wildcards, attempt):
+    """MB of distillation: that, N parameter vectors, and the graphs that are kept, each about eight times the batch's
+    first feature map (benchmarks/README.md)."""
+    distill, student = config["distill"], config["students"][config["student"]]
+    kept = distill["steps"] if distill["retain"] == "auto" else distill["retain"]
+    feature_map = 4 * student["width"] * cfg.image_size(config, config["source"]) ** 2
+    batch = min(distill["batch"], max(cfg.budget_count(config, budget) for budget in config["budgets"]))
+    return memory(wildcards, attempt) + attempt * ceil(
+        (kept + 2) * 8 * batch * feature_map / 1e6 + 40 * distill["steps"] / 10
+    )
 
 
 def minutes(wildcards, attempt):
-    """Time limit; a job that reaches it goes on from its resume point in the next attempt."""
+    """Time limit; a job that reaches it leaves a resume point, from which the next run or attempt (--retries) goes on."""
     return attempt * 240
 
 
@@ -140,12 +164,7 @@ onstart:
 
 onsuccess:
     tracking.conclude(config, cfg.RESULTS, True)
-    table = Path(f"{EXPERIMENT}/report/summary.md")
-    if table.is_file():
-        print(
-            f"\n{table.read_text()}\nFigures and tables: {EXPERIMENT}/report/",
-            file=sys.stderr,
-        )
+    print(f"Tables and figures: {EXPERIMENT}/report/", file=sys.stderr)
 
 
 onerror:

@@ -20,7 +20,7 @@ rule distill:
     threads: THREADS
     resources:
         gpu=GPU,
-        mem_mb=memory,
+        mem_mb=matching_memory,
         runtime=minutes,
     params:
         settings=cfg.settings(config, "distill"),

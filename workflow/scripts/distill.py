@@ -1,8 +1,10 @@
 """Rule distill: trajectory matching, from a real subset to the synthetic set."""
 
+import torch
+
 from mkdt import job
-from mkdt.distill import distill, moments
-from mkdt.report import plot_images, save_figure
+from mkdt.artifacts import write_picture
+from mkdt.distill import distill
 from mkdt.synthetic import load_synthetic
 
 with job.stage(snakemake) as stage:
@@ -24,8 +26,6 @@ with job.stage(snakemake) as stage:
         checkpoint=stage.checkpoint,
     )
     stage.write_metrics(stage.output.metrics)
-    rows = [
-        (str(moment), synthetic.pixels(images)) for moment, images in zip(moments(stage.settings), history, strict=True)
-    ]
-    save_figure(stage.output.evolution, plot_images(rows))
+    pictures = torch.cat([synthetic.pixels(images) for images in history])
+    write_picture(stage.output.evolution, job.grid(pictures, columns=history.shape[1], most=len(pictures)))
     stage.save(stage.output.set, synthetic.tensors())

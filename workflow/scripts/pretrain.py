@@ -1,29 +1,43 @@
 """Rule pretrain: fresh students, one a seed, pre-trained on one training set over the grid of rates and steps."""
 
+from pathlib import Path
+
 from mkdt import job
 from mkdt.artifacts import Artifact
 from mkdt.data import normalise
+from mkdt.errors import UserError
 from mkdt.pretraining import grid, pretrain_grid
+from mkdt.seeding import derive
+from mkdt.subset import STEP_SIZE
 from mkdt.synthetic import load_synthetic
 
 with job.stage(snakemake) as stage:
-    method, step_size = stage.wildcards.method, stage.settings.get("step_size", 0.0)
+    method, data = stage.wildcards.method, stage.open("data", stage.input.data, "data")
+    mean, std, step_size = data.tensor("mean"), data.tensor("std"), STEP_SIZE
     if hasattr(stage.input, "set"):
         stage.open("set", stage.input.set)
         training_set = load_synthetic(stage.input.set)
-        images, targets, step_size = training_set.images, training_set.targets, float(training_set.step_size)
+        images, targets, step_size = (
+            training_set.normalised(mean, std),
+            training_set.targets,
+            float(training_set.step_size),
+        )
+        if images.shape[1:] != data.shape("train_images")[1:]:
+            shapes = f"{tuple(images.shape[1:])}, the source's {data.shape('train_images')[1:]}"
+            raise UserError(f"{stage.input.set}: the images' shape is {shapes}: distil at the source's size.")
     else:
-        data = stage.open("data", stage.input.data, "data")
         targets = stage.open("targets", stage.input.targets, "targets").tensor("targets")
-        images = normalise(data.tensor("train_images"), data.tensor("mean"), data.tensor("std"))
+        images = normalise(data.tensor("train_images"), mean, std)
     images, targets = images.to(stage.device), targets.to(stage.device)
-    state = stage.resume()
+    state = stage.resume(shared=Path(stage.output.metrics).parent.relative_to("results"))
     rates, steps = grid(stage.settings, method, len(images), step_size)
     seeds = [int(path.rsplit("/", 1)[1].split(".")[0]) for path in stage.output.students]
     stage.expect(len(seeds) * len(rates) * len(steps), "point")
     for seed, path in zip(seeds, stage.output.students, strict=True):
         if stage.restore(path):
             continue
+        # The root seed reaches the students too: another root seed is an independent replication.
+        student_seed = derive(stage.seed, "student", seed)
         tensors = pretrain_grid(
             images,
             targets,
@@ -31,12 +45,12 @@ with job.stage(snakemake) as stage:
             stage.settings,
             rates=rates,
             steps=steps,
-            seed=seed,
-            state=state if state and state["seed"] == seed else None,
+            seed=student_seed,
+            state=state if state and state["seed"] == student_seed else None,
             report=stage.report,
             checkpoint=stage.checkpoint,
         )
-        stage.save(path, tensors)
+        stage.save(path, tensors, rows=["snapshots"])
         stage.keep(path)
     files = [(seed, Artifact(path)) for seed, path in zip(seeds, stage.output.students, strict=True)]
     stage.write_metrics(

@@ -4,7 +4,7 @@ import torch
 
 from mkdt import job
 from mkdt.data import normalise
-from mkdt.subset import high_loss_subset, random_subset
+from mkdt.subset import STEP_SIZE, high_loss_subset, random_subset
 from mkdt.synthetic import SyntheticSet
 
 with job.stage(snakemake) as stage:
@@ -16,6 +16,6 @@ with job.stage(snakemake) as stage:
     else:
         experts = stage.open_all("experts", stage.input.experts, "experts")
         rows = high_loss_subset([expert.tensor("losses") for expert in experts], stage.settings["count"])
-    step_size = torch.tensor(stage.settings["step_size"])
+    step_size = torch.tensor(STEP_SIZE)
     subset = SyntheticSet(normalise(images[rows], mean, std), targets[rows], step_size, mean, std, rows)
     stage.save(stage.output[0], subset.tensors())

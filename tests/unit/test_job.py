@@ -1,0 +1,185 @@
+"""What every stage shares: messages, resume points, locks, members that are finished, a clean stop."""
+
+import logging
+import os
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from mkdt import artifacts, job
+from mkdt.errors import UserError
+
+
+class Files(list[str]):
+    """A stand-in for Snakemake's named lists of files."""
+
+    def __init__(self, **files: str) -> None:
+        super().__init__(files.values())
+        self.__dict__.update(files)
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A function that makes the object Snakemake gives a script; keyword arguments change the settings."""
+    monkeypatch.chdir(tmp_path)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def build(minutes: float = 0, device: str = "cpu", code: str = "c", **settings: Any) -> Any:
+        Path("results/logs").mkdir(parents=True, exist_ok=True)
+        return SimpleNamespace(
+            rule="teacher",
+            input=Files(),
+            output=Files(teacher="results/d/t/teacher.safetensors"),
+            wildcards={},
+            params=SimpleNamespace(settings={"seed": 0, "lr": 0.1, **settings}, code=code),
+            log=["results/logs/teacher.log"],
+            threads=1,
+            config={
+                "experiment": "e",
+                "data": {},
+                "compute": {"device": device, "resume_minutes": minutes, "tf32": False, "threads": 1},
+            },
+        )
+
+    yield build
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    logging.getLogger("mkdt").handlers.clear()
+
+
+def log_text() -> str:
+    return Path("results/logs/teacher.log").read_text()
+
+
+def test_a_users_mistake_is_one_sentence_and_exit_code_one(make: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """No traceback for what is not a bug."""
+    with pytest.raises(SystemExit) as caught, job.stage(make()):
+        raise UserError("data.root is empty: put files there.")
+    assert caught.value.code == 1
+    assert capsys.readouterr().err == "teacher: data.root is empty: put files there.\n"
+    assert "Traceback" not in log_text()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPU")
+def test_a_missing_gpu_is_one_sentence(make: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """`compute.device: cuda` where there is none."""
+    with pytest.raises(SystemExit) as caught, job.stage(make(device="cuda")):
+        pass
+    assert caught.value.code == 1
+    assert "compute.device" in capsys.readouterr().err
+
+
+def test_a_bug_keeps_its_traceback(make: Any) -> None:
+    """The log has it, and the exception goes on."""
+    with pytest.raises(ZeroDivisionError), job.stage(make()):
+        _ = 1 / 0
+    assert "ZeroDivisionError" in log_text()
+
+
+def test_state_and_rows_come_back(make: Any) -> None:
+    """An interrupted job's state and the values reported up to it, not those after it."""
+    with pytest.raises(RuntimeError, match="killed"), job.stage(make()) as stage:
+        assert stage.resume() is None
+        stage.report(1, {"loss": 0.5})
+        stage.checkpoint(lambda: {"epoch": 1, "weights": torch.arange(3)})
+        stage.report(2, {"loss": 0.25})
+        raise RuntimeError("killed")
+    with job.stage(make()) as stage:
+        state = stage.resume()
+        assert state is not None
+        assert state["epoch"] == 1
+        assert torch.equal(state["weights"], torch.arange(3))
+        stage.report(2, {"loss": 0.25})
+        stage.write_metrics("results/metrics.jsonl")
+    assert Path("results/metrics.jsonl").read_text() == '{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n'
+    with job.stage(make()) as stage:
+        assert stage.resume() is None, "a finished job leaves no state"
+
+
+@pytest.mark.parametrize("change", [{"lr": 0.2}, {"code": "other"}])
+def test_other_settings_are_never_resumed_and_the_difference_is_named(make: Any, change: dict[str, Any]) -> None:
+    """A state of other settings or other code stays where it is; the log says what differs."""
+    with pytest.raises(RuntimeError), job.stage(make()) as stage:
+        stage.resume()
+        stage.checkpoint(lambda: {"epoch": 1})
+        raise RuntimeError
+    with job.stage(make(**change)) as stage:
+        assert stage.resume() is None
+    assert "set aside" in log_text()
+    assert ("settings.lr: 0.1 -> 0.2" if "lr" in change else 'code: "c" -> "other"') in log_text()
+    with job.stage(make()) as stage:
+        assert stage.resume() == {"epoch": 1}, "going back to the old settings goes on from the old state"
+
+
+def test_a_damaged_state_is_set_aside(make: Any) -> None:
+    """Half a file is not resumed, and not fatal."""
+    with pytest.raises(RuntimeError), job.stage(make()) as stage:
+        stage.resume()
+        stage.checkpoint(lambda: {"epoch": 1})
+        raise RuntimeError
+    (state,) = Path("results/.resume").rglob("*.state.pt")
+    state.write_bytes(state.read_bytes()[:100])
+    with job.stage(make()) as stage:
+        assert stage.resume() is None
+    assert "damaged" in log_text()
+
+
+def test_sigterm_saves_and_stops(make: Any) -> None:
+    """Asked to stop, the job saves at the next checkpoint, however recent the last one is."""
+    with pytest.raises(SystemExit) as caught, job.stage(make(minutes=60)) as stage:
+        stage.resume()
+        stage.checkpoint(lambda: {"epoch": 1})
+        assert not list(Path("results/.resume").rglob("*.state.pt"))
+        os.kill(os.getpid(), signal.SIGTERM)
+        stage.checkpoint(lambda: {"epoch": 2})
+    assert caught.value.code == 128 + signal.SIGTERM
+    with job.stage(make()) as stage:
+        assert stage.resume() == {"epoch": 2}
+
+
+def test_sigterm_before_the_first_resume_point_stops_at_once(make: Any) -> None:
+    """A short stage has nothing to save."""
+    with pytest.raises(SystemExit), job.stage(make()):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("still running")
+
+
+def test_finished_members_are_taken_over_unless_damaged(make: Any) -> None:
+    """An expert that a killed batch finished is not trained again; a damaged one is."""
+    path = "results/d/t/teacher.safetensors"
+    with job.stage(make()) as stage:
+        stage.resume(shared="members")
+        assert not stage.restore(path)
+        stage.save(path, {"x": torch.ones(3)})
+        stage.keep(path)
+    Path(path).unlink()  # Snakemake removes the outputs of a failed job
+    with job.stage(make()) as stage:
+        stage.resume(shared="members")
+        assert stage.restore(path)
+    assert torch.equal(artifacts.Artifact(path).tensor("x"), torch.ones(3))
+    Path(path).unlink()
+    (kept,) = Path("results/.resume").rglob("teacher.safetensors")
+    kept.write_bytes(kept.read_bytes()[:-4] + b"\0\0\0\0")
+    with job.stage(make()) as stage:
+        stage.resume(shared="members")
+        assert not stage.restore(path)
+
+
+def test_the_progress_log_estimates_what_is_left(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a terminal the log says how far it is."""
+    monkeypatch.setattr(job, "LOG_SECONDS", 0.0)
+    with job.stage(make()) as stage:
+        stage.expect(4, "epoch", done=1)
+        stage.report(2, {"loss": 0.5})
+    assert "2 of 4, about" in log_text()
+
+
+def test_grid_makes_a_colour_picture() -> None:
+    """Pictures side by side, enlarged by whole factors, three channels."""
+    picture = job.grid(torch.zeros(14, 1, 8, 8, dtype=torch.uint8))
+    assert picture.dtype == torch.uint8
+    assert picture.shape == (3, 2 * 50 + 2, 10 * 50 + 2)

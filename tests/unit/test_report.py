@@ -1,0 +1,104 @@
+"""Tables: pairing, intervals that hold with few levels, and what is said of the grid's edge."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mkdt import report
+
+SETTING = {"source": "s", "budget": "1pct", "student": "c", "downstream": "d", "label_fraction": 0.1}
+
+
+def runs(method: str, distill_seeds: list[int], values: np.ndarray, **more: object) -> pd.DataFrame:
+    """Accuracies [distill seed, seed, label draw] as rows."""
+    rows = []
+    for i, distill_seed in enumerate(distill_seeds):
+        for seed in range(values.shape[1]):
+            for draw in range(values.shape[2]):
+                who = {"method": method, "distill_seed": distill_seed, "seed": seed, "label_draw": draw}
+                point = {"rate": 0.1, "steps": 10, "at_edge": False, "gradient": 0.0}
+                rows.append(SETTING | who | point | {"accuracy": float(values[i, seed, draw])} | more)
+    return pd.DataFrame(rows)
+
+
+def test_differences_are_paired_run_by_run() -> None:
+    """What all methods share (a hard label draw) must cancel: a constant gain has no spread."""
+    base = np.random.default_rng(0).normal(70, 5, (3, 4, 2))
+    table = report.paired(runs("mkdt", [0, 1, 2], base + 2), runs("random", [0, 1, 2], base))
+    assert len(table) == 24
+    assert np.allclose(table["difference"], 2)
+
+
+@pytest.mark.parametrize("seeds", [[0, 1, 2], [5], [1]])
+def test_a_method_with_one_set_is_paired_with_every_subset(seeds: list[int]) -> None:
+    """`full` and `high_loss` have one training set (seed 0) whatever the distill seeds are, even a single other one."""
+    base = np.random.default_rng(1).normal(70, 5, (len(seeds), 4, 2))
+    single = np.full((1, 4, 2), 80.0)
+    table = report.paired(runs("full", [0], single), runs("random", seeds, base))
+    assert len(table) == len(seeds) * 8
+    assert table["difference"].mean() == pytest.approx(80 - base.mean())
+    assert sorted(table["distill_seed"].unique()) == sorted(seeds if len(seeds) > 1 else [0])
+    back = report.paired(runs("random", seeds, base), runs("full", [0], single))
+    assert back["difference"].mean() == pytest.approx(base.mean() - 80)
+
+
+def test_different_seeds_cannot_be_paired() -> None:
+    """Silently dropping runs would make a difference of unlike things."""
+    base = np.zeros((2, 1, 1))
+    with pytest.raises(ValueError, match="cannot pair"):
+        report.paired(runs("a", [0, 1], base), runs("b", [1, 2], base))
+
+
+def test_the_interval_covers_with_three_subsets() -> None:
+    """With few subsets that differ, a percentile bootstrap covers 75 %; this one must hold its 95 %."""
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(300):
+        effect = rng.normal(0, 1, (3, 1, 1)) + rng.normal(0, 0.5, (1, 5, 1)) + rng.normal(0, 0.3, (3, 5, 3))
+        _, low, high = report.interval(runs("m", [0, 1, 2], effect), "accuracy")
+        hits += low <= 0 <= high
+    assert hits >= 0.93 * 300
+
+
+def test_the_interval_of_one_factor_is_students() -> None:
+    """One factor alone: the textbook t interval of its means."""
+    values = np.array([1.0, 2.0, 4.0, 7.0]).reshape(1, 4, 1)
+    mean, low, high = report.interval(runs("m", [0], values), "accuracy")
+    half = 3.182446 * values.std(ddof=1) / 2
+    assert (mean, low, high) == pytest.approx((3.5, 3.5 - half, 3.5 + half))
+
+
+def test_a_single_run_has_no_interval() -> None:
+    """One run says nothing of the spread: no interval, rather than one of no width."""
+    mean, low, high = report.interval(runs("m", [0], np.ones((1, 1, 1))), "accuracy")
+    assert mean == 1
+    assert np.isnan([low, high]).all()
+
+
+def test_summary_and_text() -> None:
+    """Means, recovered shares, the starred edge, and no difference of `random` to itself."""
+    rng = np.random.default_rng(2)
+    base = rng.normal(0, 1, (1, 3, 2))
+    parts = [
+        runs("none", [0], 60 + base, budget="all", steps=0),
+        runs("random", [0, 1], 65 + np.repeat(base, 2, 0), at_edge=True),
+        runs("mkdt", [0, 1], 70 + np.repeat(base, 2, 0)),
+        runs("full", [0], 80 + base, budget="all"),
+    ]
+    scores = pd.concat(parts).assign(split="test", chosen=True, chosen_at_steps=True)
+    methods = ["none", "random", "mkdt", "full"]
+    summary = report.summarise(report.accuracies(scores, ["1pct"]), methods)
+    table = summary.set_index("method")
+    assert list(summary["method"]) == methods
+    assert table["recovered"].to_dict() == pytest.approx({"none": 0, "random": 0.25, "mkdt": 0.5, "full": 1})
+    assert table.loc["mkdt", "difference"] == pytest.approx(5)
+    assert np.isnan(table.loc["random", "difference"])
+    assert table["n"].to_dict() == {"none": 6, "random": 12, "mkdt": 12, "full": 6}
+    text = report.as_text(summary, "fair")
+    assert "0.1, 10*" in text
+    assert "edge of the grid" in text
+    assert "+5.0" in text
+    points = report.curve(scores, ["1pct"])
+    assert len(points) == 4
+    figure = report.plot_curve(points, methods)
+    assert len(figure.axes) == 1

@@ -196,6 +196,11 @@ def _check(config: Config) -> None:
             f"pretrain.batch {batch} leaves a last batch of one image of a set of {', '.join(map(str, lonely))}, which the "
             f"batch norm of students.{name} cannot take: change pretrain.batch or budgets.",
         )
+    probe = config["probe"]
+    _fail_if(
+        probe["selection_draws"] > probe["label_draws"],
+        f"probe.selection_draws is {probe['selection_draws']}, more than probe.label_draws ({probe['label_draws']}).",
+    )
     steps = config["pretrain"]["steps"]
     _fail_if(steps != sorted(steps), f"pretrain.steps must ascend, got {steps}.")
     slugs: dict[str, str] = {}
@@ -351,7 +356,7 @@ def settings(
             chosen = {"batch": 1, "momentum": 0.0, "weight_decay": 0.0}
         return seed | {"student": network(config["students"][student])} | chosen
     if stage == "probe":
-        keys = ("selection", "downstream", "label_fractions", "label_draws", "l2")
+        keys = ("selection", "downstream", "label_fractions", "label_draws", "selection_draws", "l2")
         chosen = {key: config["probe"][key] for key in keys}
         return seed | chosen | {"standardise": config["pretrain"]["protocol"] == "fair"}
     if stage == "report":

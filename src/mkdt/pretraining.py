@@ -75,7 +75,7 @@ def pretrain(
     model = build_student(student, images.shape[1], images.shape[2], targets.shape[1], seed, "student weights")
     model.to(device)
     lr = float(training_set.step_size) if rate is None else rate
-    optimizer = torch.optim.SGD(model.parameters(), lr, momentum=momentum, weight_decay=weight_decay)
+    optimizer = torch.optim.SGD(model.parameters(), lr, momentum=momentum, weight_decay=weight_decay, fused=True)
     for _ in _steps(model, optimizer, images, targets, first=0, last=steps, batch=batch, seed=seed):
         pass
     return model.eval()
@@ -142,7 +142,11 @@ def pretrain_grid(
     for r in range(done["rate"], len(rates)):
         model = fresh()
         optimizer = torch.optim.SGD(
-            model.parameters(), rates[r], momentum=settings["momentum"], weight_decay=settings["weight_decay"]
+            model.parameters(),
+            rates[r],
+            momentum=settings["momentum"],
+            weight_decay=settings["weight_decay"],
+            fused=True,
         )
         if state is not None and r == state["done"]["rate"] and state["done"]["step"]:
             model.load_state_dict(state["model"])

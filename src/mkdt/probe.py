@@ -174,7 +174,7 @@ def probe(
         rates, steps: the grid.
         selection: the labelled set whose validation split chooses.
         downstream: the sets whose test split is reported.
-        settings: ``label_fractions``, ``label_draws``, ``l2``, ``standardise``.
+        settings: ``label_fractions``, ``label_draws``, of which the first ``selection_draws`` choose, ``l2``, ``standardise``.
         seed: of the label draws.
         report: called as students are scored.
 
@@ -186,10 +186,11 @@ def probe(
     Raises:
         UserError: at every point of the grid some student diverged, or one fails on a downstream set.
     """
-    fractions, draws, l2 = settings["label_fractions"], settings["label_draws"], settings["l2"]
+    fractions, l2 = settings["label_fractions"], settings["l2"]
 
     def evaluate(data: Downstream, split: str, point: tuple[int, int]) -> list[dict[str, Any]] | None:
         """Rows of one grid point over all students; None where one of them diverged."""
+        draws = settings["selection_draws" if split == "validation" else "label_draws"]
         drawn = [draw_labels(data.train[1], f, seed, data.name, d) for f in fractions for d in range(draws)]
         rows = []
         for (distill_seed, student_seed), restore in students.items():

@@ -18,7 +18,13 @@ from mkdt.models import build_student
 from mkdt.probe import Downstream, Features, draw_labels, fit_linear, probe, score
 
 CPU = torch.device("cpu")
-SETTINGS: dict[str, Any] = {"label_fractions": [0.1, 0.5], "label_draws": 2, "l2": 1e-3, "standardise": True}
+SETTINGS: dict[str, Any] = {
+    "label_fractions": [0.1, 0.5],
+    "label_draws": 2,
+    "selection_draws": 2,
+    "l2": 1e-3,
+    "standardise": True,
+}
 
 
 def objective(labels: np.ndarray, features: np.ndarray, classes: int, l2: float) -> Callable[[np.ndarray], float]:

@@ -165,7 +165,7 @@ def pretrain_grid(
                 if not (torch.isfinite(flat).all() and torch.isfinite(loss)):
                     break
                 snapshots[r, s], losses[r, s], valid[r, s] = flat.cpu(), loss.cpu(), True
-                report(step, {f"loss/seed {seed} rate {rates[r]:g}": float(loss)})
+                report(step, {f"loss/rate {rates[r]:g}": float(loss)})
             done = {"rate": r, "step": step}
             checkpoint(
                 lambda done=done, model=model, optimizer=optimizer: {

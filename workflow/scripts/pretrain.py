@@ -1,5 +1,6 @@
 """Rule pretrain: fresh students, one a seed, pre-trained on one training set over the grid of rates and steps."""
 
+from functools import partial
 from pathlib import Path
 
 from mkdt import job
@@ -10,6 +11,12 @@ from mkdt.pretraining import grid, pretrain_grid
 from mkdt.seeding import derive
 from mkdt.subset import STEP_SIZE
 from mkdt.synthetic import load_synthetic
+
+
+def report(seed, step, values):
+    """One curve a seed."""
+    stage.report(step, {f"{key}/seed {seed}": value for key, value in values.items()})
+
 
 with job.stage(snakemake) as stage:
     method, data = stage.wildcards.method, stage.open("data", stage.input.data, "data")
@@ -47,7 +54,7 @@ with job.stage(snakemake) as stage:
             steps=steps,
             seed=student_seed,
             state=state if state and state["seed"] == student_seed else None,
-            report=stage.report,
+            report=partial(report, seed),
             checkpoint=stage.checkpoint,
         )
         stage.save(path, tensors, rows=["snapshots"])
@@ -56,7 +63,7 @@ with job.stage(snakemake) as stage:
     stage.write_metrics(
         stage.output.metrics,
         [
-            {"step": step, f"loss/seed {seed} rate {rate:g}": loss}
+            {"step": step, f"loss/rate {rate:g}/seed {seed}": loss}
             for seed, file in files
             for rate, losses in zip(rates, file.tensor("losses").tolist(), strict=True)
             for step, loss in zip(steps, losses, strict=True)

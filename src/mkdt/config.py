@@ -455,7 +455,8 @@ def reference(schema_file: Path = SCHEMA, default_file: Path | None = None) -> s
             for child, inner in children.items():
                 walk(inner, None if value is None else value.get(child), f"{key}.{child}" if key else child)
         else:
-            lines.append(f"| `{key}` | `{json.dumps(value)}` | {_resolve(node, schema)['description']} |")
+            meaning = node["description"].replace("|", "\\|")  # a bar would end the cell
+            lines.append(f"| `{key}` | `{json.dumps(value)}` | {meaning} |")
 
     walk(schema, default, "")
     return "\n".join(lines) + "\n"

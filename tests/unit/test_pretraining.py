@@ -102,8 +102,8 @@ def test_more_steps_lower_the_loss(source: Source, spec: dict[str, Any]) -> None
     assert losses[1] < 0.5 * losses[0]
     assert [step for step, _ in seen] == [60, 60]
     assert {name for _, values in seen for name in values} == {
-        "loss/seed 0 rate 0.02",
-        "loss/seed 0 rate 0.1",
+        "loss/rate 0.02",
+        "loss/rate 0.1",
     }
 
 

@@ -164,7 +164,8 @@ onstart:
 
 onsuccess:
     tracking.conclude(config, cfg.RESULTS, True)
-    print(f"Tables and figures: {EXPERIMENT}/report/", file=sys.stderr)
+    if Path(REPORT[0]).is_file():
+        print(f"Tables and figures: {EXPERIMENT}/report/", file=sys.stderr)
 
 
 onerror:

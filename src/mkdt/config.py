@@ -296,7 +296,7 @@ def budget_label(budget: float) -> str:
 
 def method_name(method: str) -> str:
     """The method in a path: ``file:sets/mine.safetensors`` becomes ``file-mine``."""
-    return f"file-{Path(method).stem}" if method.startswith("file:") else method
+    return f"file-{Path(method.removeprefix('file:')).stem}" if method.startswith("file:") else method
 
 
 def variants(config: Config, method: str) -> list[tuple[str, int]]:

@@ -51,6 +51,12 @@ def test_every_experiment_file_is_valid(path: Path) -> None:
     cfg.load(merged(DEFAULT, yaml.safe_load(path.read_text())))
 
 
+def test_a_method_from_a_file_is_named_after_it() -> None:
+    """The name goes into paths and tables: the file's stem, with or without a folder."""
+    assert cfg.method_name("file:sets/mine.safetensors") == cfg.method_name("file:mine.safetensors") == "file-mine"
+    assert cfg.method_name("mkdt") == "mkdt"
+
+
 def test_default_sizes() -> None:
     """Digits: 1,300 / 100 / 397, and one per cent of the images outside the test split is 14."""
     loaded = cfg.load(DEFAULT)

@@ -111,14 +111,12 @@ class Stage:
         self._total, self._first, self._begun = total, done, time.monotonic()
         self._done = done
 
-    def report(
-        self, step: int, values: Mapping[str, float], pictures: torch.Tensor | None = None, key: str = "synthetic"
-    ) -> None:
+    def report(self, step: int, values: Mapping[str, float], pictures: torch.Tensor | None = None) -> None:
         """Take values (and pictures, uint8 [n,C,H,W]) at a step: to the metrics file, MLflow, bar and log."""
         self._rows.append({"step": step, **values})
         self._run.metrics(step, values)
         if pictures is not None:
-            self._run.picture(step, key, grid(pictures))
+            self._run.picture(step, "synthetic", grid(pictures))
         if self._bar is None:
             return
         self._done += 1
@@ -170,10 +168,11 @@ class Stage:
         known = self._folder.is_dir()
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(self._folder / f"{first.name}.lock")
-        if not self._acquired(timeout=0.5):
+        try:
+            self._lock.acquire(timeout=0.5)
+        except TimeoutError:
             log.info("another job works on %s: waiting for it.", first)
-            while not self._acquired(timeout=1):
-                self._leave_if_asked()
+            self._lock.acquire()  # SIGTERM ends the wait: before the first resume point it stops the job at once
         if not known:
             artifacts.write_text(self._folder / "settings.json", artifacts.canonical(settings))
             self._name_difference(place, settings)
@@ -213,18 +212,6 @@ class Stage:
         """Keep a finished member in the resume folder (a second name of the same file, no second copy)."""
         assert self._folder is not None
         _link(Path(path), self._folder / Path(path).name)
-
-    def _acquired(self, timeout: float) -> bool:
-        assert self._lock is not None
-        try:
-            self._lock.acquire(timeout=timeout)
-        except TimeoutError:
-            return False
-        return True
-
-    def _leave_if_asked(self) -> None:
-        if self._stop is not None:
-            raise SystemExit(128 + self._stop)
 
     def _name_difference(self, place: Path, settings: Mapping[str, Any]) -> None:
         assert self._folder is not None

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-sys.path.insert(0, str(Path(workflow.basedir) / "src"))  # this checkout's library, whatever else is installed
+LIBRARY = str(Path(workflow.basedir) / "src")
+sys.path.insert(0, LIBRARY)  # this checkout's library, whatever else is installed
 
 import mkdt.config as cfg
 from mkdt import tracking
@@ -14,8 +15,7 @@ from mkdt.codedigest import code_digest
 from mkdt.errors import UserError
 
 # Jobs import the library of this checkout, in whichever environment they run.
-SEARCH_PATH = [str(Path(workflow.basedir) / "src"), *filter(None, [os.getenv("PYTHONPATH")])]
-os.environ.update(PYTHONPATH=os.pathsep.join(SEARCH_PATH))
+os.environ.update(PYTHONPATH=os.pathsep.join([LIBRARY, *filter(None, [os.getenv("PYTHONPATH")])]))
 
 REGISTRY = cfg.RESULTS / ".experiments"
 try:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mkdt import seeding
 from mkdt.artifacts import Artifact
+from mkdt.compiled import CompiledStep
 from mkdt.errors import UserError
 from mkdt.models import Spec, build_student, flat_mse
 from mkdt.synthetic import SyntheticSet
@@ -76,6 +77,7 @@ def distill(
     channels, size = initial.images.shape[1], initial.images.shape[2]
     template = build_student(student, channels, size, initial.targets.shape[1], seed, "template").to(device)
     loss_fn = flat_mse(template)
+    compiled = CompiledStep(loss_fn, settings["learn_targets"]) if settings["compile"] else None
 
     log_space = settings["step_size"]["space"] == "log"
     start = settings["step_size"]["initial"]
@@ -118,7 +120,9 @@ def distill(
             raise UserError(
                 f"distill: expert {expert} did not move from epoch {epoch} on: raise experts.lr or distill.match_epochs."
             )
-        if retain == "auto":  # once: kept and rebuilt graphs differ in the last bits, so a resumed run keeps the number
+        if (
+            retain == "auto" and compiled is None
+        ):  # once: kept and rebuilt graphs differ in the last bits, so a resumed run keeps the number
             retain = choose_retain(loss_fn, theta0, images, targets, rows, settings["learn_targets"])
         loss, d_images, d_targets, d_step = match_trajectory(
             loss_fn,
@@ -131,6 +135,7 @@ def distill(
             retain=retain,
             learn_targets=settings["learn_targets"],
             momentum=settings["momentum"],
+            compiled=compiled,
         )
         norm = torch.linalg.vector_norm(d_images)
         checks = torch.stack([loss, norm, torch.linalg.vector_norm(d_targets), d_step.abs()])
@@ -154,7 +159,7 @@ def distill(
             "expert": expert,
             "start_epoch": epoch,
         }
-        if settings["retain"] == "auto":
+        if settings["retain"] == "auto" and compiled is None:
             values["retain"] = retain
         if iteration + 1 in pictured:
             history.append(_first_images(images))

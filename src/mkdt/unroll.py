@@ -8,7 +8,8 @@ at each step only the product of lam = dL/dtheta_{i+1} with the second derivativ
 
 where s is lam itself, or with momentum mu, theta_{i+1} = theta_i - a v_{i+1} and v_{i+1} = mu v_i + g_i, the
 sum s <- lam + mu s of what reaches g_i through all later velocities. So the forward pass keeps the N parameter
-vectors and nothing else; a step's graph is rebuilt when the sweep reaches it, used once and dropped.
+vectors and nothing else; a step's graph is rebuilt when the sweep reaches it, used once and dropped. Nothing is gained
+by rebuilding the last step's, since the sweep begins with it.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ from typing import Literal
 import psutil
 import torch
 from torch import Tensor
+
+from mkdt.compiled import CompiledStep
 
 LossFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -32,9 +35,9 @@ class _Step:
         loss = loss_fn(self.theta, self.images, self.targets)
         (self.gradient,) = torch.autograd.grad(loss, self.theta, create_graph=True)
 
-    def products(self, lam: Tensor) -> list[Tensor]:
-        """<g_i, lam> differentiated by theta, images and, where they are learned, targets."""
-        leaves = [self.theta, self.images] + ([self.targets] if self.targets.requires_grad else [])
+    def products(self, lam: Tensor, by_theta: bool = True) -> list[Tensor]:
+        """<g_i, lam> differentiated by theta (where asked for), images and, where they are learned, targets."""
+        leaves = [self.theta] * by_theta + [self.images] + [self.targets] * self.targets.requires_grad
         return list(torch.autograd.grad(self.gradient, leaves, grad_outputs=lam, materialize_grads=True))
 
 
@@ -50,6 +53,7 @@ def match_trajectory(
     retain: int | Literal["auto"] = 0,
     learn_targets: bool = True,
     momentum: float = 0.0,
+    compiled: CompiledStep | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Matching loss of N SGD steps from ``theta0``, and its exact gradients (paper, equation 5).
 
@@ -66,6 +70,7 @@ def match_trajectory(
             ``"auto"`` keeps as many as half of the free memory holds (``choose_retain``).
         learn_targets: without it the gradient of ``targets`` is zero and costs nothing.
         momentum: of the inner SGD (heavy ball, no dampening, as in ``torch.optim.SGD``), in [0, 1).
+        compiled: the same ``loss_fn`` and ``learn_targets``, compiled; every step is then rebuilt, as with ``retain=0``.
 
     Returns:
         ``(loss, d_images, d_targets, d_lr)``: a scalar, the shapes of ``images`` and ``targets``, a scalar.
@@ -74,7 +79,9 @@ def match_trajectory(
         ValueError: no batch is given, ``retain`` is negative, or ``theta0`` equals ``target``.
     """
     steps = len(batches)
-    if retain == "auto":
+    if compiled is not None:
+        retain = 0
+    elif retain == "auto":
         retain = choose_retain(loss_fn, theta0, images, targets, batches, learn_targets) if batches else 0
     if steps == 0 or retain < 0:
         raise ValueError(f"match_trajectory needs at least one batch and retain >= 0, got {steps} and {retain}")
@@ -83,16 +90,20 @@ def match_trajectory(
         raise ValueError("theta0 equals target: this piece of the trajectory has no length")
     lr = torch.as_tensor(lr, dtype=theta0.dtype, device=theta0.device).detach()
 
-    first_kept = steps - min(retain, steps)
-    thetas: list[Tensor] = []
+    first_kept = steps if compiled else steps - max(1, min(retain, steps))
+    # One block for all vectors: between the big short-lived tensors of the steps, single ones would leave holes that
+    # the allocator cannot give out again.
+    thetas = theta0.new_empty(first_kept, len(theta0))
     kept: list[_Step] = []
     theta, velocity = theta0.detach(), torch.zeros_like(theta0)
     for i, rows in enumerate(batches):
         if i < first_kept:
-            thetas.append(theta)
-            leaf = theta.detach().requires_grad_()
-            loss = loss_fn(leaf, images[rows].detach(), targets[rows].detach())
-            (gradient,) = torch.autograd.grad(loss, leaf)
+            thetas[i] = theta
+            gradient = (
+                compiled.gradient(theta, images[rows], targets[rows])
+                if compiled
+                else _gradient(loss_fn, theta, images[rows], targets[rows])
+            )
         else:
             kept.append(_Step(loss_fn, theta, images[rows], targets[rows], learn_targets))
             gradient = kept[-1].gradient.detach()
@@ -107,16 +118,30 @@ def match_trajectory(
     d_images, d_targets, d_lr = torch.zeros_like(images), torch.zeros_like(targets), torch.zeros_like(lr)
     for i in range(steps - 1, -1, -1):
         rows = batches[i]
-        step = kept.pop() if kept else _Step(loss_fn, thetas.pop(), images[rows], targets[rows], learn_targets)
         reach = lam + momentum * reach if momentum else lam
-        d_lr -= torch.dot(step.gradient.detach(), reach)
-        by_theta, by_images, *by_targets = step.products(reach)
+        by_theta: Tensor | None = None
+        if compiled:
+            gradient, (by_theta, by_images, *by_targets) = compiled.sweep(thetas[i], images[rows], targets[rows], reach)
+        else:
+            step = kept.pop() if kept else _Step(loss_fn, thetas[i], images[rows], targets[rows], learn_targets)
+            gradient = step.gradient.detach()
+            products = step.products(reach, by_theta=i > 0)  # nothing comes before theta_0
+            by_theta = products.pop(0) if i > 0 else None
+            by_images, *by_targets = products
+            del step  # before the next one is built
+        d_lr -= torch.dot(gradient, reach)
         # index_add_, not assignment: the gradient stays exact if a batch names a row twice.
         d_images.index_add_(0, rows, by_images * -lr)
         for by in by_targets:
             d_targets.index_add_(0, rows, by * -lr)
-        lam = lam - lr * by_theta
+        if by_theta is not None:
+            lam = lam - lr * by_theta
     return loss, d_images, d_targets, d_lr
+
+
+def _gradient(loss_fn: LossFn, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
+    leaf = theta.detach().requires_grad_()
+    return torch.autograd.grad(loss_fn(leaf, images.detach(), targets.detach()), leaf)[0]
 
 
 def bytes_per_step(

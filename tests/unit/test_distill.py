@@ -30,6 +30,7 @@ SETTINGS: dict[str, Any] = {
     "step_size": {"initial": 0.1, "lr": 1e-3, "space": "log"},
     "momentum": 0.0,
     "retain": 0,
+    "compile": False,
     "pictures": 2,
 }
 MakeSet = Callable[..., SyntheticSet]

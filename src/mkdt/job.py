@@ -144,24 +144,26 @@ class Stage:
 
     # -- resume
 
-    def resume(self, shared: str | Path | None = None) -> dict[str, Any] | None:
+    def resume(self, shared: str | Path | None = None, processes: int = 1) -> dict[str, Any] | None:
         """Lock the resume folder of these settings and inputs, and return the state that an earlier job left there.
 
         Args:
             shared: folder name, relative to the results, for jobs that share finished members (experts);
                 default: one folder a first output.
+            processes: how many share the work.
 
         The folder is keyed by a digest of settings, code and inputs. So a state with other settings is never
         taken; one line in the log names what differs.
         """
         first = Path(self.output[0])
         place = self._results / ".resume" / (shared or first.relative_to(self._results))
-        # Threads, device and torch decide the last bits: a state made with others cannot end with the same ones.
+        # Threads, processes, device and torch decide the last bits: a state made with others cannot end with the same.
         machine = {
             "threads": torch.get_num_threads(),
             "device": self.device.type,
             "torch": torch.__version__,
             "tf32": self._tf32,
+            "processes": processes,
         }
         settings = {"settings": self.settings, "code": self._code, "inputs": self._identities, "machine": machine}
         self._folder = place / artifacts.digest(settings)[:16]

@@ -115,6 +115,19 @@ def test_other_settings_are_never_resumed_and_the_difference_is_named(make: Any,
         assert stage.resume() == {"epoch": 1}, "going back to the old settings goes on from the old state"
 
 
+def test_a_state_of_another_number_of_processes_is_set_aside(make: Any) -> None:
+    """Their number decides the last bits, like the threads: the state waits for the number that it was made with."""
+    with pytest.raises(RuntimeError), job.stage(make()) as stage:
+        stage.resume(processes=2)
+        stage.checkpoint(lambda: {"epoch": 1})
+        raise RuntimeError
+    with job.stage(make()) as stage:
+        assert stage.resume() is None
+    assert "machine.processes: 2 -> 1" in log_text()
+    with job.stage(make()) as stage:
+        assert stage.resume(processes=2) == {"epoch": 1}
+
+
 def test_a_damaged_state_is_set_aside(make: Any) -> None:
     """Half a file is not resumed, and not fatal."""
     with pytest.raises(RuntimeError), job.stage(make()) as stage:

@@ -133,14 +133,16 @@ class Stage:
         Raises:
             SystemExit: the job was asked to stop and its state is saved.
         """
-        if now or self._stop is not None or time.monotonic() - self._saved >= self._every:
+        stop = self._stop  # read once: a signal that comes after this line must not stop what was not saved
+        if now or stop is not None or time.monotonic() - self._saved >= self._every:
             assert self._state_file is not None, "resume() comes before the first checkpoint"
             state = {"state": make(), "rows": self._rows}
             artifacts.write_atomically(self._state_file, lambda path: torch.save(state, path))
             self._saved = time.monotonic()
-        if self._stop is not None:
-            log.info("stopped by %s; the next run goes on from here.", signal.Signals(self._stop).name)
-            raise SystemExit(128 + self._stop)
+            stop = self._stop
+        if stop is not None:
+            log.info("stopped by %s; the next run goes on from here.", signal.Signals(stop).name)
+            raise SystemExit(128 + stop)
 
     # -- resume
 
@@ -289,6 +291,9 @@ def stage(job: Any) -> Iterator[Stage]:
         log.exception("a bug:")
         raise
     finally:
+        # Signals come in pairs (from the terminal and from Snakemake): a second one must not cut the closing short.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
         if running is not None:
             running._finish(status)
 

@@ -167,6 +167,7 @@ def run(
         store = _store(port, listener.detach())
         children.start(pickle.dumps((function, size, device.type, dict(shared), port, _numerics())))
         device = _join(0, size, device.type, store)
+        log.info("%d processes on %s, %d thread(s) each", size, device.type, torch.get_num_threads())
         result = function(**shared, **own, device=device, processes=Processes(0, size))
         dist.destroy_process_group()
         children.wait()

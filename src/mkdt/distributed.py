@@ -169,7 +169,7 @@ def run(
         device = _join(0, size, device.type, store)
         log.info("%d processes on %s, %d thread(s) each", size, device.type, torch.get_num_threads())
         result = function(**shared, **own, device=device, processes=Processes(0, size))
-        dist.destroy_process_group()
+        _leave()
         children.wait()
         return result
     except Exception as error:
@@ -197,11 +197,11 @@ def follow(rank: int) -> None:
         print("ready", file=outcome, flush=True)
         device = _join(rank, size, kind, store)
         function(**shared, device=device, processes=Processes(rank, size))
-        dist.destroy_process_group()
+        _leave()
     except BaseException as error:
-        traceback.print_exc()
-        message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        print(json.dumps(message), file=outcome, flush=True)
+        known = isinstance(error, UserError)
+        message = str(error) if known else f"{type(error).__name__}: {error}"
+        print(json.dumps([message, "" if known else traceback.format_exc()]), file=outcome, flush=True)
         os._exit(1)  # at once: rank 0 is told, and a normal exit may wait for collectives that never come
 
 
@@ -228,9 +228,20 @@ def _join(rank: int, size: int, kind: str, store: Any) -> torch.device:
     if kind == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group(
-        "nccl" if kind == "cuda" else "gloo", store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT
+        "nccl" if kind == "cuda" else "gloo",
+        store=store,
+        rank=rank,
+        world_size=size,
+        timeout=COLLECTIVE_TIMEOUT,
+        device_id=device if kind == "cuda" else None,
     )
     return device
+
+
+def _leave() -> None:
+    """Leave the process group together: with NCCL, one that leaves earlier can hold up the others."""
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 def _numerics() -> dict[str, Any]:
@@ -297,7 +308,10 @@ class _Children:
     def _describe(self, rank: int, process: "subprocess.Popen[bytes]", line: bytes) -> str:
         name = f"rank {rank} of {self.size} processes"
         if line:
-            return f"{name} failed: {json.loads(line)}"
+            message, details = json.loads(line)
+            if details:
+                log.error("%s:\n%s", name, details)
+            return f"{name} failed: {message}"
         code = process.wait()
         if code == -signal.SIGKILL:
             return f"{name} was killed (SIGKILL): was there too little memory?"

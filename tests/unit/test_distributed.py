@@ -4,6 +4,7 @@ Every start of a process imports torch (seconds), so one start serves many check
 """
 
 import copy
+import logging
 import os
 import signal
 import subprocess
@@ -180,8 +181,11 @@ def fail(device: torch.device, processes: Processes, how: str) -> None:
         ("is my own", ZeroDivisionError, "mine"),
     ],
 )
-def test_a_failure_ends_all_with_its_reason(how: str, error: type[Exception], message: str) -> None:
+def test_a_failure_ends_all_with_its_reason(
+    how: str, error: type[Exception], message: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """No hang, no orphan, threads as before, and the reason is that of the process that failed first."""
+    monkeypatch.setattr(logging.getLogger("mkdt"), "propagate", True)  # a stage of another test may have ended it
     begun, threads = time.monotonic(), torch.get_num_threads()
     with pytest.raises(error, match=message):
         distributed.run(fail, 2, CPU, {"how": how}, {})
@@ -189,6 +193,7 @@ def test_a_failure_ends_all_with_its_reason(how: str, error: type[Exception], me
     assert not dist.is_initialized()
     assert torch.get_num_threads() == threads
     assert children(os.getpid()) == []
+    assert ("Traceback" in caplog.text) == (how == "raises"), "the log has where the other process failed"
 
 
 def children(pid: int) -> list[int]:

@@ -2,7 +2,7 @@ DEVICES = config["teacher"]["devices"]
 GPUS_DECLARED = workflow.global_resources.get("gpu")
 
 # Snakemake would lower the request without a word, and the processes would use GPUs that it believes to be free.
-if GPUS_DECLARED is not None and GPU * DEVICES > GPUS_DECLARED.value:
+if workflow.is_main_process and GPUS_DECLARED is not None and GPU * DEVICES > GPUS_DECLARED.value:
     raise WorkflowError(
         f"config: teacher.devices is {DEVICES}, but this run may use {GPUS_DECLARED.value} GPU(s) at a time: lower it, "
         f"or allow more with --resources gpu={DEVICES}."

@@ -8,18 +8,21 @@ with job.stage(snakemake) as stage:
     devices = snakemake.config["teacher"]["devices"]
     state = stage.resume(processes=devices)
     stage.expect(stage.settings["epochs"], "epoch", state["epoch"] if state else 0)
+    watched = ("train_labels", "validation_images", "validation_labels")
     backbone = distributed.run(
         train_teacher,
         devices,
         stage.device,
         shared={
-            **{name: data.tensor(key) for name, key in (("images", "train_images"), ("mean", "mean"), ("std", "std"))},
+            "images": data.tensor("train_images"),
+            "mean": data.tensor("mean"),
+            "std": data.tensor("std"),
             "settings": stage.settings,
             "seed": stage.seed,
             "state": state,
         },
         own={
-            "validation": [data.tensor(name) for name in ("train_labels", "validation_images", "validation_labels")],
+            "validation": tuple(map(data.tensor, watched)),
             "report": stage.report,
             "checkpoint": stage.checkpoint,
         },

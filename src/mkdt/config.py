@@ -186,6 +186,12 @@ def _check(config: Config) -> None:
         f"teacher.warmup_epochs ({config['teacher']['warmup_epochs']}) must be less than teacher.epochs "
         f"({config['teacher']['epochs']}).",
     )
+    shared = min(config["teacher"]["batch"], total)
+    _fail_if(
+        shared % config["teacher"]["devices"] != 0,
+        f"teacher.devices is {config['teacher']['devices']}, which does not divide teacher.batch "
+        f"({shared}{' images, all there are' if shared < config['teacher']['batch'] else ''}): change one of them.",
+    )
     counts = [budget_count(config, budget) for budget in config["budgets"]] + [total]
     for name in config["pretrain"]["students"]:
         normalises = students[name]["architecture"] != "convnet" or students[name]["norm"] == "batch"
@@ -333,7 +339,8 @@ def settings(
     if stage == "data":
         return seed | config["datasets"][dataset]
     if stage == "teacher":
-        teacher = {k: v for k, v in config["teacher"].items() if k not in {"name", "off_diagonal", "temperature"}}
+        other = {"name", "off_diagonal", "temperature", "devices"}  # how many share the work is no science
+        teacher = {k: v for k, v in config["teacher"].items() if k not in other}
         option = {"barlow_twins": "off_diagonal", "simclr": "temperature"}[teacher["method"]]
         teacher |= {"backbone": network(teacher["backbone"]), "loss": {option: config["teacher"][option]}}
         return seed | teacher

@@ -133,35 +133,39 @@ class Stage:
         Raises:
             SystemExit: the job was asked to stop and its state is saved.
         """
-        if now or self._stop is not None or time.monotonic() - self._saved >= self._every:
+        stop = self._stop  # read once: a signal that comes after this line must not stop what was not saved
+        if now or stop is not None or time.monotonic() - self._saved >= self._every:
             assert self._state_file is not None, "resume() comes before the first checkpoint"
             state = {"state": make(), "rows": self._rows}
             artifacts.write_atomically(self._state_file, lambda path: torch.save(state, path))
             self._saved = time.monotonic()
-        if self._stop is not None:
-            log.info("stopped by %s; the next run goes on from here.", signal.Signals(self._stop).name)
-            raise SystemExit(128 + self._stop)
+            stop = self._stop
+        if stop is not None:
+            log.info("stopped by %s; the next run goes on from here.", signal.Signals(stop).name)
+            raise SystemExit(128 + stop)
 
     # -- resume
 
-    def resume(self, shared: str | Path | None = None) -> dict[str, Any] | None:
+    def resume(self, shared: str | Path | None = None, processes: int = 1) -> dict[str, Any] | None:
         """Lock the resume folder of these settings and inputs, and return the state that an earlier job left there.
 
         Args:
             shared: folder name, relative to the results, for jobs that share finished members (experts);
                 default: one folder a first output.
+            processes: how many share the work.
 
         The folder is keyed by a digest of settings, code and inputs. So a state with other settings is never
         taken; one line in the log names what differs.
         """
         first = Path(self.output[0])
         place = self._results / ".resume" / (shared or first.relative_to(self._results))
-        # Threads, device and torch decide the last bits: a state made with others cannot end with the same ones.
+        # Threads, processes, device and torch decide the last bits: a state made with others cannot end with the same.
         machine = {
             "threads": torch.get_num_threads(),
             "device": self.device.type,
             "torch": torch.__version__,
             "tf32": self._tf32,
+            "processes": processes,
         }
         settings = {"settings": self.settings, "code": self._code, "inputs": self._identities, "machine": machine}
         self._folder = place / artifacts.digest(settings)[:16]
@@ -287,6 +291,9 @@ def stage(job: Any) -> Iterator[Stage]:
         log.exception("a bug:")
         raise
     finally:
+        # Signals come in pairs (from the terminal and from Snakemake): a second one must not cut the closing short.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
         if running is not None:
             running._finish(status)
 

@@ -38,7 +38,30 @@ def nt_xent(first: Tensor, second: Tensor, *, temperature: float) -> Tensor:
 LOSSES: dict[str, Callable[..., Tensor]] = {"barlow_twins": barlow_twins, "simclr": nt_xent}
 
 
-def build_views(settings: Mapping[str, Any], channels: int, size: int) -> nn.Module:
+class Views(nn.Module):
+    """Steps of kornia, one after another, whose draws for an image depend on its place in the whole batch alone."""
+
+    WHOLE = ("order", "forward_input_shape")  # kornia's parameters that are not one an image
+
+    def __init__(self, steps: list[nn.Module]) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList(steps)
+
+    def forward(self, images: Tensor, batch: int | None = None, first: int = 0) -> Tensor:
+        """The views of ``images``, which are a batch, or the part from row ``first`` on of one of ``batch`` images.
+
+        Every process of a job draws for the whole batch and applies only its part: so the views of an image are the
+        same however many processes share the work.
+        """
+        batch = len(images) if batch is None else batch
+        rows = slice(first, first + len(images))
+        for step in self.steps:
+            drawn = step.forward_parameters(torch.Size((batch, *images.shape[1:])))  # type: ignore[operator]
+            images = step(images, {name: v if name in self.WHOLE else v[rows] for name, v in drawn.items()})
+        return images
+
+
+def build_views(settings: Mapping[str, Any], channels: int, size: int) -> Views:
     """One random view of each image of a batch, float [n,C,H,W] in [0, 1]; every image draws its own.
 
     Args:
@@ -70,4 +93,4 @@ def build_views(settings: Mapping[str, Any], channels: int, size: int) -> nn.Mod
         steps.append(K.RandomGaussianBlur((width, width), (0.1, 2.0), p=settings["blur"]))
     if settings["noise"]:
         steps.append(K.RandomGaussianNoise(std=settings["noise"], p=1.0))
-    return nn.Sequential(*steps)
+    return Views(steps)

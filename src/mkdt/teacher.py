@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mkdt import seeding
 from mkdt.data import in_batches, normalise
+from mkdt.distributed import ALONE, Processes
 from mkdt.errors import UserError
 from mkdt.models import Projector, build_backbone
 from mkdt.ssl import LOSSES, build_views
@@ -74,8 +75,12 @@ def train_teacher(
     state: dict[str, Any] | None = None,
     report: Report = lambda step, values: None,
     checkpoint: Checkpoint = lambda make: None,
+    processes: Processes = ALONE,
 ) -> nn.Module:
     """Train a backbone by SSL on unlabelled images.
+
+    Several processes that call it at once (``mkdt.distributed``) do together what one does: each has a share of every
+    batch, and the loss and batch norm see the whole of it.
 
     Args:
         images: uint8 [n,C,H,W].
@@ -89,6 +94,8 @@ def train_teacher(
         report: called with the epoch and its values: ``loss``, ``representation_std`` (0 when collapsed),
             ``off_diagonal`` (mean absolute correlation of two dimensions), ``lr`` and ``knn_accuracy`` (per cent).
         checkpoint: called after each epoch with a function that returns the state.
+        processes: those that share the batches; ``batch`` must be divisible by their number. All but rank 0 do
+            without ``validation``, ``report`` and ``checkpoint``.
 
     Returns:
         the backbone, in eval mode.
@@ -101,6 +108,7 @@ def train_teacher(
         backbone = build_backbone(settings["backbone"], channels, size)
         model = nn.Sequential(backbone, Projector([backbone.dimension, *settings["projector"]]))  # type: ignore[list-item]
     model.to(device).train()
+    trained = processes.replicate(model)
     views = build_views(settings["augment"], channels, size).to(device)
     method, options = settings["method"], settings["loss"]
     optimizer = _optimizer(settings["optimizer"], model, settings["lr"], settings["weight_decay"])
@@ -123,11 +131,12 @@ def train_teacher(
             lr = settings["lr"] * _schedule(step, epochs * per_epoch, warmup)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            pixels = images[rows.to(device)].float() / 255
+            pixels = images[processes.share(rows).to(device)].float() / 255
             with torch.no_grad(), seeding.global_stream(seed, "teacher views", step):
-                pair = torch.cat([views(pixels), views(pixels)])
+                pair = torch.cat([views(pixels, batch, processes.rank * len(pixels)) for _ in range(2)])
                 pair = (pair - mean[:, None, None]) / std[:, None, None]
-            loss = LOSSES[method](*model(pair).chunk(2), **options)
+            projections = trained(pair).chunk(2)
+            loss = LOSSES[method](*map(processes.gather, projections), **options)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -137,7 +146,7 @@ def train_teacher(
             raise UserError(
                 f"teacher: the loss is not finite in epoch {epoch + 1}: lower teacher.lr ({settings['lr']})."
             )
-        if (epoch + 1) % settings["monitor_every"] == 0 or epoch + 1 == epochs:
+        if processes.rank == 0 and ((epoch + 1) % settings["monitor_every"] == 0 or epoch + 1 == epochs):
             backbone.eval()
             values |= _monitor(backbone, images, mean, std, validation, device)
             backbone.train()

@@ -117,6 +117,9 @@ def test_default_sizes() -> None:
         ({"compute": {"threads": 0}}, ["compute.threads", "at least 1"]),
         ({"tracking": {"enabled": "maybe"}}, ["tracking.enabled", "boolean"]),
         ({"teacher": [1, 2]}, ["teacher", "object"]),
+        ({"teacher": {"devices": 3}}, ["teacher.devices is 3", "teacher.batch (256)"]),
+        ({"teacher": {"devices": 8, "batch": 9999}}, ["teacher.devices", "images, all there are"]),
+        ({"teacher": {"devices": 0}}, ["teacher.devices", "at least 1"]),
     ],
 )  # fmt: skip
 def test_each_mistake_is_one_sentence(over: dict[str, Any], words: list[str]) -> None:
@@ -138,7 +141,15 @@ def test_a_slice_holds_only_what_its_stage_needs() -> None:
     """A key of one stage must not appear in the settings of an earlier one: it would rerun it."""
     loaded = cfg.load(DEFAULT)
     changed = cfg.load(
-        merged(DEFAULT, {"probe": {"l2": 0.5}, "distill": {"image_lr": 7}, "experts": {"per_job": 3, "count": 20}})
+        merged(
+            DEFAULT,
+            {
+                "probe": {"l2": 0.5},
+                "distill": {"image_lr": 7},
+                "experts": {"per_job": 3, "count": 20},
+                "teacher": {"devices": 4},
+            },
+        )
     )
     for stage in ("teacher", "targets", "experts"):
         assert cfg.settings(loaded, stage) == cfg.settings(changed, stage)

@@ -115,6 +115,19 @@ def test_other_settings_are_never_resumed_and_the_difference_is_named(make: Any,
         assert stage.resume() == {"epoch": 1}, "going back to the old settings goes on from the old state"
 
 
+def test_a_state_of_another_number_of_processes_is_set_aside(make: Any) -> None:
+    """Their number decides the last bits, like the threads: the state waits for the number that it was made with."""
+    with pytest.raises(RuntimeError), job.stage(make()) as stage:
+        stage.resume(processes=2)
+        stage.checkpoint(lambda: {"epoch": 1})
+        raise RuntimeError
+    with job.stage(make()) as stage:
+        assert stage.resume() is None
+    assert "machine.processes: 2 -> 1" in log_text()
+    with job.stage(make()) as stage:
+        assert stage.resume(processes=2) == {"epoch": 1}
+
+
 def test_a_damaged_state_is_set_aside(make: Any) -> None:
     """Half a file is not resumed, and not fatal."""
     with pytest.raises(RuntimeError), job.stage(make()) as stage:
@@ -139,6 +152,54 @@ def test_sigterm_saves_and_stops(make: Any) -> None:
     assert caught.value.code == 128 + signal.SIGTERM
     with job.stage(make()) as stage:
         assert stage.resume() == {"epoch": 2}
+
+
+def test_sigterm_between_two_looks_at_it_loses_nothing(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes just after the job decided that it is not time to save: it stops at the next checkpoint, saved."""
+
+    def late() -> float:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 0.0
+
+    with pytest.raises(SystemExit), job.stage(make(minutes=60)) as stage:
+        stage.resume()
+        with monkeypatch.context() as patch:
+            patch.setattr(job.time, "monotonic", late)
+            stage.checkpoint(lambda: {"epoch": 1})
+        stage.checkpoint(lambda: {"epoch": 2})
+    with job.stage(make()) as stage:
+        assert stage.resume() == {"epoch": 2}
+
+
+def test_sigterm_while_saving_stops_there(make: Any) -> None:
+    """What is being saved is of now: no need to go on to the next checkpoint, and the file is whole."""
+
+    def state() -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {"epoch": 1}
+
+    with pytest.raises(SystemExit), job.stage(make(minutes=0)) as stage:
+        stage.resume()
+        stage.checkpoint(state)
+        pytest.fail("still running")
+    with job.stage(make()) as stage:
+        assert stage.resume() == {"epoch": 1}
+
+
+def test_a_second_signal_does_not_cut_the_closing_short(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C comes from the terminal and again from Snakemake: the run is closed all the same."""
+    closed: list[str] = []
+
+    def close(run: Any, status: str) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        closed.append(status)
+
+    monkeypatch.setattr(job.Run, "close", close)
+    with pytest.raises(SystemExit) as caught, job.stage(make()):
+        os.kill(os.getpid(), signal.SIGINT)
+    assert caught.value.code == 128 + signal.SIGINT
+    assert closed == ["KILLED"]
 
 
 def test_sigterm_before_the_first_resume_point_stops_at_once(make: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -146,6 +146,21 @@ def test_each_step_acts_and_every_image_has_its_own_draw(step: dict[str, Any]) -
     distinct = {copy.numpy().tobytes() for copy in copies}
     assert len(distinct) >= 2
     assert any(not torch.allclose(copy, image[0], atol=1e-4) for copy in copies)
+
+
+@given(batch=st.integers(1, 12), parts=st.integers(1, 4), channels=st.sampled_from([1, 3]), seed=st.integers(0, 99))
+@example(batch=4, parts=2, channels=3, seed=0)  # kornia's parameters that are not one an image have four entries too
+def test_the_views_of_a_part_are_those_of_the_whole_batch(batch: int, parts: int, channels: int, seed: int) -> None:
+    """However a batch is shared among processes, each image gets the same views; nothing is drawn while applying."""
+    views = build_views(FULL, channels, 8)
+    images = torch.rand(batch, channels, 8, 8, generator=torch.Generator().manual_seed(seed))
+    whole = draw(views, images, seed)
+    first = 0
+    for part in images.chunk(parts):
+        with torch.no_grad(), seeding.global_stream(seed, "views"):
+            mine = views(part, batch, first)
+        torch.testing.assert_close(mine, whole[first : first + len(part)], rtol=0, atol=1e-6)
+        first += len(part)
 
 
 def test_with_every_step_off_a_view_is_the_image() -> None:

@@ -117,7 +117,7 @@ def test_every_step_and_both_views_have_their_own_draw(pixels: Tensor, monkeypat
     class Recorder(nn.Module):
         """Notes the next number of the stream that the views would use."""
 
-        def forward(self, images: Tensor) -> Tensor:
+        def forward(self, images: Tensor, *part: int) -> Tensor:
             """The images as they are."""
             drawn.append(float(torch.rand((), dtype=torch.float64)))
             return images

@@ -51,6 +51,7 @@ def test_nothing_after_a_finished_run(finished: Project) -> None:
         ("teacher={lr: 0.003}", {"teacher": 1, "targets": 1, **AFTER_TARGETS}),
         ("experts={lr: 0.05}", {k: v for k, v in AFTER_TARGETS.items() if k.split()[-1] not in {"none", "random", "full"}}),
         ("experts={per_job: 4}", {}),
+        ("teacher={devices: 2}", {}),
         ("tracking={enabled: false}", {}),
         ("compute={resume_minutes: 1}", {}),
         ("data={root: elsewhere}", {}),

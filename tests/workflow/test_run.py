@@ -1,6 +1,7 @@
 """The real workflow: its report, its determinism, killed jobs, tracking and bad configs."""
 
 import os
+import shutil
 import signal
 import time
 import zipfile
@@ -115,6 +116,49 @@ def test_a_killed_job_goes_on_to_the_same_bytes(
     assert (project.folder / metrics).read_bytes() == (reference.folder / metrics).read_bytes()
 
 
+def test_a_teacher_on_two_processes_is_stopped_and_goes_on_to_the_same_bytes(project: Project) -> None:
+    """SLURM's way to stop a job, SIGTERM to all its processes: rank 0 saves, nobody is left; the next run has its bits."""
+    target = "results/digits/tiny_teacher/teacher.safetensors"
+    two = ("--config", "teacher={devices: 2, epochs: 30}")
+    run = project.start(target, *two)
+    deadline = time.monotonic() + 120
+    while not list((project.folder / "results").glob(".resume/digits/tiny_teacher/*/*/teacher.state.pt")):
+        assert run.poll() is None, run.communicate()[0][-3000:]
+        assert time.monotonic() < deadline, "the teacher never left a resume point"
+        time.sleep(0.01)
+    rank_0 = worker(project, "teacher")
+    assert rank_0 is not None
+    others = [pid for pid in children(rank_0) if "mkdt.distributed" in command(pid)]
+    assert len(others) == 1
+    for pid in (*others, rank_0):
+        os.kill(pid, signal.SIGTERM)
+    run.communicate(timeout=120)
+    assert run.returncode != 0
+    assert not Path(f"/proc/{others[0]}").exists()
+    assert not (project.folder / target).exists()
+    log = project.folder / "results/logs/digits/tiny_teacher/teacher.log"
+    assert "stopped by SIGTERM" in log.read_text()
+    straight = project.copy(project.folder.with_name("straight"))
+    shutil.rmtree(straight.folder / "results/.resume")
+    for either in (project, straight):
+        either.run(target, *two)
+    assert "resuming from" in log.read_text()
+    for path in (target, target.replace(".safetensors", ".jsonl")):
+        assert (project.folder / path).read_bytes() == (straight.folder / path).read_bytes()
+
+
+def children(pid: int) -> list[int]:
+    """Process ids of the children of a process."""
+    return [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
+
+
+def command(pid: int) -> str:
+    """The command line of a process."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+
+
 def test_mlflow_has_every_job_under_one_parent(finished: Project) -> None:
     """Runs, parameters, live metrics and pictures are in the store that onstart made."""
     from mlflow.tracking import MlflowClient
@@ -179,6 +223,15 @@ def test_a_bad_config_is_one_sentence(project: Project, override: str, words: li
     assert all(word in text for word in words), text
     assert "Traceback" not in text
     assert not (project.folder / "results").exists()
+
+
+def test_more_gpus_than_the_run_may_use_is_one_sentence(project: Project) -> None:
+    """Snakemake would lower the request silently; the default profile declares one GPU."""
+    text = project.run("--dry-run", "--config", "teacher={devices: 2}", "compute={device: cuda}", fails=True)
+    assert "teacher.devices is 2, but this run may use 1 GPU(s)" in text
+    assert "Traceback" not in text
+    more = ("--dry-run", "--resources", "gpu=2", "--config", "teacher={devices: 2}", "compute={device: cuda}")
+    assert "gpu=2" in project.run(*more)
 
 
 def test_one_name_with_two_settings_is_refused(changed: Project) -> None:

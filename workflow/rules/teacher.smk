@@ -1,3 +1,14 @@
+DEVICES = config["teacher"]["devices"]
+GPUS_DECLARED = workflow.global_resources.get("gpu")
+
+# Snakemake would lower the request without a word, and the processes would use GPUs that it believes to be free.
+if workflow.is_main_process and GPUS_DECLARED is not None and GPU * DEVICES > GPUS_DECLARED.value:
+    raise WorkflowError(
+        f"config: teacher.devices is {DEVICES}, but this run may use {GPUS_DECLARED.value} GPU(s) at a time: lower it, "
+        f"or allow more with --resources gpu={DEVICES}."
+    )
+
+
 rule teacher:
     input:
         data=SOURCE,
@@ -10,10 +21,10 @@ rule teacher:
         f"results/benchmarks/{config['source']}/{config['teacher']['name']}/teacher.tsv"
     conda:
         ENVIRONMENT
-    threads: THREADS
+    threads: DEVICES * THREADS
     resources:
-        gpu=GPU,
-        mem_mb=memory,
+        gpu=GPU * DEVICES,
+        mem_mb=lambda wildcards, attempt: DEVICES * memory(wildcards, attempt),
         runtime=minutes,
     params:
         settings=cfg.settings(config, "teacher"),

@@ -1,23 +1,31 @@
 """Rule teacher: train a backbone by self-supervised learning on the source's training images."""
 
-from mkdt import job
+from mkdt import distributed, job
 from mkdt.teacher import train_teacher
 
 with job.stage(snakemake) as stage:
     data = stage.open("data", stage.input.data, "data")
-    state = stage.resume()
+    devices = snakemake.config["teacher"]["devices"]
+    state = stage.resume(processes=devices)
     stage.expect(stage.settings["epochs"], "epoch", state["epoch"] if state else 0)
-    backbone = train_teacher(
-        data.tensor("train_images"),
-        data.tensor("mean"),
-        data.tensor("std"),
-        stage.settings,
-        seed=stage.seed,
-        device=stage.device,
-        validation=tuple(data.tensor(name) for name in ("train_labels", "validation_images", "validation_labels")),
-        state=state,
-        report=stage.report,
-        checkpoint=stage.checkpoint,
+    watched = ("train_labels", "validation_images", "validation_labels")
+    backbone = distributed.run(
+        train_teacher,
+        devices,
+        stage.device,
+        shared={
+            "images": data.tensor("train_images"),
+            "mean": data.tensor("mean"),
+            "std": data.tensor("std"),
+            "settings": stage.settings,
+            "seed": stage.seed,
+            "state": state,
+        },
+        own={
+            "validation": tuple(map(data.tensor, watched)),
+            "report": stage.report,
+            "checkpoint": stage.checkpoint,
+        },
     )
     stage.write_metrics(stage.output.metrics)
     stage.save(stage.output.teacher, backbone.state_dict())

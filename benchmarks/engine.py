@@ -97,9 +97,8 @@ def gradient_errors() -> dict[str, float]:
     return {"against_plain": worst, "against_finite_differences": abs(slope - difference) / abs(difference)}
 
 
-def live(arguments: tuple[Any, ...], variant: str) -> int:
+def _tensors(case: Case, variant: str) -> int:
     """Extra peak of bytes in tensors, from the profiler: what a GPU's allocator would have to give."""
-    case = Case(*arguments)
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         case.run(variant)
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -107,20 +106,25 @@ def live(arguments: tuple[Any, ...], variant: str) -> int:
     return max(held)
 
 
-def _peak(arguments: tuple[Any, ...], variant: str, queue: Any) -> None:
+def _resident(case: Case, variant: str) -> int:
+    """Extra peak of the resident set in bytes: tensors, and what the C library's allocator keeps of freed ones."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    case.run(variant)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+
+
+def _measure(measure: Callable[[Case, str], int], arguments: tuple[Any, ...], variant: str, queue: Any) -> None:
     torch.set_num_threads(1)
     case = Case(*arguments)
     case.loss_fn(case.theta0, case.images[:1], case.targets[:1])  # lazy initialisation is no cost of a method
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    case.run(variant)
-    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+    queue.put(measure(case, variant))
 
 
-def peak(arguments: tuple[Any, ...], variant: str) -> int:
-    """Extra peak memory in bytes (resident set of a fresh process beyond what it held before the call)."""
+def peak(measure: Callable[[Case, str], int], arguments: tuple[Any, ...], variant: str) -> int:
+    """Extra peak bytes of one call, in a process of its own: the peak of one case would hide the next one's."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    process = context.Process(target=_peak, args=(arguments, variant, queue))
+    process = context.Process(target=_measure, args=(measure, arguments, variant, queue))
     process.start()
     value: int = queue.get()
     process.join()
@@ -190,9 +194,9 @@ def main() -> None:
     size = (PAPER, (3, 32), batch, 512)
     counts = (steps // 4, steps, 2 * steps)
     vectors = Case(*size, 1, torch.float32).theta0.nbytes * (counts[2] - counts[0])
-    for name, measure in (("tensors", live), ("resident set", peak)):
-        plain = measure((*size, steps, torch.float32), "plain")
-        mine = {n: measure((*size, n, torch.float32), "0") for n in counts}
+    for name, measure in (("tensors", _tensors), ("resident set", _resident)):
+        plain = peak(measure, (*size, steps, torch.float32), "plain")
+        mine = {n: peak(measure, (*size, n, torch.float32), "0") for n in counts}
         row(f"peak bytes of {name}, plain unroll", "", lambda p=plain: p)
         row(f"peak bytes of {name}, retain=0", "", lambda m=mine: m[steps])
         row(f"peak of {name}, retain=0 / plain unroll", "<= 0.1", lambda m=mine, p=plain: m[steps] / p)

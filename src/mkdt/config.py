@@ -217,37 +217,58 @@ def _check(config: Config) -> None:
 
 
 def _check_dataset(config: Config, name: str) -> None:
-    entry, facts = config["datasets"][name], facts_of(config, name)
-    key = f"datasets.{name}"
-    if facts.test:
-        _fail_if(entry["test"] is not None, f"{key}.test must be null: {entry['kind']} has a published test split.")
-    else:
-        _fail_if(entry["test"] is None, f"{key}.test must be a number: {entry['kind']} has no published test split.")
+    entry, facts, kind = config["datasets"][name], facts_of(config, name), config["datasets"][name]["kind"]
+    key, probe = f"datasets.{name}", config["probe"]
+    scored = name in {probe["selection"], *probe["downstream"]}
+    _fail_if(
+        scored and not facts.classes,
+        f"probe names the data set '{name}', which is unlabelled ({kind}): it can be the source, but the selection set "
+        "and the downstream sets need labels.",
+    )
+    _fail_if(
+        entry["image_size"] is None and not facts.size,
+        f"{key}.image_size must be a number: the images of {kind} vary in size.",
+    )
+    for split, published, needed in [
+        ("test", facts.test, name in probe["downstream"]),
+        ("validation", facts.validation, True),
+    ]:
         _fail_if(
-            entry["test"] < facts.classes,
-            f"{key}.test ({entry['test']}) is less than one image a class ({facts.classes}).",
+            bool(published) and entry[split] is not None,
+            f"{key}.{split} must be null: {kind} has a published {split} split.",
         )
+        _fail_if(
+            not published and entry[split] is None and needed,
+            f"{key}.{split} must be a number: {kind} has no published {split} split.",
+        )
+    train, validation, test = split_sizes(config, name)
     _fail_if(
-        entry["validation"] < facts.classes,
-        f"{key}.validation ({entry['validation']}) is less than one image a class ({facts.classes}).",
+        validation == 0 and name in {config["source"], probe["selection"]},
+        f"{key}.validation is 0, which only sets can have that are neither source nor probe.selection.",
     )
-    left = facts.train - (entry["test"] or 0) - entry["validation"]
+    least = max(1, facts.classes)
+    for split, count in (("validation", validation), ("test", test)):
+        _fail_if(
+            0 < count < least or (count == 0 and entry[split] not in {None, 0}),
+            f"{key}.{split} ({entry[split]}) is less than one image a class ({least}).",
+        )
+    split_off = (0 if entry["validation"] is None else validation) + (0 if entry["test"] is None else test)
+    left = facts.train - split_off
     _fail_if(
-        left < max(facts.classes, entry["train"] or 0),
-        f"{key}: {facts.train} images cannot give {entry['validation']} for validation, {entry['test'] or 0} for test "
-        f"and {entry['train'] or facts.classes} for training.",
+        left < max(least, train),
+        f"{key}: {facts.train} images cannot give {split_off} for validation and test and "
+        f"{max(least, train)} for training.",
     )
+    _fail_if(train < 1, f"{key}.train ({entry['train']}) is less than one image.")
     _fail_if(
-        entry["train"] is not None and 0 < left - entry["train"] < facts.classes,
-        f"{key}.train ({entry['train']}) leaves {left - (entry['train'] or 0)} images out, too few to draw a subset "
+        entry["train"] is not None and 0 < left - train < facts.classes,
+        f"{key}.train ({train}) leaves {left - train} images out, too few to draw a subset "
         f"stratified by {facts.classes} classes: take {left} (or null), or at most {left - facts.classes}.",
     )
-    for fraction in config["probe"]["label_fractions"]:
+    for fraction in probe["label_fractions"]:
         _fail_if(
-            name in {config["probe"]["selection"], *config["probe"]["downstream"]}
-            and round(fraction * train_images(config, name)) < facts.classes,
-            f"probe.label_fractions: {fraction:g} of the {train_images(config, name)} training labels of '{name}' is "
-            f"less than one a class ({facts.classes}).",
+            scored and round(fraction * train) < 2,
+            f"probe.label_fractions: {fraction:g} of the {train} training labels of '{name}' is less than two labels.",
         )
 
 
@@ -275,10 +296,21 @@ def image_size(config: Config, dataset: str) -> int:
     return config["datasets"][dataset]["image_size"] or facts_of(config, dataset).size
 
 
+def split_sizes(config: Config, dataset: str) -> tuple[int, int, int]:
+    """Numbers of training, validation and test images; fractions count the published training images."""
+    entry, facts = config["datasets"][dataset], facts_of(config, dataset)
+    counts = {
+        split: round(entry[split] * facts.train) if entry[split] < 1 else int(entry[split])
+        for split in ("train", "validation", "test")
+        if entry[split] is not None
+    }
+    left = facts.train - counts.get("validation", 0) - counts.get("test", 0)
+    return counts.get("train", left), counts.get("validation", facts.validation), counts.get("test", facts.test)
+
+
 def train_images(config: Config, dataset: str) -> int:
     """Number of training images after the splits."""
-    entry, facts = config["datasets"][dataset], facts_of(config, dataset)
-    return entry["train"] or facts.train - (entry["test"] or 0) - entry["validation"]
+    return split_sizes(config, dataset)[0]
 
 
 def budget_count(config: Config, budget: float) -> int:
@@ -286,7 +318,8 @@ def budget_count(config: Config, budget: float) -> int:
     if budget >= 1:
         return int(budget)
     entry, facts = config["datasets"][config["source"]], facts_of(config, config["source"])
-    return round(budget * (entry["train"] or facts.train - (entry["test"] or 0)))
+    train, _, test = split_sizes(config, config["source"])
+    return round(budget * (train if entry["train"] is not None else facts.train - (test if entry["test"] else 0)))
 
 
 def budget_label(budget: float) -> str:
@@ -331,7 +364,12 @@ def settings(
     """The slice of the config that a stage depends on: a change elsewhere does not touch it."""
     seed = {"seed": config["seed"]}
     if stage == "data":
-        return seed | config["datasets"][dataset]
+        entry, sizes = config["datasets"][dataset], split_sizes(config, dataset)
+        counts = {
+            split: None if entry[split] is None else count
+            for split, count in zip(("train", "validation", "test"), sizes, strict=True)
+        }
+        return seed | entry | counts
     if stage == "teacher":
         teacher = {k: v for k, v in config["teacher"].items() if k not in {"name", "off_diagonal", "temperature"}}
         option = {"barlow_twins": "off_diagonal", "simclr": "temperature"}[teacher["method"]]

@@ -61,3 +61,134 @@ DATASETS = {
     "dogs": Dataset(3, 0, 120, 12_000, 8_580, 0, "http://vision.stanford.edu/aditya86/ImageNetDogs/", IMAGENET),
     "flowers102": Dataset(3, 0, 102, 1_020, 6_149, 1_020, "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"),
 }
+
+PICTURES = ("tiny_imagenet", "aircraft", "cub200", "dogs", "flowers102")  # sets of image files
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a data set as published.
+
+    Attributes:
+        name: path below ``data.root``; torchvision's place, where it has the set.
+        urls: where it can be fetched; the mirrors after the first.
+        checksum: ``md5:`` or ``sha256:`` and its hexadecimal digits.
+    """
+
+    name: str
+    urls: tuple[str, ...]
+    checksum: str
+
+
+def _idx(folder: str, mirrors: tuple[str, ...], md5: tuple[str, str, str, str]) -> tuple[File, ...]:
+    names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+    return tuple(
+        File(f"{folder}/raw/{name}-ubyte.gz", tuple(f"{mirror}{name}-ubyte.gz" for mirror in mirrors), f"md5:{digits}")
+        for name, digits in zip(names, md5, strict=True)
+    )
+
+
+_TORONTO = "https://www.cs.toronto.edu/~kriz/"
+_STANFORD = "http://ufldl.stanford.edu/housenumbers/"
+_DOGS = "http://vision.stanford.edu/aditya86/ImageNetDogs/"
+_OXFORD = "https://www.robots.ox.ac.uk/~vgg/data/"
+_STL10 = File(
+    "stl10_binary.tar.gz",
+    ("http://ai.stanford.edu/~acoates/stl10/stl10_binary.tar.gz",),
+    "md5:91f7769df0f17e558f3565bffb0c7dfb",
+)
+
+# MD5 sums are torchvision's where it has the set; that of Aircraft is on its page, those of CUB and Dogs are
+# TensorFlow Datasets' SHA-256, and that of TinyImageNet is what several public loaders agree on.
+FILES: dict[str, tuple[File, ...]] = {
+    "mnist": _idx(
+        "MNIST",
+        ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/"),
+        (
+            "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+            "d53e105ee54ea40749a09fcbcd1e9432",
+            "9fb629c4189551a2d022fa330f9573f3",
+            "ec29112dd5afa0611ce80d1b7f02629c",
+        ),
+    ),
+    "fashion_mnist": _idx(
+        "FashionMNIST",
+        ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
+        (
+            "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+            "25c81989df183df01b3e8a0aad5dffbe",
+            "bef4ecab320f06d8554ea6380940ec79",
+            "bb300cfdad3c16e7a12a480ee83cd310",
+        ),
+    ),
+    "kmnist": _idx(
+        "KMNIST",
+        ("http://codh.rois.ac.jp/kmnist/dataset/kmnist/",),
+        (
+            "bdb82020997e1d708af4cf47b453dcf7",
+            "e144d726b3acfaa3e44228e80efcd344",
+            "5c965bf0a639b31b8f53240b1b52f4d7",
+            "7320c461ea6c1c855c0b718fb2a4b134",
+        ),
+    ),
+    "cifar10": (
+        File("cifar-10-python.tar.gz", (f"{_TORONTO}cifar-10-python.tar.gz",), "md5:c58f30108f718f92721af3b95e74349a"),
+    ),
+    "cifar100": (
+        File(
+            "cifar-100-python.tar.gz", (f"{_TORONTO}cifar-100-python.tar.gz",), "md5:eb9058c3a382ffc7106e4002c42a8d85"
+        ),
+    ),
+    "svhn": (
+        File("train_32x32.mat", (f"{_STANFORD}train_32x32.mat",), "md5:e26dedcc434d2e4c54c9b2d4a06d8373"),
+        File("test_32x32.mat", (f"{_STANFORD}test_32x32.mat",), "md5:eb5a983be6a315427106f1b164d9cef3"),
+    ),
+    "stl10": (_STL10,),
+    "stl10_unlabeled": (_STL10,),
+    "tiny_imagenet": (
+        File(
+            "tiny-imagenet-200.zip",
+            ("http://cs231n.stanford.edu/tiny-imagenet-200.zip",),
+            "md5:90528d7ca1a48142e341f4ef8d21d0de",
+        ),
+    ),
+    "aircraft": (
+        File(
+            "fgvc-aircraft-2013b.tar.gz",
+            (f"{_OXFORD}fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",),
+            "md5:d4acdd33327262359767eeaa97a4f732",
+        ),
+    ),
+    "cub200": (
+        File(
+            "CUB_200_2011.tgz",
+            ("https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",),
+            "sha256:0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
+        ),
+    ),
+    "dogs": (
+        File(
+            "stanford_dogs/lists.tar",
+            (f"{_DOGS}lists.tar",),
+            "sha256:34b47cacd9a98b5d150e084f24d29391c084c55272295ec65c85651bc35f4d6c",
+        ),
+        File(
+            "stanford_dogs/images.tar",
+            (f"{_DOGS}images.tar",),
+            "sha256:a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58",
+        ),
+    ),
+    "flowers102": (
+        File("flowers-102/setid.mat", (f"{_OXFORD}flowers/102/setid.mat",), "md5:a5357ecc9cb78c4bef273ce3793fc85c"),
+        File(
+            "flowers-102/imagelabels.mat",
+            (f"{_OXFORD}flowers/102/imagelabels.mat",),
+            "md5:e0620be6f572b9609742df49c70aed4d",
+        ),
+        File(
+            "flowers-102/102flowers.tgz",
+            (f"{_OXFORD}flowers/102/102flowers.tgz",),
+            "md5:52808999861908f626f3c1f4e79d11fa",
+        ),
+    ),
+}

@@ -12,8 +12,9 @@ from typing import Any
 import yaml
 from jsonschema import Draft202012Validator
 
-from mkdt.catalog import DATASETS, Dataset
+from mkdt.catalog import DATASETS, PICTURES, Dataset
 from mkdt.errors import UserError
+from mkdt.folders import scan
 
 Config = dict[str, Any]
 
@@ -22,6 +23,7 @@ RESERVED = ("logs", "benchmarks", "mlartifacts")  # folders in it that are no da
 SCHEMA = Path(__file__).parents[2] / "workflow" / "schemas" / "config.schema.yaml"
 # Arguments of each architecture: what an overriding file left over from another one is dropped.
 ARCHITECTURES = {"convnet": ("depth", "width", "norm"), "resnet": ("blocks", "width"), "resnet18": ()}
+FOLDER_OPTIONS = ("path", "channels", "labelled")
 METHODS_WITHOUT_BUDGET = ("none", "full")
 METHODS_WITHOUT_DISTILL_SEED = ("none", "full", "high_loss")
 
@@ -140,6 +142,7 @@ def _check(config: Config) -> None:
     for name in (config["experiment"], *used_datasets(config)):
         _fail_if(name in RESERVED, f"the name '{name}' is taken by a folder of results/, choose another one.")
     for name in used_datasets(config):
+        _check_folder(config, name)
         _check_dataset(config, name)
     for key, spec in [
         ("teacher.backbone", config["teacher"]["backbone"]),
@@ -216,6 +219,16 @@ def _check(config: Config) -> None:
             slugs[slug] = method
 
 
+def _check_folder(config: Config, name: str) -> None:
+    """The keys that belong to folders, there and nowhere else."""
+    entry, key = config["datasets"][name], f"datasets.{name}"
+    if entry["kind"] == "folder":
+        _fail_if(entry.get("path") is None, f"{key}.path is missing: where is the folder?")
+    else:
+        given = [option for option in FOLDER_OPTIONS if entry.get(option) is not None]
+        _fail_if(bool(given), f"{key}.{', '.join(given)} belongs to kind folder, not to {entry['kind']}.")
+
+
 def _check_dataset(config: Config, name: str) -> None:
     entry, facts, kind = config["datasets"][name], facts_of(config, name), config["datasets"][name]["kind"]
     key, probe = f"datasets.{name}", config["probe"]
@@ -287,8 +300,24 @@ def _check_network(key: str, spec: Mapping[str, Any], size: int) -> None:
 
 
 def facts_of(config: Config, dataset: str) -> Dataset:
-    """Published shape and sizes of a data set of the config."""
-    return DATASETS[config["datasets"][dataset]["kind"]]
+    """Published shape and sizes of a data set of the config; of a folder, what lies there."""
+    entry = config["datasets"][dataset]
+    if entry["kind"] != "folder":
+        return DATASETS[entry["kind"]]
+    try:
+        tree = scan(entry["path"], entry.get("labelled") is not False)
+    except UserError as error:
+        raise UserError(f"config: datasets.{dataset}.path: {error}") from error
+    sizes = {split: len(names) for split, names in tree.names.items()}
+    return Dataset(
+        entry.get("channels") or 3,
+        0,
+        len(tree.classes),
+        sizes["train"],
+        sizes.get("test", 0),
+        sizes.get("validation", 0),
+        source=entry["path"],
+    )
 
 
 def image_size(config: Config, dataset: str) -> int:
@@ -347,6 +376,11 @@ def gpus_per_job(config: Config) -> int:
     return int(device == "cuda" or (device == "auto" and any(Path("/dev").glob("nvidia[0-9]*"))))
 
 
+def decoding_threads(config: Config, dataset: str) -> int:
+    """Cores worth asking for (Snakemake gives what there are): several for image files, one for arrays."""
+    return 8 if config["datasets"][dataset]["kind"] in {*PICTURES, "folder"} else 1
+
+
 def network(spec: Mapping[str, Any]) -> dict[str, Any]:
     """A network's entry with the arguments of its architecture only."""
     return {key: spec[key] for key in ("architecture", *ARCHITECTURES[spec["architecture"]])}
@@ -369,7 +403,17 @@ def settings(
             split: None if entry[split] is None else count
             for split, count in zip(("train", "validation", "test"), sizes, strict=True)
         }
-        return seed | entry | counts
+        chosen = {key: value for key, value in entry.items() if key not in FOLDER_OPTIONS}
+        if entry["kind"] == "folder":
+            facts = facts_of(config, dataset)  # a folder that grows or shrinks is decoded again
+            found = {"train": facts.train, "validation": facts.validation, "test": facts.test}
+            chosen |= {
+                "path": entry["path"],
+                "channels": facts.channels,
+                "labelled": entry.get("labelled") is not False,
+                "found": {split: count for split, count in found.items() if count},
+            }
+        return seed | chosen | counts
     if stage == "teacher":
         teacher = {k: v for k, v in config["teacher"].items() if k not in {"name", "off_diagonal", "temperature"}}
         option = {"barlow_twins": "off_diagonal", "simclr": "temperature"}[teacher["method"]]

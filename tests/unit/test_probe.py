@@ -218,7 +218,7 @@ def test_no_pretraining_is_a_real_baseline_on_badly_scaled_features() -> None:
     """Fault of the public code: 10.00 % +- 0 for no pre-training, as its probe diverged."""
     from mkdt.data import normalise, prepare
 
-    digits = prepare("digits", ".", train=600, validation=100, test=300, image_size=None, seed=0)
+    digits, _ = prepare("digits", ".", train=600, validation=100, test=300, image_size=None, seed=0)
     splits = [
         (normalise(digits[f"{split}_images"], digits["mean"], digits["std"]), digits[f"{split}_labels"])
         for split in ("train", "validation", "test")

@@ -7,6 +7,7 @@ rule data:
         "results/benchmarks/{dataset}/data.tsv"
     conda:
         ENVIRONMENT
+    threads: lambda wildcards: cfg.decoding_threads(config, wildcards.dataset)
     resources:
         mem_mb=memory,
         runtime=minutes,

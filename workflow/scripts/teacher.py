@@ -7,6 +7,7 @@ with job.stage(snakemake) as stage:
     data = stage.open("data", stage.input.data, "data")
     state = stage.resume()
     stage.expect(stage.settings["epochs"], "epoch", state["epoch"] if state else 0)
+    watched = ("train_labels", "validation_images", "validation_labels")  # absent where the source is unlabelled
     backbone = train_teacher(
         data.tensor("train_images"),
         data.tensor("mean"),
@@ -14,7 +15,7 @@ with job.stage(snakemake) as stage:
         stage.settings,
         seed=stage.seed,
         device=stage.device,
-        validation=tuple(data.tensor(name) for name in ("train_labels", "validation_images", "validation_labels")),
+        validation=tuple(map(data.tensor, watched)) if set(watched) <= set(data.names) else None,
         state=state,
         report=stage.report,
         checkpoint=stage.checkpoint,

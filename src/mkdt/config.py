@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 
 from mkdt.catalog import DATASETS, PICTURES, Dataset
 from mkdt.errors import UserError
-from mkdt.folders import scan
+from mkdt.folders import find
 
 Config = dict[str, Any]
 
@@ -255,16 +255,16 @@ def _check_dataset(config: Config, name: str) -> None:
             f"{key}.{split} must be a number: {kind} has no published {split} split.",
         )
     train, validation, test = split_sizes(config, name)
-    _fail_if(
-        validation == 0 and name in {config["source"], probe["selection"]},
-        f"{key}.validation is 0, which only sets can have that are neither source nor probe.selection.",
-    )
     least = max(1, facts.classes)
     for split, count in (("validation", validation), ("test", test)):
         _fail_if(
             0 < count < least or (count == 0 and entry[split] not in {None, 0}),
             f"{key}.{split} ({entry[split]}) is less than one image a class ({least}).",
         )
+    _fail_if(
+        validation == 0 and name in {config["source"], probe["selection"]},
+        f"{key}.validation is 0, which only sets can have that are neither source nor probe.selection.",
+    )
     split_off = (0 if entry["validation"] is None else validation) + (0 if entry["test"] is None else test)
     left = facts.train - split_off
     _fail_if(
@@ -304,20 +304,18 @@ def facts_of(config: Config, dataset: str) -> Dataset:
     entry = config["datasets"][dataset]
     if entry["kind"] != "folder":
         return DATASETS[entry["kind"]]
+    found = _found(config, dataset)
+    train, test, validation = (found.get(split, 0) for split in ("train", "test", "validation"))
+    return Dataset(entry.get("channels") or 3, 0, found["classes"], train, test, validation, entry["path"])
+
+
+def _found(config: Config, dataset: str) -> dict[str, Any]:
+    """What lies in a folder."""
+    entry = config["datasets"][dataset]
     try:
-        tree = scan(entry["path"], entry.get("labelled") is not False)
+        return find(entry["path"], entry.get("labelled") is not False, RESULTS / ".folders")
     except UserError as error:
         raise UserError(f"config: datasets.{dataset}.path: {error}") from error
-    sizes = {split: len(names) for split, names in tree.names.items()}
-    return Dataset(
-        entry.get("channels") or 3,
-        0,
-        len(tree.classes),
-        sizes["train"],
-        sizes.get("test", 0),
-        sizes.get("validation", 0),
-        source=entry["path"],
-    )
 
 
 def image_size(config: Config, dataset: str) -> int:
@@ -405,13 +403,11 @@ def settings(
         }
         chosen = {key: value for key, value in entry.items() if key not in FOLDER_OPTIONS}
         if entry["kind"] == "folder":
-            facts = facts_of(config, dataset)  # a folder that grows or shrinks is decoded again
-            found = {"train": facts.train, "validation": facts.validation, "test": facts.test}
             chosen |= {
                 "path": entry["path"],
-                "channels": facts.channels,
+                "channels": entry.get("channels") or 3,
                 "labelled": entry.get("labelled") is not False,
-                "found": {split: count for split, count in found.items() if count},
+                "found": _found(config, dataset),  # a folder that grows or shrinks is decoded again
             }
         return seed | chosen | counts
     if stage == "teacher":

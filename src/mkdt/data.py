@@ -14,8 +14,9 @@ from mkdt import seeding
 from mkdt.arrays import load_raw
 from mkdt.catalog import DATASETS
 from mkdt.errors import UserError
+from mkdt.folders import scan
 from mkdt.images import SILENT, Parts, Progress, Resume, decode_parts
-from mkdt.sources import SETS, Pictures, open_folder, open_pictures
+from mkdt.sources import SETS, Folder, Pictures, open_pictures
 
 
 def prepare(
@@ -31,7 +32,7 @@ def prepare(
     path: str | None = None,
     channels: int | None = None,
     labelled: bool = True,
-    found: Mapping[str, int] | None = None,
+    found: Mapping[str, int | str] | None = None,
     on_error: Literal["fail", "skip"] = "fail",
     threads: int = 1,
     resume: Resume | None = None,
@@ -49,7 +50,7 @@ def prepare(
         seed: decides the splits.
         download: whether missing files may be downloaded.
         path, channels, labelled: ``folder``: where it lies, 1 or 3, and whether its folders are classes.
-        found: ``folder``: numbers of images by split, as the config was checked with.
+        found: ``folder``: what the config was checked with (``folders.Tree.found``).
         on_error: what becomes of image files that cannot be decoded.
         threads: workers that decode; no result depends on them.
         resume: gives the state that an earlier job left and a folder for decoded pixels; None decodes in memory.
@@ -66,9 +67,10 @@ def prepare(
     pictures: Pictures | None = None
     if kind == "folder":
         assert path is not None, "the config check asks for it"
-        pictures = open_folder(path, labelled)
-        if found is not None and {s: len(names) for s, names in pictures.names.items()} != dict(found):
+        tree = scan(path, labelled)
+        if found is not None and tree.found() != dict(found):
             raise UserError(f"the image folder {path} changed while this ran: start again.")
+        pictures = Pictures(Folder(Path(path)), tree.names, tree.labels)
     elif kind in SETS:
         pictures = open_pictures(kind, root, download)
     raw = {} if pictures else load_raw(kind, root, download)

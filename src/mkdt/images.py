@@ -1,5 +1,6 @@
 """One rule that turns a picture of any format, mode and size into uint8 [C,S,S], applied to many at once."""
 
+import hashlib
 import io
 import logging
 import os
@@ -139,19 +140,18 @@ def decode_parts(
     """Decode the rows of each split, one split behind the other in one array, memory-mapped where ``resume`` is given.
 
     Returns:
-        images by split, the parts without what was skipped, and the names that were.
+        images by split, the parts without what was skipped, and the names that were, as text.
     """
-    order = [(split, published, int(row)) for split, (published, rows) in parts.items() for row in rows]
-    names = [pictures.names[published][row] for _, published, row in order]
+    names = [pictures.names[published][row] for published, rows in parts.values() for row in rows.tolist()]
     rows_of: dict[str, list[int]] = {}
     for row, name in enumerate(names):
         rows_of.setdefault(name, []).append(row)
+    identity = hashlib.sha256(repr(names).encode()).hexdigest()  # of every row: a renamed file moves others
     state, folder = resume() if resume else (None, None)
-    pixels, kept = _array((len(names), *shape), folder, "pixels", state is not None)
+    pixels, kept = _array((len(names), *shape), folder, "pixels", bool(state and state["rows"] == identity))
     done, failed = (state["done"], state["failed"]) if state and kept else (0, {})
     # Files that failed before may have been repaired since.
-    again = decode_all(pictures.container.read(list(failed)), rows_of, pixels, threads, lambda count, failures: None)
-    failed = {name: again.get(name, "is missing") for name in failed if name in again}
+    failed = decode_all(pictures.container.read(list(failed)), rows_of, pixels, threads, lambda count, failures: None)
     seen: set[str] = set()
 
     def readers() -> Iterator[tuple[str, Reader]]:
@@ -163,7 +163,7 @@ def decode_parts(
     def save() -> State:
         if isinstance(pixels, np.memmap):
             pixels.flush()
-        return {"done": finished, "failed": failed}
+        return {"rows": identity, "done": finished, "failed": failed}
 
     finished = done
     progress.expect(-(-len(rows_of) // CHUNK), "chunk", done // CHUNK)
@@ -195,7 +195,7 @@ def decode_parts(
         images[split], start = torch.from_numpy(pixels[start:stop]), stop
         if len(rows) and not len(left[split][1]):
             raise UserError(f"{pictures.container.path}: no image of the {split} split can be read.")
-    return images, left, sorted(failed)
+    return images, left, sorted(map(shown, failed))
 
 
 def _array(shape: tuple[int, ...], folder: Path | None, name: str, keep: bool) -> tuple[Pixels, bool]:

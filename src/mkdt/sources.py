@@ -13,7 +13,6 @@ from typing import Any, Protocol
 from mkdt import downloads
 from mkdt.catalog import DATASETS, FILES
 from mkdt.errors import UserError
-from mkdt.folders import scan
 
 # No image or list of any of these sets comes near; what claims to be larger is a bomb.
 LARGEST_MEMBER = 256 << 20
@@ -129,16 +128,6 @@ class Pictures:
     container: Container
     names: dict[str, list[str]]
     labels: dict[str, list[int]] = field(default_factory=dict)
-
-
-def open_folder(path: str | Path, labelled: bool) -> Pictures:
-    """The images of a directory tree.
-
-    Raises:
-        UserError: as ``folders.scan``.
-    """
-    tree = scan(str(path), labelled)
-    return Pictures(Folder(Path(path)), tree.names, tree.labels)
 
 
 def open_pictures(kind: str, root: str | Path, download: bool) -> Pictures:

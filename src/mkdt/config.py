@@ -232,7 +232,7 @@ def _check_folder(config: Config, name: str) -> None:
 def _check_dataset(config: Config, name: str) -> None:
     entry, facts, kind = config["datasets"][name], facts_of(config, name), config["datasets"][name]["kind"]
     key, probe = f"datasets.{name}", config["probe"]
-    scored = name in {probe["selection"], *probe["downstream"]}
+    scored = name in scored_datasets(config)
     _fail_if(
         scored and not facts.classes,
         f"probe names the data set '{name}', which is unlabelled ({kind}): it can be the source, but the selection set "
@@ -384,10 +384,14 @@ def network(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {key: spec[key] for key in ("architecture", *ARCHITECTURES[spec["architecture"]])}
 
 
+def scored_datasets(config: Config) -> list[str]:
+    """The selection set and the downstream sets, each once."""
+    return list(dict.fromkeys([config["probe"]["selection"], *config["probe"]["downstream"]]))
+
+
 def used_datasets(config: Config) -> list[str]:
-    """The source, the selection set and the downstream sets, each once."""
-    probe = config["probe"]
-    return list(dict.fromkeys([config["source"], probe["selection"], *probe["downstream"]]))
+    """The source and those, each once."""
+    return list(dict.fromkeys([config["source"], *scored_datasets(config)]))
 
 
 def settings(

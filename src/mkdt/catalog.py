@@ -29,7 +29,7 @@ class Dataset:
 
 
 NONE_STATED = "none stated by the publisher"
-IMAGENET = "ImageNet's terms: non-commercial research and education"
+IMAGENET = "images of ImageNet: its terms (non-commercial research and education)"
 CIFAR, STL10 = "https://www.cs.toronto.edu/~kriz/cifar.html", "https://cs.stanford.edu/~acoates/stl10/"
 
 DATASETS = {
@@ -192,3 +192,19 @@ FILES: dict[str, tuple[File, ...]] = {
         ),
     ),
 }
+
+
+def table() -> str:
+    """The known sets as a Markdown table, for docs/data.md."""
+    lines = [
+        "| `kind` | channels, size | classes | train | test | files below `data.root` | terms |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kind, facts in DATASETS.items():
+        files = ", ".join(f"`{file.name}`" for file in FILES.get(kind, ())) or "with scikit-learn"
+        train = f"{facts.train:,}" + (f", validation {facts.validation:,}" if facts.validation else "")
+        lines.append(
+            f"| `{kind}` | {facts.channels}, {facts.size or 'any'} | {facts.classes or 'none'} | {train} | "
+            f"{facts.test or 0:,} | {files} | [{facts.licence}]({facts.source}) |"
+        )
+    return "\n".join(lines) + "\n"

@@ -379,6 +379,15 @@ def decoding_threads(config: Config, dataset: str) -> int:
     return 8 if config["datasets"][dataset]["kind"] in {*PICTURES, "folder"} else 1
 
 
+def decoding_memory(config: Config, dataset: str) -> int:
+    """MB of the rule data: torch and its libraries, and a chunk of image files, or four copies of arrays (raw, in
+    torchvision's hands, split, resized)."""
+    facts = facts_of(config, dataset)
+    if config["datasets"][dataset]["kind"] in {*PICTURES, "folder"}:
+        return 3000
+    return 2000 + math.ceil(4 * (facts.train + facts.test) * facts.channels * facts.size**2 / 1e6)
+
+
 def network(spec: Mapping[str, Any]) -> dict[str, Any]:
     """A network's entry with the arguments of its architecture only."""
     return {key: spec[key] for key in ("architecture", *ARCHITECTURES[spec["architecture"]])}

@@ -117,7 +117,7 @@ def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and deviation float32 [C] of pixels in [0, 1]: from sums of whole numbers, so exact in any order."""
     count = images.numel() // images.shape[1]
     total = square = torch.zeros(images.shape[1], dtype=torch.int64)
-    for chunk in images.split(1000):
+    for chunk in images.split(max(1, (1 << 24) // images[0].numel())):
         total = total + chunk.sum((0, 2, 3), dtype=torch.int64)
         square = square + chunk.int().square().sum((0, 2, 3), dtype=torch.int64)
     sums = list(zip(total.tolist(), square.tolist(), strict=True))

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mkdt import arrays, data, downloads, sources
-from mkdt.catalog import DATASETS, FILES, PICTURES, File
+from mkdt.catalog import DATASETS, FILES, PICTURES, File, table
 from mkdt.errors import UserError
 
 KINDS = sorted(FILES)
@@ -36,6 +36,11 @@ def test_every_set_but_digits_has_files_and_one_loader() -> None:
         for file in files:
             algorithm, _, digits = file.checksum.partition(":")
             assert len(digits) == {"md5": 32, "sha256": 64}[algorithm]
+
+
+def test_the_page_of_data_sets_is_current() -> None:
+    """docs/data.md shows the catalogue: ``python -c 'from mkdt.catalog import table; print(table())'``."""
+    assert table() in (Path(__file__).parents[2] / "docs" / "data.md").read_text()
 
 
 def test_checksums_are_torchvisions() -> None:

@@ -238,6 +238,7 @@ def _check_dataset(config: Config, name: str) -> None:
         f"probe names the data set '{name}', which is unlabelled ({kind}): it can be the source, but the selection set "
         "and the downstream sets need labels.",
     )
+    _fail_if(scored and facts.classes == 1, f"probe names the data set '{name}', which has one class: it needs two.")
     _fail_if(
         entry["image_size"] is None and not facts.size,
         f"{key}.image_size must be a number: the images of {kind} vary in size.",

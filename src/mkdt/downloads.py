@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from mkdt.catalog import File
@@ -46,9 +46,17 @@ def _locate(kind: str, file: File, root: Path, download: bool) -> Path:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # One file for all who share the root: the second waits and then finds it there.
-            with FileLock(path.with_name(f".{path.name}.lock")):
+            lock = FileLock(path.with_name(f".{path.name}.lock"))
+            try:
+                lock.acquire(timeout=0.5)
+            except Timeout:
+                log.info("another job fetches %s: waiting for it.", path)
+                lock.acquire()
+            try:
                 if not path.is_file():
                     _fetch(kind, file, path, by_hand)
+            finally:
+                lock.release()
         except OSError as error:
             raise UserError(
                 f"data set '{kind}' cannot be stored under data.root ({error}): free or unlock it, or {by_hand}."

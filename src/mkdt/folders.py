@@ -101,6 +101,15 @@ def _scan(root: Path, labelled: bool) -> Tree:
     folders = {"train": ""}
     if (root / "train").is_dir():
         folders = {"train": "train/"} | {s: f"{f}/" for s, f in HELD_OUT.items() if (root / f).is_dir()}
+        others = set(os.listdir(root)) - {folder.rstrip("/") for folder in folders.values()}
+        for other in sorted(others):
+            if other.startswith(".") or not (root / other).is_dir():
+                continue
+            if next(_images(root / other, "", {}), None) is not None:
+                raise UserError(
+                    f"the image folder {root} has train/ and beside it {shown(other)}/ with images, which is no split: "
+                    "move it away, or rename train/ if that is a class."
+                )
         if "test" not in folders and "validation" in folders:
             folders["test"] = folders.pop("validation")
     seen: dict[str, int] = {}
@@ -116,6 +125,12 @@ def _scan(root: Path, labelled: bool) -> Tree:
     loose = [n for s, found in names.items() for n, owner in zip(found, owners[s], strict=True) if not owner]
     if len(loose) == sum(map(len, names.values())):
         return Tree(names, [], {}, seen)
+    for split in owners:
+        if split != "train" and any(owners["train"]) and not any(owners[split]):
+            raise UserError(
+                f"the image folder {root / folders[split]} has no class folders, but train/ has: move it away (images "
+                "without labels cannot be scored), or say labelled: false."
+            )
     if loose:
         raise UserError(
             f"the image folder {root} has images beside class folders (such as {shown(loose[0])}): move them into one, "

@@ -110,9 +110,11 @@ def test_names_that_are_no_text_are_read_and_shown(tmp_path: Path) -> None:
     ("tree", "words"),
     [
         ({}, "has no images"),
-        ({"train": 0, "other": 3}, "has no images"),
+        ({"train": 0}, "train has no images"),
         ({"": 1, "a": 2}, r"beside class folders .*0\.jpg.*labelled: false"),
         ({"train/a": 1, "val/b": 1}, "class 'b', which train/ lacks"),
+        ({"train/a": 1, "test": 1}, "test has no class folders, but train/ has"),
+        ({"train": 2, "plane": 2}, "has train/ and beside it plane/ with images"),
     ],
 )
 def test_a_tree_that_is_no_data_set_is_one_sentence(tmp_path: Path, tree: dict[str, int], words: str) -> None:
@@ -231,6 +233,7 @@ def test_a_folder_is_checked_before_any_job(tmp_path: Path) -> None:
         ({"train/a": 8, "val/a": 2}, {"test": 2}, "test must be null: folder has a published test split"),
         ({"train/a": 8, "val/a": 2, "test/a": 2}, {}, "validation must be null"),
         ({"": 8}, {"downstream": True}, "'mine', which is unlabelled"),
+        ({"train/a": 8, "test/a": 2}, {"downstream": True}, "'mine', which has one class"),
         ({"a": 8}, {"channels": 2}, "channels must be one of"),
         ({"a": 8}, {"kind": "mnist", "path": "x", "validation": 10}, "path belongs to kind folder, not to mnist"),
     ],

@@ -149,6 +149,10 @@ def tar(members: dict[str, bytes], mode: str = "w:gz") -> bytes:
     return buffer.getvalue()
 
 
+def _classes(labels: dict[str, list[int]]) -> int:
+    return 1 + max(max(members) for members in labels.values())
+
+
 def _md5(content: bytes) -> str:
     return hashlib.md5(content).hexdigest()
 
@@ -182,7 +186,7 @@ def _cifar(kind: str, labels: Any, colours: Any) -> tuple[dict[str, bytes], dict
     for split, name in zip(("train", "test"), names, strict=True):
         rows = np.repeat(colours[split], 32 * 32, axis=1)  # all red, then all green, then all blue
         members[name] = pickle.dumps({"data": rows, key: labels[split]})
-    members[meta] = pickle.dumps({meta_key: [str(k) for k in range(CLASSES)]})
+    members[meta] = pickle.dumps({meta_key: [str(k) for k in range(_classes(labels))]})
     attributes = {
         "train_list": [[names[0], _md5(members[names[0]])]],
         "test_list": [[names[1], _md5(members[names[1]])]],
@@ -223,7 +227,7 @@ def _tiny_imagenet(kind: str, labels: Any, colours: Any) -> tuple[dict[str, byte
     """The images of a class lie together: published order is by class, so the labels are sorted in place."""
     order = np.argsort(labels["train"], kind="stable")
     labels["train"], colours["train"] = [labels["train"][k] for k in order], colours["train"][order]
-    top, wnids = "tiny-imagenet-200", [f"n{k:08d}" for k in range(CLASSES)]
+    top, wnids = "tiny-imagenet-200", [f"n{k:08d}" for k in range(_classes(labels))]
     members: dict[str, bytes] = {f"{top}/wnids.txt": "".join(f"{w}\n" for w in reversed(wnids)).encode()}
     boxes: dict[str, str] = dict.fromkeys(wnids, "")
     for k, (label, colour) in enumerate(zip(labels["train"], colours["train"], strict=True)):
@@ -246,7 +250,7 @@ def _tiny_imagenet(kind: str, labels: Any, colours: Any) -> tuple[dict[str, byte
 
 def _aircraft(kind: str, labels: Any, colours: Any) -> tuple[dict[str, bytes], dict[str, dict[str, Any]]]:
     top = "fgvc-aircraft-2013b/data"
-    variants = [f"Model {k}00" for k in range(CLASSES)]
+    variants = [f"Model {k}00" for k in range(_classes(labels))]
     members = {f"{top}/variants.txt": "".join(f"{v}\n" for v in variants).encode()}
     number = 1000
     for split, published in (("train", "trainval"), ("test", "test")):

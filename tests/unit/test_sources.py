@@ -90,6 +90,20 @@ def test_a_set_is_downloaded_decoded_and_split(tmp_path: Path, monkeypatch: pyte
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_small_sets_come_in_the_size_that_a_test_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Smoke tests of experiment files need enough images for their label fractions."""
+    made = archives.make(kind, per_class={"train": 9, "test": 2, "validation": 4}, classes=5)
+    archives.install(monkeypatch, made)
+    made.write(tmp_path)
+    tensors, _ = data.prepare(root=tmp_path, download=False, **settings(kind))
+    assert len(tensors["train_index"]) >= 40
+    if made.facts.classes:
+        assert tensors["train_labels"].unique().tolist() == list(range(5))
+
+
 @pytest.mark.parametrize("kind", ["cifar10", "stl10", *PICTURES])
 def test_a_set_that_was_unpacked_is_read_where_it_lies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str

@@ -61,7 +61,12 @@ def _locate(kind: str, file: File, root: Path, download: bool) -> Path:
             raise UserError(
                 f"data set '{kind}' cannot be stored under data.root ({error}): free or unlock it, or {by_hand}."
             ) from error
-    elif (found := digest(path, file.checksum)) != file.checksum:
+        return path
+    try:
+        found = digest(path, file.checksum)
+    except OSError as error:
+        raise UserError(f"data set '{kind}': {path} cannot be read ({error}).") from error
+    if found != file.checksum:
         raise UserError(
             f"data set '{kind}': {path} is damaged or another file ({found}, published is {file.checksum}): delete it "
             f"and {by_hand if not download else 'run again to fetch it anew'}."

@@ -44,7 +44,15 @@ class Folder:
     def read(self, names: Collection[str]) -> Iterator[tuple[str, Callable[[], bytes]]]:
         """See ``Container``; by name."""
         for name in sorted(names):
-            yield name, (self.path / name).read_bytes
+            yield name, partial(_file_bytes, self.path / name)
+
+
+def _file_bytes(path: Path) -> bytes:
+    if not path.is_file():  # a pipe would be waited for
+        raise OSError("is no file, or a link to nothing")
+    if path.stat().st_size > LARGEST_MEMBER:
+        raise OSError(f"has {path.stat().st_size} bytes")
+    return path.read_bytes()
 
 
 @dataclass

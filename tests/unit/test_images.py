@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -279,6 +280,16 @@ def test_bad_files_are_named_all_at_once(
     job.reports = []
     assert equal(whole, prepared(folder, resume=job.resume, progress=job.progress())[0])
     assert job.reports == []
+
+
+def test_what_is_no_file_is_named_and_not_waited_for(folder: Path) -> None:
+    """A link to nothing, a named pipe, and a file that cannot be a picture."""
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "link.jpg").symlink_to("nowhere")
+    (folder / "huge.jpg").touch()
+    os.truncate(folder / "huge.jpg", 1 << 40)
+    with pytest.raises(UserError, match=r"huge.jpg: has 1099511627776 bytes; link.jpg: is no file.*; pipe.jpg: is no"):
+        prepared(folder)
 
 
 @pytest.mark.parametrize("mapped", [True, False])

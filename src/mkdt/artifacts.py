@@ -108,6 +108,7 @@ def save(
     code: str = "",
     inputs: Mapping[str, str] | None = None,
     rows: Iterable[str] = (),
+    notes: Mapping[str, Any] | None = None,
 ) -> None:
     """Write ``tensors`` as safetensors with a header that says what made them.
 
@@ -119,6 +120,7 @@ def save(
         code: digest of the stage's code.
         inputs: identity of every artifact that the stage read, by role.
         rows: names of tensors whose digest is kept for each row, so that a single row can be checked.
+        notes: what a reader should know besides (JSON); no entry where it is empty.
 
     Raises:
         UserError: a tensor is not finite, or the file cannot be written.
@@ -139,6 +141,8 @@ def save(
             for name, tensor in prepared.items()
         },
     }
+    if notes:
+        header["notes"] = dict(notes)
     metadata = {HEADER_KEY: canonical(header | {"check": digest(header)})}
     write_atomically(path, lambda temporary: save_file(prepared, temporary, metadata))
 

@@ -12,8 +12,9 @@ from typing import Any
 import yaml
 from jsonschema import Draft202012Validator
 
-from mkdt.catalog import DATASETS, Dataset
+from mkdt.catalog import DATASETS, PICTURES, Dataset
 from mkdt.errors import UserError
+from mkdt.folders import find
 
 Config = dict[str, Any]
 
@@ -22,6 +23,7 @@ RESERVED = ("logs", "benchmarks", "mlartifacts")  # folders in it that are no da
 SCHEMA = Path(__file__).parents[2] / "workflow" / "schemas" / "config.schema.yaml"
 # Arguments of each architecture: what an overriding file left over from another one is dropped.
 ARCHITECTURES = {"convnet": ("depth", "width", "norm"), "resnet": ("blocks", "width"), "resnet18": ()}
+FOLDER_OPTIONS = ("path", "channels", "labelled")
 METHODS_WITHOUT_BUDGET = ("none", "full")
 METHODS_WITHOUT_DISTILL_SEED = ("none", "full", "high_loss")
 
@@ -140,6 +142,7 @@ def _check(config: Config) -> None:
     for name in (config["experiment"], *used_datasets(config)):
         _fail_if(name in RESERVED, f"the name '{name}' is taken by a folder of results/, choose another one.")
     for name in used_datasets(config):
+        _check_folder(config, name)
         _check_dataset(config, name)
     for key, spec in [
         ("teacher.backbone", config["teacher"]["backbone"]),
@@ -222,38 +225,70 @@ def _check(config: Config) -> None:
             slugs[slug] = method
 
 
-def _check_dataset(config: Config, name: str) -> None:
-    entry, facts = config["datasets"][name], facts_of(config, name)
-    key = f"datasets.{name}"
-    if facts.test:
-        _fail_if(entry["test"] is not None, f"{key}.test must be null: {entry['kind']} has a published test split.")
+def _check_folder(config: Config, name: str) -> None:
+    """The keys that belong to folders, there and nowhere else."""
+    entry, key = config["datasets"][name], f"datasets.{name}"
+    if entry["kind"] == "folder":
+        _fail_if(entry.get("path") is None, f"{key}.path is missing: where is the folder?")
     else:
-        _fail_if(entry["test"] is None, f"{key}.test must be a number: {entry['kind']} has no published test split.")
+        given = [option for option in FOLDER_OPTIONS if entry.get(option) is not None]
+        _fail_if(bool(given), f"{key}.{', '.join(given)} belongs to kind folder, not to {entry['kind']}.")
+
+
+def _check_dataset(config: Config, name: str) -> None:
+    entry, facts, kind = config["datasets"][name], facts_of(config, name), config["datasets"][name]["kind"]
+    key, probe = f"datasets.{name}", config["probe"]
+    scored = name in scored_datasets(config)
+    _fail_if(
+        scored and not facts.classes,
+        f"probe names the data set '{name}', which is unlabelled ({kind}): it can be the source, but the selection set "
+        "and the downstream sets need labels.",
+    )
+    _fail_if(scored and facts.classes == 1, f"probe names the data set '{name}', which has one class: it needs two.")
+    _fail_if(
+        entry["image_size"] is None and not facts.size,
+        f"{key}.image_size must be a number: the images of {kind} vary in size.",
+    )
+    for split, published, needed in [
+        ("test", facts.test, name in probe["downstream"]),
+        ("validation", facts.validation, True),
+    ]:
         _fail_if(
-            entry["test"] < facts.classes,
-            f"{key}.test ({entry['test']}) is less than one image a class ({facts.classes}).",
+            bool(published) and entry[split] is not None,
+            f"{key}.{split} must be null: {kind} has a published {split} split.",
+        )
+        _fail_if(
+            not published and entry[split] is None and needed,
+            f"{key}.{split} must be a number: {kind} has no published {split} split.",
+        )
+    train, validation, test = split_sizes(config, name)
+    least = max(1, facts.classes)
+    for split, count in (("validation", validation), ("test", test)):
+        _fail_if(
+            0 < count < least or (count == 0 and entry[split] not in {None, 0}),
+            f"{key}.{split} ({entry[split]}) is less than one image a class ({least}).",
         )
     _fail_if(
-        entry["validation"] < facts.classes,
-        f"{key}.validation ({entry['validation']}) is less than one image a class ({facts.classes}).",
+        validation == 0 and name in {config["source"], probe["selection"]},
+        f"{key}.validation is 0, which only sets can have that are neither source nor probe.selection.",
     )
-    left = facts.train - (entry["test"] or 0) - entry["validation"]
+    split_off = (0 if entry["validation"] is None else validation) + (0 if entry["test"] is None else test)
+    left = facts.train - split_off
     _fail_if(
-        left < max(facts.classes, entry["train"] or 0),
-        f"{key}: {facts.train} images cannot give {entry['validation']} for validation, {entry['test'] or 0} for test "
-        f"and {entry['train'] or facts.classes} for training.",
+        left < max(least, train),
+        f"{key}: {facts.train} images cannot give {split_off} for validation and test and "
+        f"{max(least, train)} for training.",
     )
+    _fail_if(train < 1, f"{key}.train ({entry['train']}) is less than one image.")
     _fail_if(
-        entry["train"] is not None and 0 < left - entry["train"] < facts.classes,
-        f"{key}.train ({entry['train']}) leaves {left - (entry['train'] or 0)} images out, too few to draw a subset "
+        entry["train"] is not None and 0 < left - train < facts.classes,
+        f"{key}.train ({train}) leaves {left - train} images out, too few to draw a subset "
         f"stratified by {facts.classes} classes: take {left} (or null), or at most {left - facts.classes}.",
     )
-    for fraction in config["probe"]["label_fractions"]:
+    for fraction in probe["label_fractions"]:
         _fail_if(
-            name in {config["probe"]["selection"], *config["probe"]["downstream"]}
-            and round(fraction * train_images(config, name)) < facts.classes,
-            f"probe.label_fractions: {fraction:g} of the {train_images(config, name)} training labels of '{name}' is "
-            f"less than one a class ({facts.classes}).",
+            scored and round(fraction * train) < 2,
+            f"probe.label_fractions: {fraction:g} of the {train} training labels of '{name}' is less than two labels.",
         )
 
 
@@ -272,8 +307,22 @@ def _check_network(key: str, spec: Mapping[str, Any], size: int) -> None:
 
 
 def facts_of(config: Config, dataset: str) -> Dataset:
-    """Published shape and sizes of a data set of the config."""
-    return DATASETS[config["datasets"][dataset]["kind"]]
+    """Published shape and sizes of a data set of the config; of a folder, what lies there."""
+    entry = config["datasets"][dataset]
+    if entry["kind"] != "folder":
+        return DATASETS[entry["kind"]]
+    found = _found(config, dataset)
+    train, test, validation = (found.get(split, 0) for split in ("train", "test", "validation"))
+    return Dataset(entry.get("channels") or 3, 0, found["classes"], train, test, validation, entry["path"])
+
+
+def _found(config: Config, dataset: str) -> dict[str, Any]:
+    """What lies in a folder."""
+    entry = config["datasets"][dataset]
+    try:
+        return find(entry["path"], entry.get("labelled") is not False, RESULTS / ".folders")
+    except UserError as error:
+        raise UserError(f"config: datasets.{dataset}.path: {error}") from error
 
 
 def image_size(config: Config, dataset: str) -> int:
@@ -281,10 +330,21 @@ def image_size(config: Config, dataset: str) -> int:
     return config["datasets"][dataset]["image_size"] or facts_of(config, dataset).size
 
 
+def split_sizes(config: Config, dataset: str) -> tuple[int, int, int]:
+    """Numbers of training, validation and test images; fractions count the published training images."""
+    entry, facts = config["datasets"][dataset], facts_of(config, dataset)
+    counts = {
+        split: round(entry[split] * facts.train) if entry[split] < 1 else int(entry[split])
+        for split in ("train", "validation", "test")
+        if entry[split] is not None
+    }
+    left = facts.train - counts.get("validation", 0) - counts.get("test", 0)
+    return counts.get("train", left), counts.get("validation", facts.validation), counts.get("test", facts.test)
+
+
 def train_images(config: Config, dataset: str) -> int:
     """Number of training images after the splits."""
-    entry, facts = config["datasets"][dataset], facts_of(config, dataset)
-    return entry["train"] or facts.train - (entry["test"] or 0) - entry["validation"]
+    return split_sizes(config, dataset)[0]
 
 
 def budget_count(config: Config, budget: float) -> int:
@@ -292,7 +352,8 @@ def budget_count(config: Config, budget: float) -> int:
     if budget >= 1:
         return int(budget)
     entry, facts = config["datasets"][config["source"]], facts_of(config, config["source"])
-    return round(budget * (entry["train"] or facts.train - (entry["test"] or 0)))
+    train, _, test = split_sizes(config, config["source"])
+    return round(budget * (train if entry["train"] is not None else facts.train - (test if entry["test"] else 0)))
 
 
 def budget_label(budget: float) -> str:
@@ -320,15 +381,33 @@ def gpus_per_job(config: Config) -> int:
     return int(device == "cuda" or (device == "auto" and any(Path("/dev").glob("nvidia[0-9]*"))))
 
 
+def decoding_threads(config: Config, dataset: str) -> int:
+    """Cores worth asking for (Snakemake gives what there are): several for image files, one for arrays."""
+    return 8 if config["datasets"][dataset]["kind"] in {*PICTURES, "folder"} else 1
+
+
+def decoding_memory(config: Config, dataset: str) -> int:
+    """MB of the rule data: torch and its libraries, and a chunk of image files, or four copies of arrays (raw, in
+    torchvision's hands, split, resized)."""
+    facts = facts_of(config, dataset)
+    if config["datasets"][dataset]["kind"] in {*PICTURES, "folder"}:
+        return 3000
+    return 2000 + math.ceil(4 * (facts.train + facts.test) * facts.channels * facts.size**2 / 1e6)
+
+
 def network(spec: Mapping[str, Any]) -> dict[str, Any]:
     """A network's entry with the arguments of its architecture only."""
     return {key: spec[key] for key in ("architecture", *ARCHITECTURES[spec["architecture"]])}
 
 
+def scored_datasets(config: Config) -> list[str]:
+    """The selection set and the downstream sets, each once."""
+    return list(dict.fromkeys([config["probe"]["selection"], *config["probe"]["downstream"]]))
+
+
 def used_datasets(config: Config) -> list[str]:
-    """The source, the selection set and the downstream sets, each once."""
-    probe = config["probe"]
-    return list(dict.fromkeys([config["source"], probe["selection"], *probe["downstream"]]))
+    """The source and those, each once."""
+    return list(dict.fromkeys([config["source"], *scored_datasets(config)]))
 
 
 def settings(
@@ -337,7 +416,20 @@ def settings(
     """The slice of the config that a stage depends on: a change elsewhere does not touch it."""
     seed = {"seed": config["seed"]}
     if stage == "data":
-        return seed | config["datasets"][dataset]
+        entry, sizes = config["datasets"][dataset], split_sizes(config, dataset)
+        counts = {
+            split: None if entry[split] is None else count
+            for split, count in zip(("train", "validation", "test"), sizes, strict=True)
+        }
+        chosen = {key: value for key, value in entry.items() if key not in FOLDER_OPTIONS}
+        if entry["kind"] == "folder":
+            chosen |= {
+                "path": entry["path"],
+                "channels": entry.get("channels") or 3,
+                "labelled": entry.get("labelled") is not False,
+                "found": _found(config, dataset),  # a folder that grows or shrinks is decoded again
+            }
+        return seed | chosen | counts
     if stage == "teacher":
         other = {"name", "off_diagonal", "temperature", "devices"}  # how many share the work is no science
         teacher = {k: v for k, v in config["teacher"].items() if k not in other}

@@ -1,13 +1,9 @@
 """Data sets: decoded once to uint8 tensors, split by a recorded seed, normalised on use."""
 
-import gzip
-import shutil
-import tempfile
-import time
-import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from math import sqrt
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,92 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mkdt import seeding
+from mkdt.arrays import load_raw
+from mkdt.catalog import DATASETS
 from mkdt.errors import UserError
-
-Split = tuple[Tensor, Tensor]  # images uint8 [n,C,H,W], labels int64 [n]
-
-DOWNLOAD_TRIES = 3
-# What torchvision raises for files that are missing, damaged or out of reach (URLError is an OSError).
-UNREADABLE = (RuntimeError, OSError, AssertionError, KeyError, ValueError)
-# Where the idx files of the MNIST family may lie under data.root: torchvision's place, then Debian's package.
-IDX_FOLDERS = {"mnist": ("MNIST/raw", "mnist"), "fashion_mnist": ("FashionMNIST/raw", "fashion-mnist")}
-IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-
-
-def load_raw(kind: str, root: str | Path, download: bool = True) -> dict[str, Split]:
-    """The published splits of a data set: ``{"train": ..., "test": ...}``, or ``{"all": ...}`` where there are none.
-
-    Reads what lies under ``root``; what is missing is downloaded there with checksums, if ``download`` allows.
-
-    Raises:
-        UserError: files are missing, damaged or cannot be downloaded.
-    """
-    if kind == "digits":
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        # Grey levels run from 0 to 16; stretched to the full byte, rounded once here.
-        pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-        return {"all": (torch.from_numpy(pixels)[:, None], torch.from_numpy(digits.target).long())}
-    if kind in IDX_FOLDERS:
-        return _load_idx(kind, Path(root), download)
-    from torchvision import datasets
-
-    dataset_class = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[kind]
-    splits = {}
-    for split in ("train", "test"):
-        data = _fetch(dataset_class, kind, Path(root), split == "train", download, Path(root))
-        splits[split] = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(data.targets)
-    return splits
-
-
-def _load_idx(kind: str, root: Path, download: bool) -> dict[str, Split]:
-    """MNIST and Fashion-MNIST: torchvision reads unpacked files only, so packed ones are unpacked aside."""
-    from torchvision import datasets
-
-    dataset_class = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST}[kind]
-    named = root
-    with tempfile.TemporaryDirectory() as aside:
-        for folder in (root / name for name in IDX_FOLDERS[kind]):
-            packed = [folder / f"{name}.gz" for name in IDX_FILES]
-            if all(path.is_file() for path in packed) and not (folder / IDX_FILES[0]).is_file():
-                raw = Path(aside) / IDX_FOLDERS[kind][0]
-                raw.mkdir(parents=True)
-                try:
-                    for path in packed:
-                        with gzip.open(path) as source, (raw / path.stem).open("wb") as sink:
-                            shutil.copyfileobj(source, sink)
-                except (OSError, EOFError, zlib.error) as error:
-                    raise UserError(f"{path} is damaged ({error}): delete it and fetch it again.") from error
-                root, download = Path(aside), False
-                break
-        splits = {}
-        for split in ("train", "test"):
-            data = _fetch(dataset_class, kind, root, split == "train", download, named)
-            splits[split] = data.data[:, None].contiguous(), data.targets.long()
-        return splits
-
-
-def _fetch(dataset_class: Callable[..., Any], kind: str, root: Path, train: bool, download: bool, named: Path) -> Any:
-    """Open one split with torchvision; where it is missing, download it, with retries. ``named`` is for messages."""
-    try:
-        return dataset_class(root, train=train, download=False)
-    except UNREADABLE as missing:
-        if not download:
-            raise UserError(
-                f"data set '{kind}' is not (or not whole) under data.root '{named}': put its files there in "
-                "torchvision's layout, or set data.download to true."
-            ) from missing
-    for attempt in range(1, DOWNLOAD_TRIES + 1):
-        try:
-            return dataset_class(root, train=train, download=True)
-        except UNREADABLE as error:
-            if attempt == DOWNLOAD_TRIES:
-                raise UserError(
-                    f"data set '{kind}' could not be downloaded to data.root '{named}' after {attempt} tries "
-                    f"({error}): check the connection, or put its files there in torchvision's layout."
-                ) from error
-            time.sleep(2**attempt)
+from mkdt.folders import scan
+from mkdt.images import SILENT, Parts, Progress, Resume, decode_parts
+from mkdt.sources import SETS, Folder, Pictures, open_pictures
 
 
 def prepare(
@@ -108,67 +24,123 @@ def prepare(
     root: str | Path,
     *,
     train: int | None,
-    validation: int,
+    validation: int | None,
     test: int | None,
     image_size: int | None,
     seed: int,
     download: bool = True,
-) -> dict[str, Tensor]:
-    """Decode a data set and split it, stratified by class.
+    path: str | None = None,
+    channels: int | None = None,
+    labelled: bool = True,
+    found: Mapping[str, int | str] | None = None,
+    on_error: Literal["fail", "skip"] = "fail",
+    threads: int = 1,
+    resume: Resume | None = None,
+    progress: Progress = SILENT,
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Decode a data set and split it, stratified by class where it has labels.
 
     Args:
-        kind: a name of ``catalog.DATASETS``.
+        kind: a name of ``catalog.DATASETS``, or ``folder``.
         root: folder with the data set's files.
         train: number of training images to keep; None keeps all that the other splits leave.
-        validation: number of images split off the training images.
+        validation: number of images split off the training images; None takes the published split.
         test: number of images split off where the data set has no test split of its own; None elsewhere.
         image_size: height and width to resize to (bilinear, antialiased); None keeps the native size.
         seed: decides the splits.
         download: whether missing files may be downloaded.
+        path, channels, labelled: ``folder``: where it lies, 1 or 3, and whether its folders are classes.
+        found: ``folder``: what the config was checked with (``folders.Tree.found``).
+        on_error: what becomes of image files that cannot be decoded.
+        threads: workers that decode; no result depends on them.
+        resume: gives the state that an earlier job left and a folder for decoded pixels; None decodes in memory.
+        progress: what is told of it, by chunks of ``images.CHUNK`` files.
 
     Returns:
         for each split ``train``, ``validation``, ``test``: ``{split}_images`` uint8 [n,C,H,W],
-        ``{split}_labels`` int64 [n], ``{split}_index`` int64 [n] (row in the published order); and
-        ``mean``, ``std`` float32 [C] of the training pixels in [0, 1].
+        ``{split}_labels`` int64 [n] (where there are labels), ``{split}_index`` int64 [n] (row in the published order);
+        and ``mean``, ``std`` float32 [C] of the training pixels in [0, 1]; and the names of skipped files.
+
+    Raises:
+        UserError: files are missing or damaged, or a class is too small to be split.
     """
-    raw = load_raw(kind, root, download)
-    images, labels = raw.get("all") or raw["train"]
-    index = torch.arange(len(labels))
-    parts = {}
-    if "all" in raw:
-        index, held_out = _split(index, labels, test or 0, seeding.derive(seed, "test split", kind))
-        parts["test"] = images[held_out], labels[held_out], held_out
+    pictures: Pictures | None = None
+    if kind == "folder":
+        assert path is not None, "the config check asks for it"
+        tree = scan(path, labelled)
+        if found is not None and tree.found() != dict(found):
+            raise UserError(f"the image folder {path} changed while this ran: start again.")
+        pictures = Pictures(Folder(Path(path)), tree.names, tree.labels)
+    elif kind in SETS:
+        pictures = open_pictures(kind, root, download)
+    raw = {} if pictures else load_raw(kind, root, download)
+    if pictures:
+        sizes = {split: len(names) for split, names in pictures.names.items()}
+        labels = {split: torch.tensor(pictures.labels[split]) if pictures.labels else None for split in sizes}
     else:
-        parts["test"] = *raw["test"], torch.arange(len(raw["test"][1]))
-    index, held_out = _split(index, labels, validation, seeding.derive(seed, "validation split", kind))
-    parts["validation"] = images[held_out], labels[held_out], held_out
+        sizes, labels = {s: len(part[0]) for s, part in raw.items()}, {s: part[1] for s, part in raw.items()}
+
+    first = "all" if "all" in sizes else "train"
+    index, empty = torch.arange(sizes[first]), torch.arange(0)
+    parts: Parts = {}  # split: the published split it comes from, and rows of that
+    for split, count in (("test", test), ("validation", validation)):
+        if count is not None:
+            purpose = seeding.derive(seed, f"{split} split", kind)
+            index, held_out = _split(index, labels[first], count, purpose, kind)
+            parts[split] = first, held_out
+        else:
+            parts[split] = (split, torch.arange(sizes[split])) if split in sizes else (first, empty)
     if train is not None and train < len(index):
-        _, index = _split(index, labels, train, seeding.derive(seed, "train subset", kind))
-    parts["train"] = images[index], labels[index], index
+        _, index = _split(index, labels[first], train, seeding.derive(seed, "train subset", kind), kind)
+    parts["train"] = first, index
 
+    skipped: list[str] = []
+    if pictures:
+        facts = DATASETS.get(kind)
+        size = image_size or (facts.size if facts else 0)
+        shape = (facts.channels if facts else channels or 3, size, size)
+        images, parts, skipped = decode_parts(pictures, parts, shape, on_error, threads, resume, progress)
+    else:
+        taken = {split: raw[published][0][rows] for split, (published, rows) in parts.items()}
+        images = {s: pixels if image_size is None else resize(pixels, image_size) for s, pixels in taken.items()}
     tensors: dict[str, Tensor] = {}
-    for split, (pixels, classes, rows) in parts.items():
-        tensors[f"{split}_images"] = pixels if image_size is None else resize(pixels, image_size)
-        tensors[f"{split}_labels"], tensors[f"{split}_index"] = classes, rows
-    # Float64 sums over chunks: exact enough for any size, without a float copy of the whole set.
-    pixels = tensors["train_images"]
-    count = pixels.numel() / pixels.shape[1]
-    total = square = torch.zeros(pixels.shape[1], dtype=torch.float64)
-    for chunk in pixels.split(1000):
-        values = chunk.double() / 255
-        total, square = total + values.sum((0, 2, 3)), square + values.square().sum((0, 2, 3))
-    mean, square = total / count, square / count
-    tensors["mean"], tensors["std"] = mean.float(), (square - mean.square()).clamp_min(1e-12).sqrt().float()
-    return tensors
+    for split, (published, rows) in parts.items():
+        tensors[f"{split}_images"], tensors[f"{split}_index"] = images[split], rows
+        known = labels[published]
+        if known is not None:
+            tensors[f"{split}_labels"] = known[rows]
+    tensors["mean"], tensors["std"] = _statistics(tensors["train_images"])
+    return tensors, skipped
 
 
-def _split(index: Tensor, labels: Tensor, held_out: int, random_state: int) -> tuple[Tensor, Tensor]:
-    """Split ``held_out`` rows off ``index``, stratified by class; both parts in ascending order."""
+def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation float32 [C] of pixels in [0, 1]: from sums of whole numbers, so exact in any order."""
+    count = images.numel() // images.shape[1]
+    total = square = torch.zeros(images.shape[1], dtype=torch.int64)
+    for chunk in images.split(max(1, (1 << 24) // images[0].numel())):
+        total = total + chunk.sum((0, 2, 3), dtype=torch.int64)
+        square = square + chunk.int().square().sum((0, 2, 3), dtype=torch.int64)
+    sums = list(zip(total.tolist(), square.tolist(), strict=True))
+    mean = [s / (255 * count) for s, _ in sums]
+    deviation = [sqrt(max((count * q - s * s) / (255 * count) ** 2, 1e-12)) for s, q in sums]
+    return torch.tensor(mean), torch.tensor(deviation)
+
+
+def _split(index: Tensor, labels: Tensor | None, held_out: int, random_state: int, kind: str) -> tuple[Tensor, Tensor]:
+    """Split ``held_out`` rows off ``index``, stratified by class where there are labels; both in ascending order."""
     from sklearn.model_selection import train_test_split
 
-    kept, out = train_test_split(
-        index.numpy(), test_size=held_out, stratify=labels[index].numpy(), random_state=random_state % 2**32
-    )
+    if held_out == 0:
+        return index, index[:0]
+    classes = None if labels is None else labels[index].numpy()
+    try:
+        kept, out = train_test_split(
+            index.numpy(), test_size=held_out, stratify=classes, random_state=random_state % 2**32
+        )
+    except ValueError as error:
+        raise UserError(
+            f"data set of kind '{kind}' cannot be split by class ({error}): a class needs at least two images."
+        ) from error
     return torch.from_numpy(np.sort(kept)), torch.from_numpy(np.sort(out))
 
 
@@ -176,6 +148,8 @@ def resize(images: Tensor, size: int) -> Tensor:
     """uint8 [n,C,H,W] to uint8 [n,C,size,size], bilinear with antialiasing, rounded; in chunks."""
     if images.shape[-2:] == (size, size):
         return images
+    if not len(images):
+        return images.new_zeros((0, images.shape[1], size, size))
     parts = [
         F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True).round().clamp(0, 255).byte()
         for part in images.split(4096)

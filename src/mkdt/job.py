@@ -85,8 +85,14 @@ class Stage:
         self._identities[role] = identity
         self._run.tag(f"input.{role}", identity)
 
-    def save(self, path: str | Path, tensors: Mapping[str, torch.Tensor], rows: Sequence[str] = ()) -> None:
-        """Write an output artifact with this job's provenance."""
+    def save(
+        self,
+        path: str | Path,
+        tensors: Mapping[str, torch.Tensor],
+        rows: Sequence[str] = (),
+        notes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write an output artifact with this job's provenance, and with notes on what a reader should know."""
         artifacts.save(
             path,
             tensors,
@@ -95,6 +101,7 @@ class Stage:
             code=self._code,
             inputs=self._identities,
             rows=rows,
+            notes=notes,
         )
         self._run.tag(f"output.{Path(path).name}", artifacts.Artifact(path).identity)
 
@@ -194,6 +201,14 @@ class Stage:
         state: dict[str, Any] = saved["state"]
         return state
 
+    @property
+    def scratch(self) -> Path:
+        """A folder for what is too large for the resume state; it stays until the job is done."""
+        assert self._folder is not None, "resume() makes the folder"
+        folder = self._folder / "scratch"
+        folder.mkdir(exist_ok=True)
+        return folder
+
     def restore(self, path: str | Path) -> bool:
         """Take a finished member from the resume folder; False where it is not there or damaged."""
         assert self._folder is not None
@@ -239,6 +254,7 @@ class Stage:
         self._run.close(status)
         if status == "FINISHED" and self._state_file is not None:
             self._state_file.unlink(missing_ok=True)
+            shutil.rmtree(self._state_file.parent / "scratch", ignore_errors=True)
         if self._lock is not None:
             self._lock.release()
 

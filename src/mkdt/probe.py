@@ -37,7 +37,7 @@ class Downstream:
 
 
 def draw_labels(labels: Tensor, fraction: float, seed: int, dataset: str, draw: int) -> Tensor:
-    """Rows whose labels are revealed: stratified by class, at least one a class, the same for every method.
+    """Rows whose labels are revealed: stratified by class, the same for every method.
 
     Args:
         labels: int64 [n] of the training split.
@@ -46,15 +46,21 @@ def draw_labels(labels: Tensor, fraction: float, seed: int, dataset: str, draw: 
 
     Returns:
         int64, ascending. The classes share round(fraction * n) rows in proportion to their size (largest
-        remainders), so class counts differ from exact proportion by less than one.
+        remainders), at least one a class, so class counts differ from exact proportion by less than one. Where that
+        is fewer rows than classes, as with 1 % of the paper's fine-grained sets, the classes that get one are drawn.
     """
     classes, counts = labels.unique(return_counts=True)
     share = counts.double() * fraction
-    quota = share.floor().long().clamp_min(1)
-    missing = max(0, round(fraction * len(labels)) - int(quota.sum()))
-    quota[(share - quota).argsort(descending=True, stable=True)[:missing]] += 1
-    quota = torch.minimum(quota, counts)
+    total = round(fraction * len(labels))
     stream = seeding.generator(seed, "label draw", dataset, f"{fraction:g}", draw)
+    if total < len(classes):
+        quota = torch.zeros_like(counts)
+        quota[torch.randperm(len(classes), generator=stream)[:total]] = 1
+    else:
+        quota = share.floor().long().clamp_min(1)
+        missing = max(0, total - int(quota.sum()))
+        quota[(share - quota).argsort(descending=True, stable=True)[:missing]] += 1
+        quota = torch.minimum(quota, counts)
     rows = []
     for label, wanted in zip(classes, quota.tolist(), strict=True):
         members = (labels == label).nonzero().flatten()

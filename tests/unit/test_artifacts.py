@@ -276,3 +276,13 @@ def test_tables_hold_plain_numbers(tmp_path: Path) -> None:
     with (tmp_path / "t.csv").open(newline="") as file:
         read = [{"a": row["a"], "b": float(row["b"]), "c": int(row["c"])} for row in csv.DictReader(file)]
     assert read == rows
+
+
+def test_notes_are_in_the_header_and_change_nothing_where_there_are_none(tmp_path: Path) -> None:
+    """A reader learns what was left out; files without notes keep their bytes."""
+    tensors = {"a": torch.arange(3)}
+    for name, notes in (("none", None), ("empty", {}), ("some", {"skipped": ["größe.jpg"]})):
+        artifacts.save(tmp_path / name, tensors, stage="data", notes=notes)
+    assert artifacts.Artifact(tmp_path / "some").header["notes"] == {"skipped": ["größe.jpg"]}
+    assert (tmp_path / "none").read_bytes() == (tmp_path / "empty").read_bytes()
+    assert "notes" not in artifacts.Artifact(tmp_path / "none").header

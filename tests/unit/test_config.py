@@ -109,7 +109,7 @@ def test_default_sizes() -> None:
         ({"datasets": {"digits": {"validation": 5}}}, ["datasets.digits.validation", "one image a class"]),
         ({"datasets": {"digits": {"kind": "imagenet"}}}, ["datasets.digits.kind", "cifar10"]),
         ({"datasets": {"digits": {"kind": "mnist"}}}, ["datasets.digits.test", "null"]),
-        ({"probe": {"label_fractions": [0.005]}}, ["probe.label_fractions", "one a class"]),
+        ({"probe": {"label_fractions": [0.001]}}, ["probe.label_fractions", "two labels"]),
         ({"probe": {"label_fractions": [1.5]}}, ["probe.label_fractions", "at most 1"]),
         ({"probe": {"selection_draws": 9}}, ["probe.selection_draws", "label_draws"]),
         ({"probe": {"downstream": ["stl"]}}, ["probe.downstream.0", "stl"]),
@@ -135,6 +135,51 @@ def test_a_missing_key_is_named() -> None:
     """A config that lacks a section says which."""
     with pytest.raises(UserError, match="'probe' is missing"):
         cfg.load({key: value for key, value in DEFAULT.items() if key != "probe"})
+
+
+PAPER = ("cifar10", "cifar100", "tiny_imagenet", "aircraft", "cub200", "dogs", "flowers102")
+
+
+def test_the_papers_downstream_sets_fit_with_its_label_fractions() -> None:
+    """Whole published training splits, 32x32, 1 % and 5 % of the labels: fewer labels than classes on four of them."""
+    sets = {
+        kind: {
+            "kind": kind,
+            "train": None,
+            "validation": 5000 if kind == "cifar10" else None if kind == "flowers102" else 0,
+            "test": None,
+            "image_size": 32,
+        }
+        for kind in PAPER
+    }
+    over = {
+        "datasets": sets,
+        "source": "cifar10",
+        "probe": {"selection": "cifar10", "downstream": list(PAPER), "label_fractions": [0.01, 0.05]},
+    }
+    loaded = cfg.load(merged(DEFAULT, over))
+    assert cfg.split_sizes(loaded, "cifar10") == (45_000, 5_000, 10_000)
+    assert cfg.split_sizes(loaded, "aircraft") == (6_667, 0, 3_333)
+    assert cfg.split_sizes(loaded, "flowers102") == (1_020, 1_020, 6_149)
+    assert cfg.budget_count(loaded, 0.02) == 1000
+    for name, change, words in (
+        ("cub200", {"image_size": None}, "datasets.cub200.image_size must be a number"),
+        ("cifar10", {"validation": 0}, "neither source nor probe.selection"),
+        ("flowers102", {"validation": 100}, "datasets.flowers102.validation must be null"),
+        ("cub200", {"validation": None}, "datasets.cub200.validation must be a number"),
+        ("dogs", {"kind": "stl10_unlabeled"}, "'dogs', which is unlabelled"),
+    ):
+        with pytest.raises(UserError, match=words):
+            cfg.load(merged(loaded, {"datasets": {name: change}}))
+
+
+def test_splits_may_be_fractions_and_an_unlabelled_source_needs_no_test_split() -> None:
+    """A fraction counts the published training images; the stage is given numbers."""
+    entry = {"kind": "stl10_unlabeled", "train": 0.5, "validation": 0.01, "test": None, "image_size": 32}
+    loaded = cfg.load(merged(DEFAULT, {"datasets": {"stl": entry}, "source": "stl"}))
+    assert cfg.split_sizes(loaded, "stl") == (50_000, 1_000, 0)
+    given = cfg.settings(loaded, "data", dataset="stl")
+    assert (given["train"], given["validation"], given["test"]) == (50_000, 1_000, None)
 
 
 def test_a_slice_holds_only_what_its_stage_needs() -> None:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mkdt import data
+from mkdt import data, downloads
 from mkdt.catalog import DATASETS
 from mkdt.errors import UserError
 
@@ -28,7 +28,7 @@ TRAIN, TEST = 40, 10
 def digits(**changes: Any) -> dict[str, Tensor]:
     """The digits as the default config splits them, smaller."""
     arguments: dict[str, Any] = {"train": 300, "validation": 100, "test": 200, "image_size": None, "seed": 0}
-    return data.prepare("digits", ".", **(arguments | changes))
+    return data.prepare("digits", ".", **(arguments | changes))[0]
 
 
 def idx_bytes(values: np.ndarray) -> bytes:
@@ -68,7 +68,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         raise URLError("no network in tests")
 
     monkeypatch.setattr("urllib.request.urlopen", refuse)
-    monkeypatch.setattr(data.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
     return tried
 
 
@@ -250,7 +250,7 @@ def test_idx_files_are_found_where_debian_and_torchvision_put_them(
 def test_a_published_test_split_is_kept_whole(tmp_path: Path, idx_content: dict[str, np.ndarray]) -> None:
     """Validation comes out of the training images; the test images are those that everybody reports on."""
     write_idx(tmp_path / "fashion-mnist", idx_content, packed=True)
-    split = data.prepare(
+    split, _ = data.prepare(
         "fashion_mnist", tmp_path, train=20, validation=10, test=None, image_size=14, seed=0, download=False
     )
     assert torch.equal(split["test_index"], torch.arange(TEST))
@@ -309,9 +309,9 @@ def test_a_failed_download_is_tried_again_and_then_explained(
     tmp_path: Path, no_network: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Networks fail for a moment (retry) or for good (say so), and never with a traceback."""
-    with pytest.raises(UserError, match=r"'cifar10' could not be downloaded .* after 3 tries .*no network"):
+    with pytest.raises(UserError, match=r"'cifar10' could not be downloaded after 3 tries .*no network.* put https"):
         data.load_raw("cifar10", tmp_path, download=True)
-    assert len(no_network) == data.DOWNLOAD_TRIES
+    assert len(no_network) == downloads.TRIES
 
 
 def test_cifar_archives_are_read_in_torchvisions_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

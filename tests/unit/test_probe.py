@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.special import logsumexp
@@ -84,6 +84,7 @@ def test_label_draws_are_stratified_with_one_a_class(counts: list[int], fraction
     """Each class gets its share to within one and at least one image; the total is the rounded fraction."""
     labels = torch.cat([torch.full((count,), 3 * k) for k, count in enumerate(counts)])
     labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
+    assume(round(fraction * len(labels)) >= len(counts))
     rows = draw_labels(labels, fraction, seed, "x", 0)
     assert torch.equal(rows, rows.unique())  # ascending, distinct
     drawn = [int((labels[rows] == 3 * k).sum()) for k in range(len(counts))]
@@ -93,6 +94,15 @@ def test_label_draws_are_stratified_with_one_a_class(counts: list[int], fraction
     ones = sum(max(0, 1 - int(fraction * count + 1e-9)) for count in counts)
     assert len(rows) >= round(fraction * len(labels))
     assert len(rows) <= round(fraction * len(labels)) + ones
+
+
+def test_fewer_labels_than_classes_draw_the_classes_too() -> None:
+    """1 % of 2,000 images of 200 classes are 20 labels of 20 classes, other ones in each draw."""
+    labels = torch.arange(2000) % 200
+    first, second = (draw_labels(labels, 0.01, 0, "birds", draw) for draw in (0, 1))
+    for rows in (first, second):
+        assert len(labels[rows].unique()) == len(rows) == 20
+    assert set(labels[first].tolist()) != set(labels[second].tolist())
 
 
 def test_label_draws_depend_on_their_identity_only() -> None:
@@ -208,7 +218,7 @@ def test_no_pretraining_is_a_real_baseline_on_badly_scaled_features() -> None:
     """Fault of the public code: 10.00 % +- 0 for no pre-training, as its probe diverged."""
     from mkdt.data import normalise, prepare
 
-    digits = prepare("digits", ".", train=600, validation=100, test=300, image_size=None, seed=0)
+    digits, _ = prepare("digits", ".", train=600, validation=100, test=300, image_size=None, seed=0)
     splits = [
         (normalise(digits[f"{split}_images"], digits["mean"], digits["std"]), digits[f"{split}_labels"])
         for split in ("train", "validation", "test")

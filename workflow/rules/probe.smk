@@ -1,7 +1,7 @@
 rule probe:
     input:
         source=SOURCE,
-        data=DATA,
+        data=[f"results/{name}/data.safetensors" for name in cfg.scored_datasets(config)],
         students=students,
     output:
         SCORE,

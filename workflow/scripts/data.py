@@ -2,7 +2,14 @@
 
 from mkdt import job
 from mkdt.data import prepare
+from mkdt.images import Progress
 
 with job.stage(snakemake) as stage:
-    tensors = prepare(root=stage.data["root"], download=stage.data["download"], **stage.settings)
-    stage.save(stage.output[0], tensors)
+    tensors, skipped = prepare(
+        **stage.settings,
+        **stage.data,
+        threads=snakemake.threads,
+        resume=lambda: (stage.resume(), stage.scratch),
+        progress=Progress(stage.expect, stage.report, stage.checkpoint),
+    )
+    stage.save(stage.output[0], tensors, notes={"skipped": skipped} if skipped else None)

@@ -8,7 +8,7 @@ with job.stage(snakemake) as stage:
     devices = snakemake.config["teacher"]["devices"]
     state = stage.resume(processes=devices)
     stage.expect(stage.settings["epochs"], "epoch", state["epoch"] if state else 0)
-    watched = ("train_labels", "validation_images", "validation_labels")
+    watched = ("train_labels", "validation_images", "validation_labels")  # absent where the source is unlabelled
     backbone = distributed.run(
         train_teacher,
         devices,
@@ -22,7 +22,7 @@ with job.stage(snakemake) as stage:
             "state": state,
         },
         own={
-            "validation": tuple(map(data.tensor, watched)),
+            "validation": tuple(map(data.tensor, watched)) if set(watched) <= set(data.names) else None,
             "report": stage.report,
             "checkpoint": stage.checkpoint,
         },

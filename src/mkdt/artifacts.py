@@ -147,6 +147,15 @@ def save(
     write_atomically(path, lambda temporary: save_file(prepared, temporary, metadata))
 
 
+def _open(path: Path) -> Any:
+    """Open a tensor file. safetensors opens it twice, by name: again, until no other file took the name meanwhile."""
+    while True:
+        before = os.stat(path)
+        file = safe_open(path, "pt")
+        if os.path.samestat(before, os.stat(path)):
+            return file
+
+
 class Artifact:
     """A tensor file of this project, memory-mapped and checked as it is read.
 
@@ -168,7 +177,7 @@ class Artifact:
         if not self.path.is_file():
             raise UserError(f"{path} does not exist: {again}.")
         try:
-            self._file = safe_open(self.path, "pt")
+            self._file = _open(self.path)
             self.header: Header = json.loads((self._file.metadata() or {})[HEADER_KEY])
             self.names = sorted(self._file.keys())
             if self.header.pop("check") != digest(self.header):

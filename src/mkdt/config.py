@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import itertools
 import json
 import math
 import os
@@ -22,6 +23,12 @@ RESERVED = ("logs", "benchmarks", "mlartifacts")  # folders in it that are no da
 SCHEMA = Path(__file__).parents[2] / "workflow" / "schemas" / "config.schema.yaml"
 # Arguments of each architecture: what an overriding file left over from another one is dropped.
 ARCHITECTURES = {"convnet": ("depth", "width", "norm"), "resnet": ("blocks", "width"), "resnet18": ()}
+# Keys of `teacher` that belong to one loss alone: another method does not depend on them.
+LOSS_OPTIONS = {
+    "barlow_twins": ("off_diagonal",),
+    "simclr": ("temperature",),
+    "vicreg": ("invariance", "variance", "covariance"),
+}
 METHODS_WITHOUT_BUDGET = ("none", "full")
 METHODS_WITHOUT_DISTILL_SEED = ("none", "full", "high_loss")
 
@@ -333,9 +340,10 @@ def settings(
     if stage == "data":
         return seed | config["datasets"][dataset]
     if stage == "teacher":
-        teacher = {k: v for k, v in config["teacher"].items() if k not in {"name", "off_diagonal", "temperature"}}
-        option = {"barlow_twins": "off_diagonal", "simclr": "temperature"}[teacher["method"]]
-        teacher |= {"backbone": network(teacher["backbone"]), "loss": {option: config["teacher"][option]}}
+        left_out = {"name", *itertools.chain(*LOSS_OPTIONS.values())}
+        teacher = {k: v for k, v in config["teacher"].items() if k not in left_out}
+        loss = {option: config["teacher"][option] for option in LOSS_OPTIONS[teacher["method"]]}
+        teacher |= {"backbone": network(teacher["backbone"]), "loss": loss}
         return seed | teacher
     if stage == "targets":
         return seed | {"backbone": network(config["teacher"]["backbone"])}

@@ -1,4 +1,4 @@
-"""The SSL teacher: trained by Barlow Twins or SimCLR, then asked once for every image's representation."""
+"""The SSL teacher: trained by one of the losses of `ssl`, then asked once for every image's representation."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping

@@ -146,6 +146,21 @@ def test_a_slice_holds_only_what_its_stage_needs() -> None:
     assert cfg.settings(loaded, "distill") != cfg.settings(changed, "distill")
 
 
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("barlow_twins", {"off_diagonal"}),
+        ("simclr", {"temperature"}),
+        ("vicreg", {"invariance", "variance", "covariance"}),
+    ],
+)
+def test_a_teacher_depends_on_the_options_of_its_own_loss_alone(method: str, options: set[str]) -> None:
+    """A new temperature must not retrain a Barlow Twins teacher."""
+    slice_ = cfg.settings(cfg.load(merged(DEFAULT, {"teacher": {"method": method}})), "teacher")
+    assert set(slice_["loss"]) == options
+    assert not {option for group in cfg.LOSS_OPTIONS.values() for option in group} & set(slice_)
+
+
 def test_leftovers_of_another_architecture_do_not_count() -> None:
     """An experiment that switches to resnet18 inherits blocks and width from the default; they mean nothing there."""
     loaded = cfg.load(merged(DEFAULT, {"teacher": {"backbone": {"architecture": "resnet18"}}}))

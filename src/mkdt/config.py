@@ -22,7 +22,12 @@ RESULTS = Path("results")  # everything produced, relative to the working direct
 RESERVED = ("logs", "benchmarks", "mlartifacts")  # folders in it that are no data set and no experiment
 SCHEMA = Path(__file__).parents[2] / "workflow" / "schemas" / "config.schema.yaml"
 # Arguments of each architecture: what an overriding file left over from another one is dropped.
-ARCHITECTURES = {"convnet": ("depth", "width", "norm"), "resnet": ("blocks", "width"), "resnet18": ()}
+ARCHITECTURES = {
+    "convnet": ("depth", "width", "norm"),
+    "resnet": ("blocks", "width"),
+    **dict.fromkeys(("resnet10", "resnet18", "vgg11", "alexnet", "mobilenet"), ()),
+}
+POOLS = {"alexnet": 3, "vgg11": 5}  # how often these halve an image
 # Keys of `teacher` that belong to one loss alone: another method does not depend on them.
 LOSS_OPTIONS = {
     "barlow_twins": ("off_diagonal",),
@@ -270,6 +275,12 @@ def _check_network(key: str, spec: Mapping[str, Any], size: int) -> None:
             size // 2 ** spec["depth"] < 1,
             f"{key}.depth is {spec['depth']}, but images of {size}x{size} can be halved only {size.bit_length() - 1} times.",
         )
+    smallest = 2 ** POOLS.get(spec["architecture"], 0)
+    _fail_if(
+        size < smallest,
+        f"{key} is a {spec['architecture']}, which needs images of at least {smallest}x{smallest}, but the source's are "
+        f"{size}x{size}: take another student, or a larger image_size.",
+    )
 
 
 def facts_of(config: Config, dataset: str) -> Dataset:

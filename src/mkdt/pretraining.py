@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from mkdt import seeding
 from mkdt.artifacts import Artifact
+from mkdt.errors import UserError
 from mkdt.models import Spec, Student, build_student, flatten_state, load_state
 from mkdt.synthetic import SyntheticSet
 
@@ -124,6 +125,9 @@ def pretrain_grid(
         ``snapshots`` float32 [R,S,P] (parameters and running statistics, ``models.flatten_state``), ``losses`` float32
         [R,S] of the batch before each, ``valid`` bool [R,S] (false where training diverged: zeros there), ``rates``
         float64 [R], ``steps`` int64 [S], ``shape`` int64 [3] (channels, size, D).
+
+    Raises:
+        UserError: the last batch has one image and the student batch norm, which needs two.
     """
     channels, size = images.shape[1], images.shape[2]
 
@@ -132,7 +136,18 @@ def pretrain_grid(
         return model.to(images.device)
 
     done = {"rate": 0, "step": 0}
-    width = len(flatten_state(fresh()))
+    model = fresh()
+    # The config is checked for this; the size of a set from a file is known only here.
+    if (
+        steps[-1]
+        and len(images) % settings["batch"] == 1
+        and any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    ):
+        raise UserError(
+            f"pretrain.batch {settings['batch']} leaves a last batch of one image of a set of {len(images)}, which the "
+            f"batch norm of a {student['architecture']} cannot take: change pretrain.batch."
+        )
+    width = len(flatten_state(model))
     snapshots = torch.zeros(len(rates), len(steps), width)
     losses = torch.zeros(len(rates), len(steps))
     valid = torch.zeros(len(rates), len(steps), dtype=torch.bool)

@@ -89,6 +89,15 @@ def test_default_sizes() -> None:
         ({"students": {"convnet": {"norm": "batch"}}}, ["running statistics"]),
         ({"students": {"convnet": {"norm": "group", "width": 48}}}, ["width", "32 groups"]),
         ({"students": {"convnet": {"architecture": "resnet"}}}, ["students.convnet", "blocks"]),
+        (
+            {"students": {"vgg": {"architecture": "vgg11"}}, "pretrain": {"students": ["vgg"]}},
+            ["students.vgg", "32x32", "8x8"],
+        ),
+        (
+            {"students": {"alex": {"architecture": "alexnet"}}, "pretrain": {"students": ["alex"], "batch": 13}},
+            ["students.alex", "one image", "14"],
+        ),
+        ({"students": {"convnet": {"architecture": "mobilenet"}}}, ["students.convnet", "running statistics"]),
         ({"experts": {"epochs": 2}}, ["experts.epochs", "need 3"]),
         ({"budgets": []}, ["budgets", "at least 1"]),
         ({"budgets": [0.0001]}, ["budgets", "less than one image"]),

@@ -153,8 +153,10 @@ def _check(config: Config) -> None:
         _fail_if(name in RESERVED, f"the name '{name}' is taken by a folder of results/, choose another one.")
     for name in used_datasets(config):
         _check_dataset(config, name)
+    origin = teacher_origin(config)
+    _check_origin(config)
     for key, spec in [
-        ("teacher.backbone", config["teacher"]["backbone"]),
+        *[("teacher.backbone", config["teacher"]["backbone"])] * (origin == "trained"),
         *(
             (f"students.{name}", students[name])
             for name in sorted({config["student"], *config["pretrain"]["students"]})
@@ -194,7 +196,7 @@ def _check(config: Config) -> None:
     crop = config["teacher"]["augment"]["crop_scale"]
     _fail_if(crop[0] > crop[1], f"teacher.augment.crop_scale must ascend, got {crop}.")
     _fail_if(
-        config["teacher"]["warmup_epochs"] >= config["teacher"]["epochs"],
+        origin == "trained" and config["teacher"]["warmup_epochs"] >= config["teacher"]["epochs"],
         f"teacher.warmup_epochs ({config['teacher']['warmup_epochs']}) must be less than teacher.epochs "
         f"({config['teacher']['epochs']}).",
     )
@@ -226,6 +228,27 @@ def _check(config: Config) -> None:
                 f"methods: {method} and {slugs.get(slug)} would share the name '{slug}', rename one file.",
             )
             slugs[slug] = method
+
+
+def _check_origin(config: Config) -> None:
+    """The files of a teacher or of targets that the user brings."""
+    checkpoint, targets = config["teacher"]["checkpoint"], config["targets"]["file"]
+    given = teacher_origin(config)
+    _fail_if(
+        targets is not None and (checkpoint["file"] is not None or checkpoint["model"] is not None),
+        "targets.file and teacher.checkpoint are both given: one of them makes the targets, set the other to null.",
+    )
+    for key, path in (("targets.file", targets), ("teacher.checkpoint.file", checkpoint["file"])):
+        _fail_if(path is not None and not Path(path).is_file(), f"{key}: {path} does not exist.")
+    unused = [key for key, value in checkpoint.items() if value is not None and key not in {"file", "model"}]
+    _fail_if(
+        given != "checkpoint" and bool(unused),
+        f"teacher.checkpoint.{''.join(unused[:1])} is set, but there is no checkpoint: give teacher.checkpoint.file.",
+    )
+    _fail_if(
+        checkpoint["sha256"] is not None and checkpoint["file"] is None,
+        "teacher.checkpoint.sha256 is the digest of teacher.checkpoint.file, which is null.",
+    )
 
 
 def _check_dataset(config: Config, name: str) -> None:
@@ -337,6 +360,14 @@ def network(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {key: spec[key] for key in ("architecture", *ARCHITECTURES[spec["architecture"]])}
 
 
+def teacher_origin(config: Config) -> str:
+    """Where the targets come from: a teacher that is ``trained`` here, a ``checkpoint``, or a ``file`` of targets."""
+    checkpoint = config["teacher"]["checkpoint"]
+    if config["targets"]["file"] is not None:
+        return "file"
+    return "checkpoint" if checkpoint["file"] is not None or checkpoint["model"] is not None else "trained"
+
+
 def used_datasets(config: Config) -> list[str]:
     """The source, the selection set and the downstream sets, each once."""
     probe = config["probe"]
@@ -350,14 +381,21 @@ def settings(
     seed = {"seed": config["seed"]}
     if stage == "data":
         return seed | config["datasets"][dataset]
+    if stage == "teacher" and teacher_origin(config) == "checkpoint":
+        # Without its path: the file's digest is in the header, and a file that moved makes nothing anew.
+        return seed | {"checkpoint": {k: v for k, v in config["teacher"]["checkpoint"].items() if k != "file"}}
     if stage == "teacher":
-        left_out = {"name", *itertools.chain(*LOSS_OPTIONS.values())}
+        left_out = {"name", "checkpoint", *itertools.chain(*LOSS_OPTIONS.values())}
         teacher = {k: v for k, v in config["teacher"].items() if k not in left_out}
         loss = {option: config["teacher"][option] for option in LOSS_OPTIONS[teacher["method"]]}
         teacher |= {"backbone": network(teacher["backbone"]), "loss": loss}
         return seed | teacher
     if stage == "targets":
-        return seed | {"backbone": network(config["teacher"]["backbone"])}
+        # The teacher's file says which network it is.
+        published = {"published": facts_of(config, config["source"]).train}
+        return seed | (published if teacher_origin(config) == "file" else {})
+    if stage == "targets_probe":
+        return seed
     if stage == "experts":
         training = {k: v for k, v in config["experts"].items() if k not in {"count", "per_job"}}
         return seed | {"student": network(config["students"][config["student"]])} | training
@@ -392,7 +430,11 @@ def names(config: Config) -> dict[str, Any]:
     """What each shared folder name stands for; experiments that share a name must agree on it."""
     folder = f"{config['source']}/{config['teacher']['name']}"
     shared = {name: settings(config, "data", dataset=name) for name in used_datasets(config)}
-    shared[folder] = settings(config, "teacher")
+    files = {"checkpoint": config["teacher"]["checkpoint"]["file"], "file": config["targets"]["file"]}
+    origin = teacher_origin(config)
+    shared[folder] = settings(config, "targets" if origin == "file" else "teacher")
+    if origin != "trained":
+        shared[folder] |= {"file": files[origin]}
     shared[f"{folder}/{config['student']}"] = settings(config, "experts")
     return shared
 

@@ -76,7 +76,7 @@ def load_checkpoint(path: str | Path | None, options: Mapping[str, Any], channel
                 "another file than you expect."
             )
     name = (options["model"] or "").removeprefix("timm:")
-    found = _timm(name, path) if name else _recognise(Path(str(path)))
+    found = _timm(name, path, options["image_size"] is not None) if name else _recognise(Path(str(path)))
     found.identity = identity or digest({key: tensor_digest(value) for key, value in found.weights.items()})
     if options["padding"] is not None:
         if found.backbone.get("kernel") != 3:
@@ -149,9 +149,9 @@ def _own(path: Path) -> Checkpoint:
     return Checkpoint("mkdt", dict(parameters["backbone"]), dict(view), weights)
 
 
-def _timm(name: str, path: str | Path | None) -> Checkpoint:
+def _timm(name: str, path: str | Path | None, any_size: bool) -> Checkpoint:
     """A model of timm with the weights of a file, or with those that timm downloads."""
-    spec = {"architecture": "timm", "name": name}
+    spec = {"architecture": "timm", "name": name, "any_size": any_size}
     model = build_backbone(spec, 3, 0)
     import timm
     from timm.data import resolve_model_data_config

@@ -171,8 +171,10 @@ def torchvision_resnet(channels: int, size: int, *, name: str, kernel: int, padd
     return cast(nn.Module, model)
 
 
-def timm_model(channels: int, size: int, *, name: str) -> nn.Module:
+def timm_model(channels: int, size: int, *, name: str, any_size: bool) -> nn.Module:
     """A model of the timm library without classifier; its weights are random until a checkpoint is loaded.
+
+    With ``any_size`` a vision transformer interpolates its position embedding to images of another size than its own.
 
     Raises:
         UserError: timm is not installed, or has no such model.
@@ -181,8 +183,12 @@ def timm_model(channels: int, size: int, *, name: str) -> nn.Module:
         import timm
     except ImportError as error:
         raise UserError("timm is not installed: pip install 'mkdt[timm]' in the environment of the jobs.") from error
+    arguments: dict[str, Any] = {"pretrained": False, "num_classes": 0, "in_chans": channels}
     try:
-        model = timm.create_model(name, pretrained=False, num_classes=0, in_chans=channels)
+        try:
+            model = timm.create_model(name, **arguments, **({"dynamic_img_size": True} if any_size else {}))
+        except TypeError:  # a convolutional network takes any size and not this argument
+            model = timm.create_model(name, **arguments)
     except RuntimeError as error:
         raise UserError(
             f"timm has no model '{name}' ({str(error).splitlines()[0]}); see timm.list_models()."

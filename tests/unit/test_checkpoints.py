@@ -1,6 +1,8 @@
 """Checkpoints from elsewhere: random weights in each published form, and every way in which a file can be wrong."""
 
 import pickle
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -326,3 +328,111 @@ def test_images_that_are_too_small_are_refused_before_any_training(tmp_path: Pat
     """A padding of 0 leaves nothing of a 2x2 image."""
     with pytest.raises(UserError, match=r"does not take images of 2x2.*image_size"):
         load(written(tmp_path, KRR_ST.state_dict()), size=2, padding=0)
+
+
+def timm_file(folder: Path, name: str, **changes: Any) -> tuple[Path, nn.Module]:
+    """Random weights of a timm model as its authors publish them, with classifier; and the model without."""
+    timm = pytest.importorskip("timm")
+    model = shaken(timm.create_model(name, pretrained=False))
+    path = folder / "timm.safetensors"
+    save_file({key: value.contiguous() for key, value in (model.state_dict() | changes).items()}, path)
+    model.reset_classifier(0)
+    return path, model
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_convnext"])
+def test_a_model_of_timm_sees_images_as_timm_says(name: str, tmp_path: Path) -> None:
+    """Its size, statistics and interpolation; its classifier dropped by timm's own name for it."""
+    path, model = timm_file(tmp_path, name)
+    found = load(path, model=f"timm:{name}")
+    assert found.format == "timm"
+    assert found.left_out
+    from timm.data import resolve_model_data_config
+
+    seen = resolve_model_data_config(model)
+    images = pixels()[:2]
+    size, mode = seen["input_size"][1:], seen["interpolation"]
+    large = nn.functional.interpolate(images.float() / 255, size, mode=mode, antialias=True)
+    mean, std = (torch.tensor(seen[key])[:, None, None] for key in ("mean", "std"))
+    with torch.no_grad():
+        wanted = model.eval()((large - mean) / std)
+    torch.testing.assert_close(features(found, images, tmp_path, MEAN, STD), wanted, rtol=1e-3, atol=1e-3)
+    smaller = load(path, model=f"timm:{name}", image_size=96)
+    assert features(smaller, images, tmp_path, MEAN, STD).shape == wanted.shape
+
+
+def test_faults_of_timm_checkpoints_are_named(tmp_path: Path) -> None:
+    """An unknown name, a tensor that is left over, weights that cannot be fetched, a size that does not suit."""
+    path, _ = timm_file(tmp_path, "test_vit", extra=torch.zeros(2))
+    with pytest.raises(UserError, match="timm has no model 'nothing_like_it'"):
+        load(path, model="timm:nothing_like_it")
+    with pytest.raises(UserError, match="has extra left over"):
+        load(path, model="timm:test_vit")
+    path, _ = timm_file(tmp_path, "test_vit")
+    with pytest.raises(UserError, match=r"does not take images of 50x50.*image_size"):
+        load(path, model="timm:test_vit", image_size=50)
+    with pytest.raises(UserError, match=r"teacher\.checkpoint\.padding"):
+        load(path, model="timm:test_vit", padding=1)
+
+
+class TinyTimm(nn.Module):
+    """As much of a timm model as is used here."""
+
+    num_features = 6
+    pretrained_cfg = {"classifier": "head", "input_size": (3, 10, 10)}  # noqa: RUF012
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 10)
+        self.head = nn.Linear(6, num_classes) if num_classes else nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features, or scores."""
+        return self.head(self.stem(images).flatten(1))
+
+
+@pytest.fixture
+def fake_timm(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """timm's interface, without timm and without a net: its downloads are what the returned dict holds."""
+    published: dict[str, Any] = {}
+
+    def create_model(name: str, pretrained: bool, num_classes: int = 10, in_chans: int = 3) -> nn.Module:
+        if pretrained:
+            published["model"].head = nn.Identity()
+            return published["model"]
+        return TinyTimm(num_classes)
+
+    timm, data = types.ModuleType("timm"), types.ModuleType("timm.data")
+    view = {"input_size": (3, 10, 10), "mean": (0.5, 0.5, 0.5), "std": (0.1, 0.2, 0.3), "interpolation": "bicubic"}
+    timm.create_model = create_model  # type: ignore[attr-defined]
+    data.resolve_model_data_config = lambda model: view  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    monkeypatch.setitem(sys.modules, "timm.data", data)
+    return published
+
+
+@pytest.mark.parametrize("from_file", [True, False])
+def test_weights_for_timm_from_a_file_or_from_timm(fake_timm: dict[str, Any], tmp_path: Path, from_file: bool) -> None:
+    """The same features either way, and a digest of what was fetched in the header."""
+    model = shaken(TinyTimm(10))
+    fake_timm["model"] = model
+    path = written(tmp_path, model.state_dict()) if from_file else None
+    found = load(path, size=8, model="timm:tiny")
+    assert found.left_out == (["head.bias", "head.weight"] if from_file else [])
+    assert len(found.identity) == 64
+    images = pixels(size=8)
+    large = nn.functional.interpolate(images.float() / 255, (10, 10), mode="bicubic", antialias=True)
+    model.head = nn.Identity()
+    wanted = model((large - 0.5) / torch.tensor([0.1, 0.2, 0.3])[:, None, None])
+    torch.testing.assert_close(features(found, images, tmp_path, MEAN, STD), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_that_timm_cannot_fetch_and_a_missing_timm(
+    fake_timm: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sentence that says what to do, where there is no net and where timm is not installed."""
+    with pytest.raises(UserError, match=r"timm could not provide weights for 'tiny'.*teacher\.checkpoint\.file"):
+        load(None, size=8, model="timm:tiny")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UserError, match=r"pip install 'mkdt\[timm\]'"):
+        load(None, size=8, model="timm:tiny")

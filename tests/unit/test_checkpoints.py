@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.models import resnet18, resnet50
 
 from mkdt import artifacts
-from mkdt.checkpoints import Checkpoint, describe, load_checkpoint
+from mkdt.checkpoints import Checkpoint, describe, fill, load_checkpoint
 from mkdt.errors import UserError
 from mkdt.foreign import sha256
-from mkdt.models import build_backbone
+from mkdt.models import build_backbone, flatten_state
 from mkdt.teacher import load_teacher, represent
 
 OPTIONS: dict[str, Any] = dict.fromkeys(("model", "sha256", "image_size", "mean", "std", "padding"))
@@ -436,3 +438,29 @@ def test_weights_that_timm_cannot_fetch_and_a_missing_timm(
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(UserError, match=r"pip install 'mkdt\[timm\]'"):
         load(None, size=8, model="timm:tiny")
+
+
+NETWORK = build_backbone({"architecture": "resnet", "blocks": [1, 1], "width": 4}, 1, 8)
+KEYS = sorted(NETWORK.state_dict())
+
+
+@given(key=st.sampled_from(KEYS), fault=st.sampled_from(["lacks", "left over", "of shape", "not finite in"]))
+def test_any_single_fault_is_found_and_named(key: str, fault: str) -> None:
+    """Whichever tensor it is, weights or statistics: nothing is loaded in part."""
+    weights = dict(NETWORK.state_dict())
+    named = key
+    if fault == "lacks":
+        del weights[key]
+    elif fault == "left over":
+        named = f"{key}_of_another"
+        weights[named] = weights[key]
+    elif fault == "of shape":
+        weights[key] = torch.zeros(9)
+    else:
+        weights[key] = torch.full(weights[key].shape, torch.inf)
+    before = flatten_state(NETWORK)
+    with pytest.raises(UserError) as caught:
+        fill(NETWORK, weights, "theirs.pt")
+    assert named in str(caught.value)
+    assert fault in str(caught.value)
+    assert torch.equal(flatten_state(NETWORK), before)

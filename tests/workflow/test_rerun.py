@@ -97,6 +97,7 @@ def test_a_teacher_and_targets_that_are_brought(changed: Project) -> None:
         assert targets.header["digests"]["targets"] == expected
         if made == "teacher":
             teacher = Artifact(changed.folder / folder / "teacher.safetensors", "teacher")
+            assert teacher.header["parameters"]["format"] == "mkdt"
             assert teacher.header["inputs"]["checkpoint"] == hashlib.sha256(theirs.read_bytes()).hexdigest()
             theirs.write_bytes(theirs.read_bytes()[:-7])
             assert changed.planned("--config", *options)["teacher_import"] == 1

@@ -395,7 +395,8 @@ def settings(
         published = {"published": facts_of(config, config["source"]).train}
         return seed | (published if teacher_origin(config) == "file" else {})
     if stage == "targets_probe":
-        return seed
+        chosen = {key: config["probe"][key] for key in ("label_fractions", "label_draws", "l2")}
+        return seed | chosen | {"standardise": config["pretrain"]["protocol"] == "fair"}
     if stage == "experts":
         training = {k: v for k, v in config["experts"].items() if k not in {"count", "per_job"}}
         return seed | {"student": network(config["students"][config["student"]])} | training

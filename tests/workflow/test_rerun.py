@@ -47,7 +47,7 @@ def test_nothing_after_a_finished_run(finished: Project) -> None:
 @pytest.mark.parametrize(
     ("override", "jobs"),
     [
-        ("probe={label_draws: 3}", {**PROBES, "report": 1}),
+        ("probe={label_draws: 3}", {"targets_probe": 1, **PROBES, "report": 1}),
         ("distill={image_lr: 0.5}", AFTER_DISTILL),
         ("distill={step_size: {initial: 0.2}}", AFTER_DISTILL),
         ("teacher={lr: 0.003}", {"teacher": 1, "targets": 1, **AFTER_TARGETS}),

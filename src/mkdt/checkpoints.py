@@ -117,7 +117,7 @@ def _recognise(path: Path) -> Checkpoint:
     else:
         origin = "krr_st"
     first = weights.get("conv1.weight")
-    if first is None or first.ndim != 4 or "layer1.0.conv1.weight" not in weights:
+    if first is None or first.shape[-2:] not in {(3, 3), (7, 7)} or "layer1.0.conv1.weight" not in weights:
         raise UserError(
             f"{path} is of no known format (it has {_some(weights)}): docs/teachers.md lists them; otherwise give "
             "targets.file instead."

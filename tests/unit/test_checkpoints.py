@@ -264,6 +264,7 @@ WRONG: dict[str, tuple[Callable[[Weights], Any], list[str]]] = {
     "another shape": (lambda w: w | {"bn1.weight": torch.zeros(5)}, ["bn1.weight of shape [5] instead of [64]"]),
     "not finite": (lambda w: w | {"bn1.weight": torch.full((64,), torch.nan)}, ["not finite in bn1.weight"]),
     "another network": (lambda w: {"blocks.0.attn.qkv.weight": torch.zeros(2)}, ["no known format", "blocks.0.attn.qkv.weight"]),
+    "another stem": (lambda w: w | {"conv1.weight": torch.zeros(64, 3, 5, 5)}, ["no known format"]),
     "no state dict": (lambda w: {"model": w}, ["not a state dict"]),
     "a list": (lambda w: [1, 2], ["not a state dict"]),
 }  # fmt: skip

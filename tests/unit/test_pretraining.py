@@ -265,9 +265,10 @@ def test_every_architecture_comes_back_from_its_file_for_the_probe(name: str, si
     path = tmp_path / "student.safetensors"
     artifacts.save(path, made, stage="pretrain", parameters={"student": student}, rows=["snapshots"])
     restore = snapshots(artifacts.Artifact(path, "pretrain"))
-    untrained = build_student(student, 1, size, 3, 5, "student weights").eval()
     tiny = SyntheticSet(images, targets, torch.tensor(0.1), torch.zeros(1), torch.ones(1), torch.arange(6))
-    trained = pretrain(tiny, student, steps=3, rate=0.01, seed=5, **training)
+    untrained, trained = (pretrain(tiny, student, steps=k, rate=0.01, seed=5, **training) for k in (0, 3))
+    start = build_student(student, 1, size, 3, 5, "student weights")
+    assert torch.equal(flatten(untrained), flatten(start))
     with torch.no_grad():
         for step, wanted in ((0, untrained), (1, trained)):
             backbone = restore(0, step)
@@ -276,6 +277,19 @@ def test_every_architecture_comes_back_from_its_file_for_the_probe(name: str, si
     first = next(module for module in trained.modules() if isinstance(module, nn.BatchNorm2d))
     assert int(first.num_batches_tracked) == 3  # type: ignore[arg-type]
     assert bool((first.running_mean != 0).any())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["resnet10", "mobilenet"])
+def test_no_pretraining_is_a_baseline_for_deep_batch_norms_too(name: str) -> None:
+    """With statistics of nothing, MobileNet's features are the same for every image: 10 % on digits, whatever the probe."""
+    stream = torch.Generator().manual_seed(0)
+    images = 3 + torch.randn(40, 1, 8, 8, generator=stream)
+    made = pretrain_grid(images, torch.zeros(40, 3), {"architecture": name}, TRAINING, rates=[0.0], steps=[0], seed=0)
+    student = build_student({"architecture": name}, 1, 8, 3, 0, "student weights")
+    load_state(student, made["snapshots"][0, 0])
+    with torch.no_grad():
+        features = student.eval().backbone(images)
+    assert float((features.std(0) > 0.01).float().mean()) > 0.9
 
 
 def test_a_last_batch_of_one_image_is_refused_for_batch_norm_alone(

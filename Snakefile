@@ -11,8 +11,28 @@ configfile: "config/config.yaml"
 
 include: "workflow/rules/common.smk"  # checks the config, names the paths
 include: "workflow/rules/data.smk"  # decode and split each data set once
-include: "workflow/rules/teacher.smk"  # self-supervised training of the teacher
-include: "workflow/rules/targets.smk"  # its representation of every training image
+
+
+if TEACHER_ORIGIN == "trained":
+
+    include: "workflow/rules/teacher.smk"  # self-supervised training of the teacher
+
+
+if TEACHER_ORIGIN == "checkpoint":
+
+    include: "workflow/rules/teacher_import.smk"  # or one that the user brings
+
+
+if TEACHER_ORIGIN != "file":
+
+    include: "workflow/rules/targets.smk"  # its representation of every training image
+
+else:
+
+    include: "workflow/rules/targets_import.smk"  # or representations that the user brings
+
+
+include: "workflow/rules/targets_probe.smk"  # what a linear probe makes of them
 include: "workflow/rules/experts.smk"  # students regressed onto the targets: the trajectories
 include: "workflow/rules/subset.smk"  # real subsets: random, high loss
 include: "workflow/rules/distill.smk"  # trajectory matching: the synthetic set
@@ -28,6 +48,7 @@ rule all:
         DATA,
         TEACHER,
         TARGETS,
+        TARGETS_PROBE,
         EXPERTS,
         SETS,
         PRETRAINED,

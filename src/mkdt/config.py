@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import itertools
 import json
 import math
 import os
@@ -22,8 +23,19 @@ RESULTS = Path("results")  # everything produced, relative to the working direct
 RESERVED = ("logs", "benchmarks", "mlartifacts")  # folders in it that are no data set and no experiment
 SCHEMA = Path(__file__).parents[2] / "workflow" / "schemas" / "config.schema.yaml"
 # Arguments of each architecture: what an overriding file left over from another one is dropped.
-ARCHITECTURES = {"convnet": ("depth", "width", "norm"), "resnet": ("blocks", "width"), "resnet18": ()}
+ARCHITECTURES = {
+    "convnet": ("depth", "width", "norm"),
+    "resnet": ("blocks", "width"),
+    **dict.fromkeys(("resnet10", "resnet18", "vgg11", "alexnet", "mobilenet"), ()),
+}
 FOLDER_OPTIONS = ("path", "channels", "labelled")
+POOLS = {"alexnet": 3, "vgg11": 5}  # how often these halve an image
+# Keys of `teacher` that belong to one loss alone: another method does not depend on them.
+LOSS_OPTIONS = {
+    "barlow_twins": ("off_diagonal",),
+    "simclr": ("temperature",),
+    "vicreg": ("invariance", "variance", "covariance"),
+}
 METHODS_WITHOUT_BUDGET = ("none", "full")
 METHODS_WITHOUT_DISTILL_SEED = ("none", "full", "high_loss")
 
@@ -144,8 +156,10 @@ def _check(config: Config) -> None:
     for name in used_datasets(config):
         _check_folder(config, name)
         _check_dataset(config, name)
+    origin = teacher_origin(config)
+    _check_origin(config)
     for key, spec in [
-        ("teacher.backbone", config["teacher"]["backbone"]),
+        *[("teacher.backbone", config["teacher"]["backbone"])] * (origin == "trained"),
         *(
             (f"students.{name}", students[name])
             for name in sorted({config["student"], *config["pretrain"]["students"]})
@@ -185,13 +199,13 @@ def _check(config: Config) -> None:
     crop = config["teacher"]["augment"]["crop_scale"]
     _fail_if(crop[0] > crop[1], f"teacher.augment.crop_scale must ascend, got {crop}.")
     _fail_if(
-        config["teacher"]["warmup_epochs"] >= config["teacher"]["epochs"],
+        origin == "trained" and config["teacher"]["warmup_epochs"] >= config["teacher"]["epochs"],
         f"teacher.warmup_epochs ({config['teacher']['warmup_epochs']}) must be less than teacher.epochs "
         f"({config['teacher']['epochs']}).",
     )
     shared = min(config["teacher"]["batch"], total)
     _fail_if(
-        shared % config["teacher"]["devices"] != 0,
+        origin == "trained" and shared % config["teacher"]["devices"] != 0,
         f"teacher.devices is {config['teacher']['devices']}, which does not divide teacher.batch "
         f"({shared}{' images, all there are' if shared < config['teacher']['batch'] else ''}): change one of them.",
     )
@@ -223,6 +237,27 @@ def _check(config: Config) -> None:
                 f"methods: {method} and {slugs.get(slug)} would share the name '{slug}', rename one file.",
             )
             slugs[slug] = method
+
+
+def _check_origin(config: Config) -> None:
+    """The files of a teacher or of targets that the user brings."""
+    checkpoint, targets = config["teacher"]["checkpoint"], config["targets"]["file"]
+    given = teacher_origin(config)
+    _fail_if(
+        targets is not None and (checkpoint["file"] is not None or checkpoint["model"] is not None),
+        "targets.file and teacher.checkpoint are both given: one of them makes the targets, set the other to null.",
+    )
+    for key, path in (("targets.file", targets), ("teacher.checkpoint.file", checkpoint["file"])):
+        _fail_if(path is not None and not Path(path).is_file(), f"{key}: {path} does not exist.")
+    unused = [key for key, value in checkpoint.items() if value is not None and key not in {"file", "model"}]
+    _fail_if(
+        given != "checkpoint" and bool(unused),
+        f"teacher.checkpoint.{''.join(unused[:1])} is set, but there is no checkpoint: give teacher.checkpoint.file.",
+    )
+    _fail_if(
+        checkpoint["sha256"] is not None and checkpoint["file"] is None,
+        "teacher.checkpoint.sha256 is the digest of teacher.checkpoint.file, which is null.",
+    )
 
 
 def _check_folder(config: Config, name: str) -> None:
@@ -304,6 +339,12 @@ def _check_network(key: str, spec: Mapping[str, Any], size: int) -> None:
             size // 2 ** spec["depth"] < 1,
             f"{key}.depth is {spec['depth']}, but images of {size}x{size} can be halved only {size.bit_length() - 1} times.",
         )
+    smallest = 2 ** POOLS.get(spec["architecture"], 0)
+    _fail_if(
+        size < smallest,
+        f"{key} is a {spec['architecture']}, which needs images of at least {smallest}x{smallest}, but the source's are "
+        f"{size}x{size}: take another student, or a larger image_size.",
+    )
 
 
 def facts_of(config: Config, dataset: str) -> Dataset:
@@ -405,6 +446,14 @@ def scored_datasets(config: Config) -> list[str]:
     return list(dict.fromkeys([config["probe"]["selection"], *config["probe"]["downstream"]]))
 
 
+def teacher_origin(config: Config) -> str:
+    """Where the targets come from: a teacher that is ``trained`` here, a ``checkpoint``, or a ``file`` of targets."""
+    checkpoint = config["teacher"]["checkpoint"]
+    if config["targets"]["file"] is not None:
+        return "file"
+    return "checkpoint" if checkpoint["file"] is not None or checkpoint["model"] is not None else "trained"
+
+
 def used_datasets(config: Config) -> list[str]:
     """The source and those, each once."""
     return list(dict.fromkeys([config["source"], *scored_datasets(config)]))
@@ -430,14 +479,23 @@ def settings(
                 "found": _found(config, dataset),  # a folder that grows or shrinks is decoded again
             }
         return seed | chosen | counts
+    if stage == "teacher" and teacher_origin(config) == "checkpoint":
+        # Without its path: the file's digest is in the header, and a file that moved makes nothing anew.
+        return seed | {"checkpoint": {k: v for k, v in config["teacher"]["checkpoint"].items() if k != "file"}}
     if stage == "teacher":
-        other = {"name", "off_diagonal", "temperature", "devices"}  # how many share the work is no science
-        teacher = {k: v for k, v in config["teacher"].items() if k not in other}
-        option = {"barlow_twins": "off_diagonal", "simclr": "temperature"}[teacher["method"]]
-        teacher |= {"backbone": network(teacher["backbone"]), "loss": {option: config["teacher"][option]}}
+        # How many share the work is no science.
+        left_out = {"name", "devices", "checkpoint", *itertools.chain(*LOSS_OPTIONS.values())}
+        teacher = {k: v for k, v in config["teacher"].items() if k not in left_out}
+        loss = {option: config["teacher"][option] for option in LOSS_OPTIONS[teacher["method"]]}
+        teacher |= {"backbone": network(teacher["backbone"]), "loss": loss}
         return seed | teacher
     if stage == "targets":
-        return seed | {"backbone": network(config["teacher"]["backbone"])}
+        # The teacher's file says which network it is.
+        published = {"published": facts_of(config, config["source"]).train}
+        return seed | (published if teacher_origin(config) == "file" else {})
+    if stage == "targets_probe":
+        chosen = {key: config["probe"][key] for key in ("label_fractions", "label_draws", "l2")}
+        return seed | chosen | {"standardise": config["pretrain"]["protocol"] == "fair"}
     if stage == "experts":
         training = {k: v for k, v in config["experts"].items() if k not in {"count", "per_job"}}
         return seed | {"student": network(config["students"][config["student"]])} | training
@@ -472,7 +530,11 @@ def names(config: Config) -> dict[str, Any]:
     """What each shared folder name stands for; experiments that share a name must agree on it."""
     folder = f"{config['source']}/{config['teacher']['name']}"
     shared = {name: settings(config, "data", dataset=name) for name in used_datasets(config)}
-    shared[folder] = settings(config, "teacher")
+    files = {"checkpoint": config["teacher"]["checkpoint"]["file"], "file": config["targets"]["file"]}
+    origin = teacher_origin(config)
+    shared[folder] = settings(config, "targets" if origin == "file" else "teacher")
+    if origin != "trained":
+        shared[folder] |= {"file": files[origin]}
     shared[f"{folder}/{config['student']}"] = settings(config, "experts")
     return shared
 

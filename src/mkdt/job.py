@@ -72,16 +72,17 @@ class Stage:
     def open(self, role: str, path: str | Path, stage: str | None = None) -> artifacts.Artifact:
         """Open an input artifact and remember its identity, for provenance and for the resume state."""
         artifact = artifacts.Artifact(path, stage)
-        self._note_input(role, artifact.identity)
+        self.note_input(role, artifact.identity)
         return artifact
 
     def open_all(self, role: str, paths: Sequence[str], stage: str) -> list[artifacts.Artifact]:
         """Open several artifacts under one role."""
         opened = [artifacts.Artifact(path, stage) for path in paths]
-        self._note_input(role, artifacts.digest([artifact.identity for artifact in opened]))
+        self.note_input(role, artifacts.digest([artifact.identity for artifact in opened]))
         return opened
 
-    def _note_input(self, role: str, identity: str) -> None:
+    def note_input(self, role: str, identity: str) -> None:
+        """Remember the identity of an input; ``open`` does it, files from outside the project need it said."""
         self._identities[role] = identity
         self._run.tag(f"input.{role}", identity)
 
@@ -90,14 +91,18 @@ class Stage:
         path: str | Path,
         tensors: Mapping[str, torch.Tensor],
         rows: Sequence[str] = (),
+        found: Mapping[str, Any] | None = None,
         notes: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write an output artifact with this job's provenance, and with notes on what a reader should know."""
+        """Write an output artifact with this job's provenance.
+
+        ``found`` joins the parameters that the rule was given; ``notes`` say what a reader should know besides.
+        """
         artifacts.save(
             path,
             tensors,
             stage=self.name,
-            parameters=self.settings,
+            parameters=self.settings | dict(found or {}),
             code=self._code,
             inputs=self._identities,
             rows=rows,

@@ -1,6 +1,7 @@
-"""Backbones and heads: the ConvNet student, ResNets, the projector, and their parameters as flat vectors."""
+"""Backbones and heads: the ConvNet student, other students, teachers, the projector, and parameters as flat vectors."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import pairwise
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from mkdt import seeding
+from mkdt.errors import UserError
 
 Spec = Mapping[str, Any]
 LossFn = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -103,6 +105,98 @@ class ResNet(nn.Module):
         return hidden.mean((2, 3))
 
 
+class FromLayers(nn.Module):
+    """A backbone made of layers alone; its last feature map is flattened, or averaged over positions."""
+
+    def __init__(self, layers: nn.Module, dimension: int, *, average: bool = False) -> None:
+        super().__init__()
+        self.layers, self.dimension, self.average = layers, dimension, average
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features, float32 [n, dimension]."""
+        hidden = self.layers(images)
+        return cast(Tensor, hidden.mean((2, 3)) if self.average else hidden.flatten(1))
+
+
+def alexnet(channels: int, size: int) -> nn.Module:
+    """AlexNet for small images as in KRR-ST (Lee et al., 2024) and, without batch norm, Zhao et al. (2021).
+
+    Five convolutions with batch norm, three 2x2 max-pools: images of at least 8x8.
+    """
+    layers: list[nn.Module] = []
+    inputs = channels
+    for outputs, kernel, pool in [(128, 5, True), (192, 5, True), (256, 3, False), (192, 3, False), (192, 3, True)]:
+        layers += [nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2), nn.BatchNorm2d(outputs), nn.ReLU()]
+        layers += [nn.MaxPool2d(2)] * pool
+        inputs = outputs
+    return FromLayers(nn.Sequential(*layers), inputs * (size // 8) ** 2)
+
+
+def vgg11(channels: int, size: int) -> nn.Module:
+    """torchvision's VGG-11 with batch norm, its convolutions alone, as in KRR-ST: five pools, images of at least 32x32."""
+    from torchvision.models.vgg import cfgs, make_layers
+
+    layers = make_layers(cfgs["A"], batch_norm=True)
+    layers[0] = nn.Conv2d(channels, 64, 3, padding=1)
+    return FromLayers(layers, 512 * (size // 32) ** 2)
+
+
+def mobilenet(channels: int, size: int) -> nn.Module:
+    """torchvision's MobileNetV2 with the first two strides 1, as small images have it in KRR-ST (whose blocks are narrower)."""
+    from torchvision.models import MobileNetV2
+
+    blocks = [  # expansion, channels, repetitions, stride: Sandler et al. (2018), table 2, but 1 for the first stride 2
+        [1, 16, 1, 1], [6, 24, 2, 1], [6, 32, 3, 2], [6, 64, 4, 2], [6, 96, 3, 1], [6, 160, 3, 2], [6, 320, 1, 1],
+    ]  # fmt: skip
+    layers = MobileNetV2(num_classes=1, inverted_residual_setting=blocks).features
+    layers[0][0] = nn.Conv2d(channels, 32, 3, 1, 1, bias=False)
+    return FromLayers(layers, 1280, average=True)
+
+
+def torchvision_resnet(channels: int, size: int, *, name: str, kernel: int, padding: int, max_pool: bool) -> nn.Module:
+    """torchvision's ResNet ``name`` without classifier, for published weights.
+
+    Args:
+        kernel: 7 (stride 2) or 3 (stride 1, the form for small images) of the first convolution.
+        padding: of the first convolution.
+        max_pool: whether the max-pool after it is kept.
+    """
+    from torchvision.models import get_model
+
+    model = get_model(name, weights=None)
+    model.conv1 = nn.Conv2d(channels, 64, kernel, 2 if kernel == 7 else 1, padding, bias=False)
+    if not max_pool:
+        model.maxpool = nn.Identity()
+    model.dimension, model.fc = model.fc.in_features, nn.Identity()
+    return cast(nn.Module, model)
+
+
+def timm_model(channels: int, size: int, *, name: str, any_size: bool) -> nn.Module:
+    """A model of the timm library without classifier; its weights are random until a checkpoint is loaded.
+
+    With ``any_size`` a vision transformer interpolates its position embedding to images of another size than its own.
+
+    Raises:
+        UserError: timm is not installed, or has no such model.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise UserError("timm is not installed: pip install 'mkdt[timm]' in the environment of the jobs.") from error
+    arguments: dict[str, Any] = {"pretrained": False, "num_classes": 0, "in_chans": channels}
+    try:
+        try:
+            model = timm.create_model(name, **arguments, **({"dynamic_img_size": True} if any_size else {}))
+        except TypeError:  # a convolutional network takes any size and not this argument
+            model = timm.create_model(name, **arguments)
+    except RuntimeError as error:
+        raise UserError(
+            f"timm has no model '{name}' ({str(error).splitlines()[0]}); see timm.list_models()."
+        ) from error
+    model.dimension = model.num_features
+    return cast(nn.Module, model)
+
+
 class Projector(nn.Sequential):
     """The SSL head: linear, batch norm, ReLU for each hidden width, then a linear layer without bias."""
 
@@ -132,10 +226,18 @@ def build_backbone(spec: Spec, channels: int, size: int) -> nn.Module:
     Its initial weights come from torch's global generator; see ``build_student`` for a named stream.
     """
     arguments = {key: value for key, value in spec.items() if key != "architecture"}
-    if spec["architecture"] == "resnet18":
-        return ResNet(channels, size, blocks=[2, 2, 2, 2], width=64)
-    classes: dict[str, Callable[..., nn.Module]] = {"convnet": ConvNet, "resnet": ResNet}
-    return classes[spec["architecture"]](channels, size, **arguments)
+    builders: dict[str, Callable[..., nn.Module]] = {
+        "convnet": ConvNet,
+        "resnet": ResNet,
+        "resnet10": partial(ResNet, blocks=[1, 1, 1, 1], width=64),
+        "resnet18": partial(ResNet, blocks=[2, 2, 2, 2], width=64),
+        "vgg11": vgg11,
+        "alexnet": alexnet,
+        "mobilenet": mobilenet,
+        "torchvision_resnet": torchvision_resnet,
+        "timm": timm_model,
+    }
+    return builders[spec["architecture"]](channels, size, **arguments)
 
 
 def build_student(spec: Spec, channels: int, size: int, targets: int, seed: int, purpose: str, *who: int) -> Student:

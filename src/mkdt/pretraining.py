@@ -1,5 +1,6 @@
 """Pre-training: a fresh student is regressed onto a set's targets, with a snapshot at every point of a grid."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,9 +10,11 @@ from torch.nn import functional as F
 
 from mkdt import seeding
 from mkdt.artifacts import Artifact
+from mkdt.errors import UserError
 from mkdt.models import Spec, Student, build_student, flatten_state, load_state
 from mkdt.synthetic import SyntheticSet
 
+SETTLE_IMAGES = 1024  # give the batch norms of an untrained student their statistics
 BATCH, MOMENTUM, WEIGHT_DECAY = 256, 0.9, 1e-4  # paper, appendix: pre-training of students
 
 
@@ -46,6 +49,26 @@ def _steps(
             yield step + 1, loss.detach()
 
 
+def _settle(model: Student, images: Tensor, seed: int) -> None:
+    """Give the batch norms of an untrained student the statistics of (a sample of) its images.
+
+    With those of a network that has seen nothing, 0 and 1, the features of a deep one vanish in eval mode: no
+    pre-training would be no baseline.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    order = torch.randperm(len(images), generator=seeding.generator(seed, "statistics"))[:SETTLE_IMAGES]
+    for norm in norms:
+        norm.momentum = None  # the plain mean over all batches
+    model.train()
+    with torch.no_grad():
+        for rows in order.split(BATCH) if norms else ():
+            if len(rows) > 1:
+                model.backbone(images[rows.to(images.device)])
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
 def pretrain(
     training_set: SyntheticSet,
     student: Spec,
@@ -78,6 +101,8 @@ def pretrain(
     optimizer = torch.optim.SGD(model.parameters(), lr, momentum=momentum, weight_decay=weight_decay, fused=True)
     for _ in _steps(model, optimizer, images, targets, first=0, last=steps, batch=batch, seed=seed):
         pass
+    if not steps:
+        _settle(model, images, seed)
     return model.eval()
 
 
@@ -114,7 +139,7 @@ def pretrain_grid(
         student: its config entry.
         settings: ``batch``, ``momentum``, ``weight_decay``.
         rates: learning rates; every one starts from the same initial weights and sees the same order.
-        steps: numbers of steps, ascending; 0 is the untrained student.
+        steps: numbers of steps, ascending; 0 is the untrained student, its batch norms with the images' statistics.
         seed: with the settings it decides everything.
         state: what ``checkpoint`` was given before an interruption.
         report: called at each point of the grid with its loss.
@@ -124,6 +149,9 @@ def pretrain_grid(
         ``snapshots`` float32 [R,S,P] (parameters and running statistics, ``models.flatten_state``), ``losses`` float32
         [R,S] of the batch before each, ``valid`` bool [R,S] (false where training diverged: zeros there), ``rates``
         float64 [R], ``steps`` int64 [S], ``shape`` int64 [3] (channels, size, D).
+
+    Raises:
+        UserError: the last batch has one image and the student batch norm, which needs two.
     """
     channels, size = images.shape[1], images.shape[2]
 
@@ -132,7 +160,18 @@ def pretrain_grid(
         return model.to(images.device)
 
     done = {"rate": 0, "step": 0}
-    width = len(flatten_state(fresh()))
+    model = fresh()
+    # The config is checked for this; the size of a set from a file is known only here.
+    if (
+        steps[-1]
+        and len(images) % settings["batch"] == 1
+        and any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    ):
+        raise UserError(
+            f"pretrain.batch {settings['batch']} leaves a last batch of one image of a set of {len(images)}, which the "
+            f"batch norm of a {student['architecture']} cannot take: change pretrain.batch."
+        )
+    width = len(flatten_state(model))
     snapshots = torch.zeros(len(rates), len(steps), width)
     losses = torch.zeros(len(rates), len(steps))
     valid = torch.zeros(len(rates), len(steps), dtype=torch.bool)
@@ -154,7 +193,9 @@ def pretrain_grid(
         else:
             done = {"rate": r, "step": 0}
         if not done["step"] and steps[0] == 0:
-            snapshots[r, 0], valid[r, 0] = flatten_state(model).cpu(), True
+            untrained = copy.deepcopy(model)
+            _settle(untrained, images, seed)
+            snapshots[r, 0], valid[r, 0] = flatten_state(untrained).cpu(), True
         walk = _steps(
             model, optimizer, images, targets, first=done["step"], last=steps[-1], batch=settings["batch"], seed=seed
         )

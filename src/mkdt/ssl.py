@@ -35,7 +35,26 @@ def nt_xent(first: Tensor, second: Tensor, *, temperature: float) -> Tensor:
     return F.cross_entropy(similarity, partners)
 
 
-LOSSES: dict[str, Callable[..., Tensor]] = {"barlow_twins": barlow_twins, "simclr": nt_xent}
+def vicreg(first: Tensor, second: Tensor, *, invariance: float, variance: float, covariance: float) -> Tensor:
+    """VICReg (Bardes, Ponce and LeCun, 2022, algorithm 1), with its margin 1 and epsilon 1e-4.
+
+    Args:
+        first, second: projections float [n,D] of two views of the same images.
+        invariance: weight of the mean squared difference of the views (lambda).
+        variance: weight of the hinge that keeps each dimension's deviation above 1 (mu).
+        covariance: weight of the squared covariances of two dimensions (nu).
+    """
+    count, dimension = first.shape
+    hinge = redundancy = first.new_zeros(())
+    for view in (first, second):
+        centred = view - view.mean(0)
+        covariances = centred.T @ centred / (count - 1)
+        hinge = hinge + F.relu(1 - (covariances.diagonal() + 1e-4).sqrt()).mean()
+        redundancy = redundancy + (covariances.square().sum() - covariances.diagonal().square().sum()) / dimension
+    return invariance * F.mse_loss(first, second) + variance * hinge + covariance * redundancy
+
+
+LOSSES: dict[str, Callable[..., Tensor]] = {"barlow_twins": barlow_twins, "simclr": nt_xent, "vicreg": vicreg}
 
 
 class Views(nn.Module):

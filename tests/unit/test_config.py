@@ -80,6 +80,16 @@ def test_default_sizes() -> None:
         ({"teacher": {"warmup_epochs": 999}}, ["teacher.warmup_epochs"]),
         ({"teacher": {"augment": {"crop_scale": [0.9, 0.2]}}}, ["crop_scale", "ascend"]),
         ({"teacher": {"augment": {"crop_scale": [0.9]}}}, ["crop_scale", "at least 2"]),
+        ({"teacher": {"checkpoint": {"file": "/nowhere/bt.pt"}}}, ["teacher.checkpoint.file", "/nowhere/bt.pt", "does not exist"]),
+        ({"teacher": {"checkpoint": {"model": "dinov2"}}}, ["teacher.checkpoint.model", "timm:"]),
+        ({"teacher": {"checkpoint": {"sha256": "abc"}}}, ["teacher.checkpoint.sha256", "must match"]),
+        ({"teacher": {"checkpoint": {"padding": 1}}}, ["teacher.checkpoint.padding", "no checkpoint"]),
+        ({"teacher": {"checkpoint": {"model": "timm:vit", "sha256": "0" * 64}}}, ["sha256", "teacher.checkpoint.file"]),
+        ({"targets": {"file": "/nowhere/t.npy"}}, ["targets.file", "/nowhere/t.npy", "does not exist"]),
+        (
+            {"targets": {"file": __file__}, "teacher": {"checkpoint": {"model": "timm:vit"}}},
+            ["targets.file and teacher.checkpoint", "both"],
+        ),
         ({"teacher": {"name": "../up"}}, ["teacher.name", "must match"]),
         ({"experiment": "digits"}, ["experiment", "rename"]),
         ({"experiment": "logs"}, ["logs", "taken"]),
@@ -89,6 +99,15 @@ def test_default_sizes() -> None:
         ({"students": {"convnet": {"norm": "batch"}}}, ["running statistics"]),
         ({"students": {"convnet": {"norm": "group", "width": 48}}}, ["width", "32 groups"]),
         ({"students": {"convnet": {"architecture": "resnet"}}}, ["students.convnet", "blocks"]),
+        (
+            {"students": {"vgg": {"architecture": "vgg11"}}, "pretrain": {"students": ["vgg"]}},
+            ["students.vgg", "32x32", "8x8"],
+        ),
+        (
+            {"students": {"alex": {"architecture": "alexnet"}}, "pretrain": {"students": ["alex"], "batch": 13}},
+            ["students.alex", "one image", "14"],
+        ),
+        ({"students": {"convnet": {"architecture": "mobilenet"}}}, ["students.convnet", "running statistics"]),
         ({"experts": {"epochs": 2}}, ["experts.epochs", "need 3"]),
         ({"budgets": []}, ["budgets", "at least 1"]),
         ({"budgets": [0.0001]}, ["budgets", "less than one image"]),
@@ -200,6 +219,50 @@ def test_a_slice_holds_only_what_its_stage_needs() -> None:
         assert cfg.settings(loaded, stage) == cfg.settings(changed, stage)
     assert cfg.settings(loaded, "data", dataset="digits") == cfg.settings(changed, "data", dataset="digits")
     assert cfg.settings(loaded, "distill") != cfg.settings(changed, "distill")
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("barlow_twins", {"off_diagonal"}),
+        ("simclr", {"temperature"}),
+        ("vicreg", {"invariance", "variance", "covariance"}),
+    ],
+)
+def test_a_teacher_depends_on_the_options_of_its_own_loss_alone(method: str, options: set[str]) -> None:
+    """A new temperature must not retrain a Barlow Twins teacher."""
+    slice_ = cfg.settings(cfg.load(merged(DEFAULT, {"teacher": {"method": method}})), "teacher")
+    assert set(slice_["loss"]) == options
+    assert not {option for group in cfg.LOSS_OPTIONS.values() for option in group} & set(slice_)
+
+
+def test_with_a_checkpoint_no_other_key_of_the_teacher_counts(tmp_path: Path) -> None:
+    """The file decides the network: a backbone or a rate that nobody uses is neither checked nor part of a slice."""
+    file = tmp_path / "bt.pt"
+    file.touch()
+    brought = {"teacher": {"checkpoint": {"file": str(file)}, "warmup_epochs": 999, "lr": 7}}
+    loaded = cfg.load(merged(DEFAULT, brought))
+    assert cfg.teacher_origin(loaded) == "checkpoint"
+    slice_ = cfg.settings(loaded, "teacher")
+    assert set(slice_) == {"seed", "checkpoint"}
+    assert "file" not in slice_["checkpoint"]  # where it lies does not matter, what it holds is in the header
+    assert cfg.settings(loaded, "targets") == cfg.settings(cfg.load(DEFAULT), "targets") == {"seed": 0}
+    # But one name for two files is two teachers.
+    cfg.register(loaded, tmp_path)
+    (tmp_path / "other.pt").touch()
+    brought["teacher"]["checkpoint"]["file"] = str(tmp_path / "other.pt")
+    with pytest.raises(UserError, match=r"results/digits/barlow_twins.*file: "):
+        cfg.check_names(cfg.load(merged(DEFAULT, brought | {"experiment": "other"})), tmp_path)
+
+
+def test_targets_from_a_file_need_no_teacher(tmp_path: Path) -> None:
+    """Their import knows how many images the data set has as published; nothing else of the config matters to it."""
+    file = tmp_path / "targets.npy"
+    file.touch()
+    loaded = cfg.load(merged(DEFAULT, {"targets": {"file": str(file)}, "teacher": {"warmup_epochs": 999}}))
+    assert cfg.teacher_origin(loaded) == "file"
+    assert cfg.settings(loaded, "targets") == {"seed": 0, "published": 1797}
+    assert cfg.names(loaded)["digits/barlow_twins"] == {"seed": 0, "published": 1797, "file": str(file)}
 
 
 def test_leftovers_of_another_architecture_do_not_count() -> None:

@@ -27,7 +27,11 @@ from mkdt.ssl import LOSSES
 from mkdt.teacher import train_teacher
 
 CPU = torch.device("cpu")
-OPTIONS = {"barlow_twins": {"off_diagonal": 0.005}, "simclr": {"temperature": 0.5}}
+OPTIONS = {
+    "barlow_twins": {"off_diagonal": 0.005},
+    "simclr": {"temperature": 0.5},
+    "vicreg": {"invariance": 25.0, "variance": 25.0, "covariance": 1.0},
+}
 PLAIN = {"architecture": "convnet", "depth": 1, "width": 8, "norm": "none"}
 RESNET = {"architecture": "resnet", "blocks": [1], "width": 4}
 # name: backbone, projector; without batch norm as with it, the joint batch is what counts

@@ -151,3 +151,52 @@ def test_the_projector_ends_in_a_plain_linear_layer() -> None:
     assert projector(torch.randn(3, 6)).shape == (3, 4)
     assert isinstance(projector[-1], nn.Linear)
     assert [type(layer).__name__ for layer in list(projector)[:-1]] == ["Linear", "BatchNorm1d", "ReLU"]
+
+
+STUDENTS = [
+    ("resnet10", 8, 512),
+    ("resnet18", 8, 512),
+    ("vgg11", 32, 512),
+    ("vgg11", 64, 2048),
+    ("alexnet", 8, 192),
+    ("alexnet", 32, 3072),
+    ("mobilenet", 8, 1280),
+]
+
+
+@pytest.mark.parametrize(("name", "size", "dimension"), STUDENTS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_student_gives_features_of_its_stated_dimension(
+    name: str, size: int, dimension: int, channels: int
+) -> None:
+    """Heads are built from `dimension`; grey sources have one channel."""
+    backbone = build_backbone({"architecture": name}, channels, size).eval()
+    assert backbone.dimension == dimension
+    with torch.no_grad():
+        assert backbone(torch.zeros(2, channels, size, size)).shape == (2, dimension)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    # conv weights, biases and norms, counted by hand from the published tables
+    [
+        ("alexnet", (5 * 5 * 3 * 128) + (5 * 5 * 128 * 192) + 9 * (192 * 256 + 256 * 192 + 192 * 192) + 3 * 960),
+        ("vgg11", 9 * (3 * 64 + 64 * 128 + 128 * 256 + 256 * 256 + 256 * 512 + 3 * 512 * 512) + 3 * 2752),
+        (
+            "resnet10",
+            4_903_242 - 5130,
+        ),  # torchvision's block counts [1, 1, 1, 1] with a 3x3 first convolution, 10 classes
+        ("mobilenet", 3_504_872 - 1_281_000),  # torchvision's MobileNetV2 without its classifier
+    ],
+)
+def test_students_have_the_published_number_of_parameters(name: str, parameters: int) -> None:
+    """A layer left out would still give features of the right shape."""
+    backbone = build_backbone({"architecture": name}, 3, 32)
+    assert sum(parameter.numel() for parameter in backbone.parameters()) == parameters
+
+
+def test_students_from_torchvision_keep_small_images_large() -> None:
+    """The stride-2 stem of the ImageNet forms would leave a 32x32 image one pixel."""
+    images = torch.zeros(1, 3, 32, 32)
+    mobilenet = build_backbone({"architecture": "mobilenet"}, 3, 32).eval()
+    assert mobilenet.layers(images).shape[-2:] == (4, 4)

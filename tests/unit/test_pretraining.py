@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mkdt import artifacts
+from mkdt.errors import UserError
 from mkdt.models import build_student, flatten, flatten_state, load_state
 from mkdt.pretraining import grid as pretraining_grid
 from mkdt.pretraining import pretrain, pretrain_grid, snapshots
@@ -251,3 +252,52 @@ def test_a_loss_that_overflows_before_the_weights_counts_as_diverged(source: Sou
     assert made["valid"].tolist() == [[True, False]]
     assert bool(made["losses"].isfinite().all())
     assert not made["snapshots"][0, 1].any()
+
+
+@pytest.mark.parametrize(("name", "size"), [("resnet10", 8), ("vgg11", 32), ("alexnet", 8), ("mobilenet", 8)])
+def test_every_architecture_comes_back_from_its_file_for_the_probe(name: str, size: int, tmp_path: Path) -> None:
+    """Trained with batch statistics, stored with running ones, read back in eval mode: the same features."""
+    stream = torch.Generator().manual_seed(0)
+    images, targets = torch.randn(6, 1, size, size, generator=stream), torch.randn(6, 3, generator=stream)
+    training = TRAINING | {"batch": 3}
+    student = {"architecture": name}
+    made = pretrain_grid(images, targets, student, training, rates=[0.01], steps=[0, 3], seed=5)
+    path = tmp_path / "student.safetensors"
+    artifacts.save(path, made, stage="pretrain", parameters={"student": student}, rows=["snapshots"])
+    restore = snapshots(artifacts.Artifact(path, "pretrain"))
+    tiny = SyntheticSet(images, targets, torch.tensor(0.1), torch.zeros(1), torch.ones(1), torch.arange(6))
+    untrained, trained = (pretrain(tiny, student, steps=k, rate=0.01, seed=5, **training) for k in (0, 3))
+    start = build_student(student, 1, size, 3, 5, "student weights")
+    assert torch.equal(flatten(untrained), flatten(start))
+    with torch.no_grad():
+        for step, wanted in ((0, untrained), (1, trained)):
+            backbone = restore(0, step)
+            assert backbone is not None
+            assert torch.equal(backbone(images), wanted.backbone(images))
+    first = next(module for module in trained.modules() if isinstance(module, nn.BatchNorm2d))
+    assert int(first.num_batches_tracked) == 3  # type: ignore[arg-type]
+    assert bool((first.running_mean != 0).any())  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["resnet10", "mobilenet"])
+def test_no_pretraining_is_a_baseline_for_deep_batch_norms_too(name: str) -> None:
+    """With statistics of nothing, MobileNet's features are the same for every image: 10 % on digits, whatever the probe."""
+    stream = torch.Generator().manual_seed(0)
+    images = 3 + torch.randn(40, 1, 8, 8, generator=stream)
+    made = pretrain_grid(images, torch.zeros(40, 3), {"architecture": name}, TRAINING, rates=[0.0], steps=[0], seed=0)
+    student = build_student({"architecture": name}, 1, 8, 3, 0, "student weights")
+    load_state(student, made["snapshots"][0, 0])
+    with torch.no_grad():
+        features = student.eval().backbone(images)
+    assert float((features.std(0) > 0.01).float().mean()) > 0.9
+
+
+def test_a_last_batch_of_one_image_is_refused_for_batch_norm_alone(
+    source: Source, spec: dict[str, Any], batch_norm_spec: dict[str, Any]
+) -> None:
+    """A set from a file has a size that the config check could not see."""
+    images, targets = source[0][:5], source[1][:5]
+    with pytest.raises(UserError, match=r"one image of a set of 5.*change pretrain\.batch"):
+        grid((images, targets), batch_norm_spec)
+    grid((images, targets), spec, steps=[1])
+    grid((images, targets), batch_norm_spec, rates=[0.0], steps=[0])  # nothing is trained

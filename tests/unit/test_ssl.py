@@ -1,7 +1,6 @@
 """SSL losses against loop-based transcriptions of their papers, and the random views."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mkdt import seeding
-from mkdt.ssl import LOSSES, barlow_twins, build_views, nt_xent
+from mkdt.ssl import LOSSES, barlow_twins, build_views, nt_xent, vicreg
 
 PLAIN: dict[str, Any] = {
     "crop_scale": [1.0, 1.0],
@@ -66,6 +65,20 @@ def nt_xent_by_loops(first: np.ndarray, second: np.ndarray, temperature: float) 
     return total / (2 * count)
 
 
+def vicreg_by_loops(first: np.ndarray, second: np.ndarray, weights: tuple[float, float, float]) -> float:
+    """Algorithm 1 of Bardes et al. (2022), one entry of each covariance matrix at a time."""
+    count, dimension = first.shape
+    invariance = sum((first[n, j] - second[n, j]) ** 2 for n in range(count) for j in range(dimension))
+    hinge = redundancy = 0.0
+    for view in (first, second):
+        for i in range(dimension):
+            hinge += max(0.0, 1 - math.sqrt(view[:, i].var(ddof=1) + 1e-4)) / dimension
+            for j in range(dimension):
+                if i != j:
+                    redundancy += float(np.cov(view[:, i], view[:, j])[0, 1]) ** 2 / dimension
+    return weights[0] * invariance / (count * dimension) + weights[1] * hinge + weights[2] * redundancy
+
+
 def pair(count: int, dimension: int, seed: int) -> tuple[Tensor, Tensor]:
     """Two related sets of projections."""
     stream = torch.Generator().manual_seed(seed)
@@ -89,9 +102,28 @@ def test_nt_xent_equals_its_equation(count: int, dimension: int, seed: int, temp
     assert float(nt_xent(first, second, temperature=temperature)) == pytest.approx(wanted, rel=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("name", "options"), [("barlow_twins", {"off_diagonal": 0.005}), ("simclr", {"temperature": 0.5})]
-)
+WEIGHT = st.floats(0, 30)
+
+
+@given(st.integers(2, 6), st.integers(1, 5), st.integers(0, 99), st.tuples(WEIGHT, WEIGHT, WEIGHT))
+def test_vicreg_equals_its_algorithm(
+    count: int, dimension: int, seed: int, weights: tuple[float, float, float]
+) -> None:
+    """Three terms that could each be scaled by the batch or the dimension once too often."""
+    first, second = (0.7 * view for view in pair(count, dimension, seed))  # deviations on both sides of the hinge
+    wanted = vicreg_by_loops(first.numpy(), second.numpy(), weights)
+    options = dict(zip(("invariance", "variance", "covariance"), weights, strict=True))
+    assert float(vicreg(first, second, **options)) == pytest.approx(wanted, rel=1e-9, abs=1e-12)
+
+
+OPTIONS = {
+    "barlow_twins": {"off_diagonal": 0.005},
+    "simclr": {"temperature": 0.5},
+    "vicreg": {"invariance": 25.0, "variance": 25.0, "covariance": 1.0},
+}
+
+
+@pytest.mark.parametrize(("name", "options"), OPTIONS.items())
 def test_losses_prefer_matching_views_and_have_finite_gradients(name: str, options: dict[str, float]) -> None:
     """Pairing the wrong images must cost; constant (collapsed) projections must not give NaN."""
     first, second = pair(8, 4, 0)
@@ -175,9 +207,9 @@ def test_grey_images_stay_grey_through_the_colour_steps() -> None:
         assert draw(build_views(PLAIN | step, 1, 8), torch.rand(4, 1, 8, 8)).shape == (4, 1, 8, 8)
 
 
-@pytest.mark.parametrize("loss", list(LOSSES.values()))
-def test_losses_do_not_depend_on_which_view_comes_first(loss: Callable[..., Tensor]) -> None:
-    """Both losses are symmetric in the two views."""
-    options = {"off_diagonal": 0.005} if loss is barlow_twins else {"temperature": 0.5}
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_do_not_depend_on_which_view_comes_first(name: str) -> None:
+    """All losses are symmetric in the two views."""
+    loss, options = LOSSES[name], OPTIONS[name]
     first, second = pair(6, 3, 1)
     assert float(loss(first, second, **options)) == pytest.approx(float(loss(second, first, **options)), rel=1e-9)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mkdt.errors import UserError
 from mkdt.models import build_backbone, flatten_state
-from mkdt.teacher import Lars, represent, train_teacher
+from mkdt.teacher import Lars, OwnView, represent, train_teacher
 
 CPU = torch.device("cpu")
 MEAN, STD = torch.tensor([0.4]), torch.tensor([0.2])
@@ -37,7 +37,11 @@ SETTINGS: dict[str, Any] = {
     "warmup_epochs": 1,
     "monitor_every": 2,
 }
-METHODS = {"barlow_twins": {"off_diagonal": 0.005}, "simclr": {"temperature": 0.5}}
+METHODS = {
+    "barlow_twins": {"off_diagonal": 0.005},
+    "simclr": {"temperature": 0.5},
+    "vicreg": {"invariance": 25.0, "variance": 25.0, "covariance": 1.0},
+}
 Freeze = Callable[[Any], Any]
 
 
@@ -57,7 +61,7 @@ def train(pixels: Tensor, seed: int = 0, **changes: Any) -> nn.Module:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_loss_falls_and_the_representation_does_not_collapse(pixels: Tensor, method: str) -> None:
-    """Some epochs on digits must lower either loss; the monitor speaks at its interval and the end."""
+    """Some epochs on digits must lower each loss; the monitor speaks at its interval and the end."""
     seen: dict[int, dict[str, float]] = {}
     labels = torch.arange(60) % 10
     backbone = train(
@@ -176,6 +180,20 @@ def test_represent_encodes_many_images_a_call() -> None:
     represent(Counting(), torch.zeros(3000, 1, 2, 2, dtype=torch.uint8), MEAN, STD, CPU)
     assert sum(sizes) == 3000
     assert len(sizes) <= 3
+
+
+def test_a_large_view_is_encoded_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand images at 224x224 in one piece would need gigabytes; the pieces change nothing."""
+    backbone = build_backbone({"architecture": "resnet", "blocks": [1], "width": 4}, 3, 20).eval()
+    images = torch.randn(7, 1, 8, 8)
+    view = OwnView(backbone, 3, 20, "bicubic")
+    with torch.no_grad():
+        whole = view(images)
+        monkeypatch.setattr(OwnView, "PIXELS", 2 * 20**2)
+        sizes: list[int] = []
+        backbone.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+        torch.testing.assert_close(view(images), whole)
+    assert sizes == [2, 2, 2, 1]
 
 
 def test_lars_equals_a_plain_transcription() -> None:

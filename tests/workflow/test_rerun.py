@@ -1,5 +1,6 @@
 """What a change makes anew, read from the job list of a dry run: no more and no less than depends on it."""
 
+import hashlib
 import os
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ pytestmark = pytest.mark.slow
 PROBES = {f"probe {method}": 1 for method in ("none", "random", "high_loss", "mkdt", "full")}
 AFTER_DISTILL = {"distill": 2, "pretrain mkdt": 2, "probe mkdt": 1, "report": 1}
 AFTER_TARGETS = {
+    "targets_probe": 1,
     "experts_0_1": 1,
     "experts_2_3": 1,
     "subset random": 2,
@@ -45,11 +47,12 @@ def test_nothing_after_a_finished_run(finished: Project) -> None:
 @pytest.mark.parametrize(
     ("override", "jobs"),
     [
-        ("probe={label_draws: 3}", {**PROBES, "report": 1}),
+        ("probe={label_draws: 3}", {"targets_probe": 1, **PROBES, "report": 1}),
         ("distill={image_lr: 0.5}", AFTER_DISTILL),
         ("distill={step_size: {initial: 0.2}}", AFTER_DISTILL),
         ("teacher={lr: 0.003}", {"teacher": 1, "targets": 1, **AFTER_TARGETS}),
-        ("experts={lr: 0.05}", {k: v for k, v in AFTER_TARGETS.items() if k.split()[-1] not in {"none", "random", "full"}}),
+        ("teacher={temperature: 0.9}", {}),
+        ("experts={lr: 0.05}", {k: v for k, v in AFTER_TARGETS.items() if k.split()[-1] not in {"none", "random", "full", "targets_probe"}}),
         ("experts={per_job: 4}", {}),
         ("teacher={devices: 2}", {}),
         ("tracking={enabled: false}", {}),
@@ -66,6 +69,42 @@ def test_changed_code_of_distillation(changed: Project) -> None:
     """Code of src/mkdt/distill.py counts as a distillation key."""
     edit(changed, "src/mkdt/distill.py", "SMALLEST_STEP_SIZE = 1e-6", "SMALLEST_STEP_SIZE = 1e-7")
     assert changed.planned() == Counter(AFTER_DISTILL)
+
+
+def test_changed_code_of_the_probe_makes_no_target_and_no_expert(changed: Project) -> None:
+    """The probe on the targets is a rule of its own for this."""
+    edit(changed, "src/mkdt/probe.py", "TOLERANCE = 1e-6", "TOLERANCE = 1e-7")
+    assert changed.planned() == Counter({"targets_probe": 1, **PROBES, "report": 1})
+
+
+def test_a_teacher_and_targets_that_are_brought(changed: Project) -> None:
+    """A checkpoint stands for the training, a file of targets for the teacher; what follows is the same to the bit."""
+    own = changed.folder / "results/digits/tiny_teacher"
+    for name, option, made, jobs in (
+        ("brought", "checkpoint: {file: theirs/teacher.safetensors}", "teacher", {"teacher_import": 1, "targets": 1}),
+        ("given", "", "targets", {"targets_import": 1}),
+    ):
+        theirs = changed.folder / f"theirs/{made}.safetensors"
+        theirs.parent.mkdir(exist_ok=True)
+        theirs.write_bytes((own / f"{made}.safetensors").read_bytes())
+        options = ["experiment=other", f"teacher={{name: {name}, {option}}}"]
+        options += [f"targets={{file: {theirs}}}"] * (made == "targets")
+        assert changed.planned("--config", *options) >= Counter({**jobs, **AFTER_TARGETS})
+        assert "teacher" not in changed.planned("--config", *options)
+        folder = f"results/digits/{name}"
+        changed.run(f"{folder}/targets_probe.jsonl", "--config", *options)
+        targets = Artifact(changed.folder / folder / "targets.safetensors", "targets")
+        expected = Artifact(own / "targets.safetensors").header["digests"]["targets"]
+        assert targets.header["digests"]["targets"] == expected
+        if made == "teacher":
+            teacher = Artifact(changed.folder / folder / "teacher.safetensors", "teacher")
+            assert teacher.header["parameters"]["format"] == "mkdt"
+            assert teacher.header["inputs"]["checkpoint"] == hashlib.sha256(theirs.read_bytes()).hexdigest()
+            theirs.write_bytes(theirs.read_bytes()[:-7])
+            assert changed.planned("--config", *options)["teacher_import"] == 1
+            text = changed.run(f"{folder}/targets.safetensors", "--config", *options, fails=True)
+            assert "theirs/teacher.safetensors cannot be read" in text
+            assert "Traceback" not in text
 
 
 def test_comments_and_docstrings_change_nothing(changed: Project) -> None:

@@ -47,8 +47,12 @@ VARIANTS = [
 ]
 
 DATA = [f"results/{name}/data.safetensors" for name in cfg.used_datasets(config)]
+# A checkpoint has no curve of its training; where targets are brought there is no teacher.
+TEACHER_ORIGIN = cfg.teacher_origin(config)
 TEACHER = [f"{TEACHER_FOLDER}/teacher.safetensors", f"{TEACHER_FOLDER}/teacher.jsonl"]
+TEACHER = TEACHER[: {"trained": 2, "checkpoint": 1, "file": 0}[TEACHER_ORIGIN]]
 TARGETS = f"{TEACHER_FOLDER}/targets.safetensors"
+TARGETS_PROBE = f"{TEACHER_FOLDER}/targets_probe.jsonl"
 USES_EXPERTS = bool({"high_loss", "mkdt"} & set(config["methods"]))
 EXPERTS = [f"{EXPERT_FOLDER}/{expert:03d}.safetensors" for expert in range(config["experts"]["count"])] * USES_EXPERTS
 MKDT = [variant for variant in VARIANTS if variant["method"] == "mkdt"]

@@ -1,6 +1,6 @@
 """Rule data: decode a data set once, split it, write uint8 tensors."""
 
-from mkdt import job
+from mkdt import artifacts, job
 from mkdt.data import prepare
 from mkdt.images import Progress
 
@@ -13,3 +13,5 @@ with job.stage(snakemake) as stage:
         progress=Progress(stage.expect, stage.report, stage.checkpoint),
     )
     stage.save(stage.output[0], tensors, notes={"skipped": skipped} if skipped else None)
+    images = artifacts.Artifact(stage.output[0]).header["digests"]["train_images"]
+    job.log.info("digest of the training images, which proves the order of targets.file: %s", images)

@@ -28,7 +28,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(tmp_path)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
-    def build(minutes: float = 0, device: str = "cpu", code: str = "c", **settings: Any) -> Any:
+    def build(minutes: float = 0, device: str = "cpu", code: str = "c", tracking: bool = False, **settings: Any) -> Any:
         Path("results/logs").mkdir(parents=True, exist_ok=True)
         return SimpleNamespace(
             rule="teacher",
@@ -40,6 +40,8 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             threads=1,
             config={
                 "experiment": "e",
+                "source": "d",
+                "tracking": {"enabled": tracking},
                 "data": {},
                 "compute": {"device": device, "resume_minutes": minutes, "tf32": False, "threads": 1},
             },

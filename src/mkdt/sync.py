@@ -36,7 +36,7 @@ from mkdt.tracking import STORE, parse, spools
 log = logging.getLogger("mkdt")
 
 POLL_SECONDS = 1.0
-LONGEST_WAIT = 30.0  # seconds between two tries while the store does not answer
+LONGEST_WAIT = 10.0  # seconds between two tries while the store does not answer
 DRAIN_SECONDS = 10.0  # without any success, after Snakemake's end
 READ_BYTES = 1_000_000  # read and sent at a time
 BATCH = 1000  # metrics in a request, MLflow's limit; parameters and tags: 100

@@ -60,6 +60,7 @@ def quiet() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it may hold a password
 
 
 def redact(text: str) -> str:
@@ -173,7 +174,9 @@ class Syncer:
         client = MlflowClient(self._uri)
         found = client.get_experiment_by_name(self.experiment)
         if found is None:
-            client.create_experiment(self.experiment, artifact_location=self._artifacts)
+            # The UI shows training runs first, not what it has for language models.
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            client.create_experiment(self.experiment, artifact_location=self._artifacts, tags=kind)
             found = client.get_experiment_by_name(self.experiment)
         if STORE_TAG not in found.tags:
             client.set_experiment_tag(found.experiment_id, STORE_TAG, uuid.uuid4().hex)

@@ -23,6 +23,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mlflow.entities import ViewType
 from mlflow.tracking import MlflowClient
 
 from mkdt import cli, sync, tracking
@@ -460,30 +461,36 @@ def test_a_server_that_is_down_at_the_start_in_the_middle_and_at_the_end(
 
 
 class SlowProxy(ThreadingHTTPServer):
-    """Passes requests on, and sits on some: before passing them on, or on the answer, longer than a client waits."""
+    """Passes requests on, some too late: the first creation of a run comes after the second, and some answers never."""
 
-    def __init__(self, port: int, delay: float) -> None:
+    def __init__(self, port: int) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.target, self.delay, self.count = port, delay, 0
-        self.uri = f"http://127.0.0.1:{self.server_port}"
+        self.target, self.uri = port, f"http://127.0.0.1:{self.server_port}"
+        self.runs = self.batches = 0
+        self.second_run = threading.Event()
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: SlowProxy
 
     def _pass_on(self) -> None:
+        proxy = self.server
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if "create" in self.path or "log-batch" in self.path:
-            self.server.count += 1
-            before, after = self.server.count in (2, 5), self.server.count in (3, 6, 7)
-        else:
-            before = after = False
-        time.sleep(self.server.delay * before)
-        connection = http.client.HTTPConnection("127.0.0.1", self.server.target)
+        creates, logs = self.path.endswith("runs/create"), self.path.endswith("log-batch")
+        proxy.runs += creates
+        proxy.batches += logs
+        unanswered = logs and proxy.batches in (2, 5)
+        if creates and proxy.runs == 1:
+            unanswered = proxy.second_run.wait(60)
+        connection = http.client.HTTPConnection("127.0.0.1", proxy.target)
         connection.request(self.command, self.path, body, dict(self.headers))
         answer = connection.getresponse()
         content = answer.read()
-        time.sleep(self.server.delay * after)
+        if creates:
+            proxy.second_run.set()
+        if unanswered:
+            time.sleep(4)  # the client waits two
+            return
         self.send_response(answer.status)
         self.send_header("Content-Type", answer.headers.get("Content-Type", "application/json"))
         self.send_header("Content-Length", str(len(content)))
@@ -501,18 +508,21 @@ def test_a_server_slower_than_the_client_waits(
     remote: Experiment, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Requests that were given up are carried out all the same: one run, each value once."""
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
-    proxy = SlowProxy(server.port, delay=1.6)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    monkeypatch.setattr(sync, "DRAIN_SECONDS", 60.0)
+    proxy = SlowProxy(server.port)
     threading.Thread(target=proxy.serve_forever, daemon=True).start()
     (remote.folder / tracking.STORE).write_text(json.dumps({"uri": proxy.uri}))
     run = remote.run()
-    report(run, range(1500))
+    report(run, range(300))
     run.close("FINISHED")
     assert remote.sync()
     proxy.shutdown()
-    assert proxy.count > 5, "the proxy never stood in the way"
+    assert proxy.batches > 5, "the proxy never stood in the way"
     (arrived,) = remote.runs()
-    assert remote.arrived(arrived.info.run_id) == expected(range(1500))
+    assert remote.arrived(arrived.info.run_id) == expected(range(300))
+    doubles = remote.client().search_runs([arrived.info.experiment_id], run_view_type=ViewType.DELETED_ONLY)
+    assert len(doubles) == 1, "the proxy never made the server create a run twice"
 
 
 @pytest.mark.slow
@@ -534,6 +544,50 @@ def test_twenty_jobs_at_once_lose_nothing(remote: Experiment) -> None:
     for run in runs:
         assert run.info.status == "FINISHED"
         assert remote.arrived(run.info.run_id) == Counter({("loss", step, step / 4): 1 for step in range(200)})
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def page(address: str, wanted: str, profile: Path) -> str:
+    """The document that a browser makes of a page; it looks again where a busy machine had not drawn it yet."""
+    assert CHROMIUM is not None
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+        "--disable-component-update --disable-sync --window-size=1400,2200 --virtual-time-budget=30000 --dump-dom"
+    )
+    command = [CHROMIUM, *flags.split(), f"--user-data-dir={profile}", address]
+    for _ in range(5):
+        text = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+        if wanted in text:
+            break
+    return text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, to look at the UI as people do")
+def test_people_see_runs_a_curve_and_a_picture(remote: Experiment, tmp_path: Path) -> None:
+    """In a real browser: the list of runs, and one run's curve and picture from step 0 on."""
+    parent = Run(remote.folder, "experiment", "my experiment", {"stage": "experiment"}, {})
+    parent.begin()
+    run = remote.run("distill", "distill · mkdt · 1pct · seed 0")
+    for step in (0, 5):
+        run.picture(step, "synthetic", torch.full((3, 48, 48), 40 * step, dtype=torch.uint8))
+    report(run, range(1, 6))
+    run.close("FINISHED")
+    parent.close("FINISHED")
+    assert remote.sync()
+    top, job = remote.runs()
+    base = f"{remote.uri}/#/experiments/{top.info.experiment_id}/runs"
+    assert "my experiment" in page(base, "my experiment", tmp_path / "profile")
+    shown = page(f"{base}/{job.info.run_id}/model-metrics", 'class="js-line"', tmp_path / "profile")
+    assert "distill · mkdt · 1pct · seed 0" in shown
+    assert 'class="js-line"' in shown, "no curve"
+    (picture,) = set(re.findall(r'<img[^>]* src="(get-artifact[^"]*synthetic[^"]*)"', shown))
+    assert "step%2B0%2B" in picture
+    connection = http.client.HTTPConnection("127.0.0.1", int(remote.uri.rsplit(":", 1)[1]))
+    connection.request("GET", "/" + picture.replace("&amp;", "&"))
+    assert connection.getresponse().read()[8:12] == b"WEBP"
 
 
 def test_what_mlflow_refuses_costs_only_itself(local: Experiment) -> None:
@@ -629,15 +683,16 @@ def test_no_recorded_runs_is_one_sentence(tmp_path: Path, capsys: pytest.Capture
     assert "no recorded runs of experiment 'x'" in capsys.readouterr().err
 
 
-def test_no_password_reaches_a_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the syncer's messages nor its traceback; the file that holds it is its owner's alone."""
-    monkeypatch.setattr(tracking, "CLOSE_SECONDS", 60.0)
-    tracker = Tracker(config("http://me:hush@127.0.0.1:9"), tmp_path)
+@pytest.mark.slow
+@pytest.mark.parametrize("answers", [False, True])
+def test_no_password_reaches_a_log(tmp_path: Path, server: Server, answers: bool) -> None:
+    """Whether the server answers or not; the file that holds the password is its owner's alone."""
+    tracker = Tracker(config(f"http://me:hush@127.0.0.1:{server.port if answers else 9}"), tmp_path)
     tracker.start()
     tracker.end(True)
     folder = spools(tmp_path, "e")
     assert (folder / tracking.STORE).stat().st_mode & 0o777 == 0o600
-    assert "127.0.0.1" in (folder / "sync.log").read_text()
+    assert ("***@127.0.0.1" in (folder / "sync.log").read_text()) != answers
     for path in tmp_path.rglob("*"):
         assert path.name == tracking.STORE or not path.is_file() or b"hush" not in path.read_bytes()
 

@@ -209,7 +209,10 @@ class Run:
         next_sample = self._born + SAMPLE_SECONDS
 
         def sample() -> None:
-            self.metrics(self._samples, {f"system/{key}": value for key, value in sampler().items()})
+            try:
+                self.metrics(self._samples, {f"system/{key}": value for key, value in sampler().items()})
+            except psutil.Error as error:
+                self._complain(error)
             self._samples += 1
 
         while not self._closing.wait(FLUSH_SECONDS):
@@ -359,7 +362,7 @@ class Tracker:
 
     def _start_syncer(self) -> subprocess.Popen[bytes]:
         """Its standard input ends when this process does, however that happens: then it sends the rest and ends too."""
-        with open(os.open(self._folder / "sync.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
+        with open(os.open(self._folder / "sync.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", "mkdt.sync", str(self._folder)],
                 stdin=subprocess.PIPE,

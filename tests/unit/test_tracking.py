@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -183,9 +184,10 @@ def expected(steps: range) -> Metrics:
 
 
 def test_jobs_never_import_mlflow(tmp_path: Path) -> None:
-    """It costs more than a second of CPU; only the syncer needs it."""
+    """It costs more than a second of CPU; only the syncer needs it. Neither does the Snakefile need torch for this."""
     code = (
-        "import sys, mkdt.job; from pathlib import Path; from mkdt.tracking import Run; "
+        "import sys, mkdt.tracking, mkdt.config; assert 'torch' not in sys.modules; "
+        "import mkdt.job; from pathlib import Path; from mkdt.tracking import Run; "
         "r = Run(Path('x'), 'o', 'n', {}, {}); r.metrics(1, {'a': 1}); r.close('FINISHED'); "
         "assert 'mlflow' not in sys.modules"
     )
@@ -305,6 +307,30 @@ def test_a_run_that_is_still_written_to_is_not_continued(local: Experiment) -> N
     assert second.id != first.id
     first.close("FINISHED")
     second.close("FINISHED")
+
+
+def test_system_metrics_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is there with torch alone; utilisation needs a library that may be missing."""
+
+    def missing(device: int) -> int:
+        raise ModuleNotFoundError("pynvml")
+
+    cuda = SimpleNamespace(
+        is_initialized=lambda: True,
+        current_device=lambda: 0,
+        mem_get_info=lambda device: (int(6e9), int(8e9)),
+        utilization=missing,
+        power_draw=missing,
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    values = tracking.Sampler()()
+    assert values["gpu_0_memory_usage_megabytes"] == 2000
+    assert values["gpu_0_memory_usage_percentage"] == 25
+    assert 0 < values["system_memory_usage_percentage"] < 100
+    cuda.utilization, cuda.power_draw = lambda device: 50, lambda device: 70_000
+    values = tracking.Sampler()()
+    assert values["gpu_0_utilization_percentage"] == 50
+    assert values["gpu_0_power_usage_watts"] == 70
 
 
 # -- what arrives
@@ -638,6 +664,10 @@ def test_the_parent_run_has_the_report_and_goes_on(tmp_path: Path, local: Experi
     for succeeded in (False, True):
         tracker = Tracker(config(), results)
         tracker.start()
+        assert tracker._syncer is not None
+        if succeeded:
+            tracker._syncer.kill()  # then another one is started at the end
+            tracker._syncer.wait()
         tracker.end(succeeded)
         (parent,) = local.runs()
         assert parent.info.status == ("FINISHED" if succeeded else "FAILED")

@@ -96,6 +96,8 @@ class Run:
             return
         try:
             with self._guard:
+                if self._spool is not None:  # the thread was faster
+                    return
                 if earlier is None or not self._adopt(earlier):
                     self._folder.mkdir(parents=True, exist_ok=True)
                     self._open(self._folder / f"{self.id}.jsonl")
@@ -211,7 +213,7 @@ class Run:
         def sample() -> None:
             try:
                 self.metrics(self._samples, {f"system/{key}": value for key, value in sampler().items()})
-            except psutil.Error as error:
+            except Exception as error:  # of a driver, or of the system
                 self._complain(error)
             self._samples += 1
 
@@ -233,13 +235,15 @@ class Run:
             return
         with self._guard:
             records, self._records = self._records, []
+        lines = []
         for record in records:
             try:
                 if "pixels" in record:
                     record = self._write_picture(record)
-                self._unwritten += json.dumps(record).encode() + b"\n"
+                lines.append(json.dumps(record) + "\n")
             except Exception as error:  # no room for a picture, or a value that JSON does not have
                 self._complain(error)
+        self._unwritten = "".join(lines).encode()
         self._append()
 
     def _append(self) -> bool:

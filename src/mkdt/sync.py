@@ -174,9 +174,7 @@ class Syncer:
         client = MlflowClient(self._uri)
         found = client.get_experiment_by_name(self.experiment)
         if found is None:
-            # The UI shows training runs first, not what it has for language models.
-            kind = {"mlflow.experimentKind": "custom_model_development"}
-            client.create_experiment(self.experiment, artifact_location=self._artifacts, tags=kind)
+            client.create_experiment(self.experiment, artifact_location=self._artifacts)
             found = client.get_experiment_by_name(self.experiment)
         if STORE_TAG not in found.tags:
             client.set_experiment_tag(found.experiment_id, STORE_TAG, uuid.uuid4().hex)

@@ -5,7 +5,7 @@ CORES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast lint format ui bench config-docs clean-resume clean-environment
+.PHONY: demo test test-fast lint format ui sync bench config-docs clean-resume clean-environment
 .DEFAULT_GOAL := demo
 
 $(VENV)/.run: pyproject.toml constraints.txt
@@ -45,6 +45,9 @@ ui: $(VENV)/.run  ## the MLflow UI on http://127.0.0.1:5000
 	@mkdir -p results
 	MLFLOW_DISABLE_TELEMETRY=true $(BIN)/mlflow server --backend-store-uri sqlite:///results/mlflow.db \
 		--artifacts-destination results/mlartifacts --host 127.0.0.1 --port 5000 --workers 1
+
+sync: $(VENV)/.run  ## send to MLflow what has not reached it yet, each value once
+	$(BIN)/mkdt track sync
 
 config-docs: $(VENV)/.run  ## config/README.md from the schema
 	$(BIN)/python -c 'from mkdt.config import reference; print(reference(), end="")' > config/README.md

@@ -7,17 +7,20 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from engine import DEMO, Case
 from plain import plain_epoch, plain_targets
 
 from mkdt.experts import train_expert
 from mkdt.models import build_backbone, build_student
 from mkdt.teacher import represent
+from mkdt.tracking import Run
 
 CPU = torch.device("cpu")
 
@@ -72,6 +75,23 @@ def start() -> float:
     return statistics.median(taken["job"]) / statistics.median(taken["torch"])
 
 
+def tracking() -> float:
+    """CPU time of recording over time of distilling: a report an outer step of the demo's size, for twelve seconds."""
+    case = Case(DEMO, (1, 8), 14, 128, 20, torch.float32)
+    pace, step = seconds(lambda: case.ours(20), 20), 0
+    values = dict.fromkeys(["loss", "step_size", "image_gradient", "expert", "start_epoch"], 0.123456789)
+    with tempfile.TemporaryDirectory() as folder:
+        run = Run(Path(folder), "distill", "distill", {}, {})
+        begun, used = time.perf_counter(), time.process_time()
+        while time.perf_counter() - begun < 12:
+            run.metrics(step, values)
+            step += 1
+            time.sleep(pace)
+        used = time.process_time() - used
+        run.close("FINISHED")
+    return used / (step * pace)
+
+
 def main() -> None:
     """Measure on one thread, print one line a row, write the JSON."""
     torch.set_num_threads(1)
@@ -89,6 +109,7 @@ def main() -> None:
         ),
         ("experts, DataLoader of single items / stage, an epoch", ">= 2", experts),
         ("start of a job / import torch", "<= 1.5", start),
+        ("recording for MLflow / distilling, demo's size", "<= 0.01", tracking),
     ]
     for name, goal, compute in rows:
         results[name] = compute()

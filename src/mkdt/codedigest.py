@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 # Plumbing that carries no number: a new progress bar, or a better word on a licence, must not retrain a hundred experts.
-PLUMBING = frozenset({"job", "tracking", "config", "codedigest", "errors", "catalog", "downloads"})
+PLUMBING = frozenset({"job", "tracking", "sync", "cli", "config", "codedigest", "errors", "catalog", "downloads"})
 
 
 def code_digest(script: str | Path) -> str:

@@ -24,11 +24,12 @@ from tqdm import tqdm
 from mkdt import artifacts
 from mkdt.config import RESULTS, differences, flat
 from mkdt.errors import UserError
-from mkdt.tracking import Run
+from mkdt.tracking import Run, spools
 
 log = logging.getLogger("mkdt")
 
 LOG_SECONDS = 30.0  # between two lines of progress in the log
+IDENTITIES = 250  # in one tag, each cut to 16 digits: MLflow takes 8000 characters
 
 
 class Stage:
@@ -52,6 +53,7 @@ class Stage:
         self._tf32: bool = job.config["compute"]["tf32"]
         self._every = 60 * job.config["compute"]["resume_minutes"]
         self._identities: dict[str, str] = {}
+        self._read: set[str] = set()
         self._folder: Path | None = None
         self._state_file: Path | None = None
         self._lock: FileLock | None = None
@@ -60,29 +62,53 @@ class Stage:
         self._stop: int | None = None
         self._bar: Any = None
         self.name = self.rule.split("_")[0]  # experts_0_4 is a job of the stage experts
-        identity = {key: str(value) for key, value in job.wildcards.items()}
-        title = " · ".join([*self.rule.split("_", 1), *identity.values()])
-        tags = {"stage": self.name, **identity}
+        self._run = self._record(job)
+
+    def _record(self, job: Any) -> Run:
+        """This job's run: a readable name, tags to filter by, the settings as parameters."""
+        config, known = job.config, {key: str(value) for key, value in job.wildcards.items()}
+        if self.name == "distill":
+            known = {"method": "mkdt"} | known
+        batch = self.rule.split("_")[1:]
+        first = [known[key] for key in ("dataset", "method", "student", "budget") if key in known]
+        last = [f"{key.removeprefix('distill_')} {known[key]}" for key in ("distill_seed", "seed") if key in known]
+        tags = {"stage": self.name, "source": config["source"], "seed": str(self.seed), **known}
         if "SLURM_JOB_ID" in os.environ:
             tags["slurm_job"] = os.environ["SLURM_JOB_ID"]
-        self._run = Run(self._results, job.config["experiment"], title, tags, dict(flat(self.settings)))
+        return Run(
+            spools(self._results, config["experiment"]) if config["tracking"]["enabled"] else None,
+            f"{self.name}-{hashlib.sha256(str(self.output[0]).encode()).hexdigest()[:10]}",
+            " · ".join([self.name, *filter(None, ["–".join(batch)]), *first, *last]),
+            tags,
+            dict(flat(self.settings)),
+        )
 
     # -- inputs and outputs
 
     def open(self, role: str, path: str | Path, stage: str | None = None) -> artifacts.Artifact:
         """Open an input artifact and remember its identity, for provenance and for the resume state."""
         artifact = artifacts.Artifact(path, stage)
-        self.note_input(role, artifact.identity)
+        self.note_input(role, artifact.identity, path)
+        if artifact.header["stage"] in {"data", "subset", "distill"}:  # images to train on or to score with
+            name = Path(path).with_suffix("").as_posix().removeprefix(f"{self._results}/").removesuffix("/data")
+            context = "evaluation" if self.name == "probe" else "training"
+            shapes = {key: artifact.shape(key) for key in artifact.names}
+            self._run.dataset(name, artifact.identity[:32], str(path), context, shapes)
         return artifact
 
     def open_all(self, role: str, paths: Sequence[str], stage: str) -> list[artifacts.Artifact]:
         """Open several artifacts under one role."""
         opened = [artifacts.Artifact(path, stage) for path in paths]
-        self.note_input(role, artifacts.digest([artifact.identity for artifact in opened]))
+        self._read |= set(map(str, paths))
+        self._identities[role] = artifacts.digest([artifact.identity for artifact in opened])
+        for first in range(0, len(opened), IDENTITIES):
+            part = [artifact.identity[:16] for artifact in opened[first : first + IDENTITIES]]
+            self._run.tag(f"input.{role}{f'.{first}' if first else ''}", ",".join(part))
         return opened
 
-    def note_input(self, role: str, identity: str) -> None:
+    def note_input(self, role: str, identity: str, path: str | Path | None = None) -> None:
         """Remember the identity of an input; ``open`` does it, files from outside the project need it said."""
+        self._read |= {str(path)} if path else set()
         self._identities[role] = identity
         self._run.tag(f"input.{role}", identity)
 
@@ -112,7 +138,14 @@ class Stage:
 
     def write_metrics(self, path: str | Path, rows: Sequence[Mapping[str, Any]] | None = None) -> None:
         """Write every reported value as JSON lines; stages whose members may come from earlier jobs give the rows."""
-        artifacts.write_jsonl(path, self._rows if rows is None else rows)
+        rows = self._rows if rows is None else rows
+        artifacts.write_jsonl(path, rows)
+        self._replay(rows)
+
+    def _replay(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Record what this run has not: values that an earlier job reported, so that curves have no gaps."""
+        for row in rows:
+            self._run.metrics(row["step"], {key: value for key, value in row.items() if key != "step"})
 
     # -- what the science is given
 
@@ -128,7 +161,7 @@ class Stage:
         self._rows.append({"step": step, **values})
         self._run.metrics(step, values)
         if pictures is not None:
-            self._run.picture(step, "synthetic", grid(pictures))
+            self.show(step, pictures)
         if self._bar is None:
             return
         self._done += 1
@@ -139,6 +172,10 @@ class Stage:
             shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
             log.info("%d of %d, about %.0f s left: %s", self._done, self._total, left, shown)
 
+    def show(self, step: int, pictures: torch.Tensor) -> None:
+        """Show pictures, uint8 [n,C,H,W], at a step in MLflow, side by side."""
+        self._run.picture(step, "synthetic", grid(pictures))
+
     def checkpoint(self, make: Callable[[], dict[str, Any]], now: bool = False) -> None:
         """Save the resume state if it is time, or if the job was asked to stop; then stop.
 
@@ -148,7 +185,7 @@ class Stage:
         stop = self._stop  # read once: a signal that comes after this line must not stop what was not saved
         if now or stop is not None or time.monotonic() - self._saved >= self._every:
             assert self._state_file is not None, "resume() comes before the first checkpoint"
-            state = {"state": make(), "rows": self._rows}
+            state = {"state": make(), "rows": self._rows, "run": self._run.id}
             artifacts.write_atomically(self._state_file, lambda path: torch.save(state, path))
             self._saved = time.monotonic()
             stop = self._stop
@@ -194,14 +231,18 @@ class Stage:
             self._name_difference(place, settings)
         state_file = self._state_file = self._folder / f"{first.stem}.state.pt"
         if not state_file.is_file():
+            self._run.begin()
             return None
         try:
             saved = torch.load(state_file, map_location="cpu", weights_only=True)
         except Exception as error:
             state_file.rename(state_file.with_suffix(".damaged"))
             log.warning("the resume state %s is damaged (%s): set aside, starting anew.", state_file, error)
+            self._run.begin()
             return None
         self._rows = saved["rows"]
+        self._run.begin(saved.get("run"))
+        self._replay(self._rows)
         log.info("resuming from %s.", state_file)
         state: dict[str, Any] = saved["state"]
         return state
@@ -229,6 +270,7 @@ class Stage:
             kept.unlink()
             return False
         _link(kept, Path(path))
+        self._run.tag(f"output.{Path(path).name}", artifact.identity)
         log.info("%s was finished before: taken from the resume folder.", path)
         return True
 
@@ -254,8 +296,11 @@ class Stage:
             for path in self.output:
                 if Path(path).suffix in {".png", ".csv", ".jsonl", ".md"}:
                     self._run.file(Path(path))
-                    content = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-                    self._run.tag(f"output.{Path(path).name}", content)
+                    self._run.tag(f"output.{Path(path).name}", _content(path))
+        for path in self.input:  # read without `open`
+            if str(path) not in self._read and Path(path).suffix in {".csv", ".jsonl", ".safetensors"}:
+                with suppress(UserError, OSError):  # a file of somebody else's
+                    self._run.tag(f"input.{path}", _content(path))
         self._run.close(status)
         if status == "FINISHED" and self._state_file is not None:
             self._state_file.unlink(missing_ok=True)
@@ -328,6 +373,13 @@ def _device(wanted: str) -> torch.device:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError("compute.device is cuda, but torch sees no GPU here: set it to auto or cpu.")
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _content(path: str | Path) -> str:
+    """Identity of an artifact, SHA-256 (hex) of any other file."""
+    if Path(path).suffix == ".safetensors":
+        return artifacts.Artifact(path).identity
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _link(source: Path, target: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from mkdt import artifacts, job
 from mkdt.errors import UserError
+from mkdt.tracking import parse
 
 
 class Files(list[str]):
@@ -28,7 +29,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(tmp_path)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
-    def build(minutes: float = 0, device: str = "cpu", code: str = "c", **settings: Any) -> Any:
+    def build(minutes: float = 0, device: str = "cpu", code: str = "c", tracking: bool = False, **settings: Any) -> Any:
         Path("results/logs").mkdir(parents=True, exist_ok=True)
         return SimpleNamespace(
             rule="teacher",
@@ -40,6 +41,8 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             threads=1,
             config={
                 "experiment": "e",
+                "source": "d",
+                "tracking": {"enabled": tracking},
                 "data": {},
                 "compute": {"device": device, "resume_minutes": minutes, "tf32": False, "threads": 1},
             },
@@ -237,6 +240,45 @@ def test_the_progress_log_estimates_what_is_left(make: Any, monkeypatch: pytest.
         stage.expect(4, "epoch", done=1)
         stage.report(2, {"loss": 0.5})
     assert "2 of 4, about" in log_text()
+
+
+def records() -> list[dict[str, Any]]:
+    """What is in the spools, which must be one."""
+    (spool,) = Path("results/.tracking/e").glob("*.jsonl")
+    return parse(spool.read_bytes())
+
+
+def test_a_resumed_job_goes_on_with_its_run(make: Any) -> None:
+    """One run with one curve, whatever was reported after the last resume point."""
+    with pytest.raises(RuntimeError), job.stage(make(tracking=True)) as stage:
+        stage.resume()
+        stage.report(1, {"loss": 0.5})
+        stage.checkpoint(lambda: {"epoch": 1})
+        stage.report(2, {"loss": 0.25})
+        raise RuntimeError
+    with job.stage(make(tracking=True)) as stage:
+        stage.resume()
+        stage.report(2, {"loss": 0.25})
+        stage.report(3, {"loss": 0.125})
+    values = [(r["step"], r["values"]["loss"]) for r in records() if r["type"] == "metrics" and "loss" in r["values"]]
+    assert values == [(1, 0.5), (2, 0.25), (3, 0.125)]
+    assert [record["status"] for record in records() if record["type"] == "end"] == ["FAILED", "FINISHED"]
+
+
+def test_a_run_has_a_readable_name_and_tags_to_filter_by(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a table of a hundred runs needs; settings are parameters with dots."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    given = make(tracking=True, step_size={"initial": 0.5})
+    given.rule, given.wildcards = "distill", {"budget": "1pct", "distill_seed": "0"}
+    with job.stage(given):
+        pass
+    (header,) = [record for record in records() if record["type"] == "run"]
+    assert header["name"] == "distill · mkdt · 1pct · seed 0"
+    assert header["params"] == {"seed": "0", "lr": "0.1", "step_size.initial": "0.5"}
+    tags = {key: value for record in records() if record["type"] == "tags" for key, value in record["tags"].items()}
+    expected = {"stage": "distill", "source": "d", "method": "mkdt", "budget": "1pct", "distill_seed": "0", "seed": "0"}
+    assert tags.items() >= (expected | {"slurm_job": "7"}).items()
+    assert "code" in tags
 
 
 def test_grid_makes_a_colour_picture() -> None:

@@ -1,11 +1,15 @@
 """The real workflow: its report, its determinism, killed jobs, tracking and bad configs."""
 
+import hashlib
+import json
 import os
+import re
 import shutil
 import signal
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,6 +17,7 @@ import torch
 from conftest import Project
 
 from mkdt.artifacts import Artifact
+from mkdt.cli import main
 
 pytestmark = pytest.mark.slow
 
@@ -29,6 +34,16 @@ def worker(project: Project, stage: str) -> int | None:
         if here and scripts and b"bash" not in words[0]:
             return int(entry.name)
     return None
+
+
+def tracked(project: Project, query: str = "") -> tuple[Any, list[Any]]:
+    """A client of the project's store, and the runs in it."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{project.folder}/results/mlflow.db")
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    return client, list(client.search_runs([experiment.experiment_id], query, max_results=200))
 
 
 def test_report_tables(finished: Project) -> None:
@@ -114,6 +129,12 @@ def test_a_killed_job_goes_on_to_the_same_bytes(
     assert (project.folder / target).read_bytes() == (reference.folder / target).read_bytes()
     metrics = Path(target).with_suffix(".jsonl")
     assert (project.folder / metrics).read_bytes() == (reference.folder / metrics).read_bytes()
+    client, (run,) = tracked(project, f"tags.stage = '{stage}'")
+    assert run.info.status == "FINISHED", "the job that went on has the same run"
+    rows = [json.loads(line) for line in (project.folder / metrics).read_text().splitlines()]
+    for key in rows[-1].keys() - {"step"}:
+        steps = sorted(metric.step for metric in client.get_metric_history(run.info.run_id, key))
+        assert steps == [row["step"] for row in rows if key in row], "one curve, without gaps or doubles"
 
 
 def test_a_teacher_on_two_processes_is_stopped_and_goes_on_to_the_same_bytes(project: Project) -> None:
@@ -161,12 +182,7 @@ def command(pid: int) -> str:
 
 def test_mlflow_has_every_job_under_one_parent(finished: Project) -> None:
     """Runs, parameters, live metrics and pictures are in the store that onstart made."""
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{finished.folder}/results/mlflow.db")
-    experiment = client.get_experiment_by_name("tiny")
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id], max_results=200)
+    client, runs = tracked(finished)
     parents = [run for run in runs if run.data.tags["stage"] == "experiment"]
     assert len(parents) == 1
     assert parents[0].info.status == "FINISHED"
@@ -180,21 +196,51 @@ def test_mlflow_has_every_job_under_one_parent(finished: Project) -> None:
     distill = next(run for run in children if run.data.tags["stage"] == "distill")
     assert distill.data.params["iterations"] == "4"
     assert [metric.step for metric in client.get_metric_history(distill.info.run_id, "loss")] == [1, 2, 3, 4]
-    assert any("synthetic" in file.path for file in client.list_artifacts(distill.info.run_id, "images"))
+    pictures = [file.path for file in client.list_artifacts(distill.info.run_id, "images")]
+    assert {re.findall(r"step\+(\d+)", path)[0] for path in pictures} == {"0", "2", "4"}
+    assert {item.dataset.name for item in distill.inputs.dataset_inputs} == {
+        f"tiny/sets/random/6img/{distill.data.tags['distill_seed']}"
+    }
+    report = [file.path for file in client.list_artifacts(parents[0].info.run_id, "report")]
+    assert {"report/summary.md", "report/curve.png"} <= set(report)
 
 
-def test_a_dead_tracking_server_costs_no_job(project: Project) -> None:
-    """Tracking only watches: where it cannot connect, jobs run and their metrics lie beside the artifacts."""
+def test_tags_lead_from_an_accuracy_to_the_teacher(finished: Project) -> None:
+    """The walk by identities: what made a file has it as output, and names what it read as inputs."""
+    _, runs = tracked(finished)
+    makers = {
+        identity[:16]: run for run in runs for key, identity in run.data.tags.items() if key.startswith("output.")
+    }
+    accuracy = hashlib.sha256((finished.folder / "results/tiny/report/accuracy.csv").read_bytes()).hexdigest()
+    pending, stages = [accuracy], set()
+    while pending:
+        run = makers[pending.pop()[:16]]
+        if run.data.tags["stage"] not in stages or run.data.tags["stage"] in {"pretrain", "probe"}:
+            stages.add(run.data.tags["stage"])
+            read = [value for key, value in run.data.tags.items() if key.startswith("input.")]
+            pending += [identity for value in read for identity in value.split(",")]
+    assert stages == {"report", "probe", "pretrain", "distill", "subset", "experts", "targets", "teacher", "data"}
+
+
+def test_a_dead_tracking_server_costs_no_job(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tracking only watches: where it cannot connect, jobs run, and what they recorded can be sent later, once."""
     target = "results/digits/tiny_teacher/teacher.safetensors"
-    environment = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "2"}
-    os.environ.update(environment)
-    try:
-        project.run(target, "--config", "tracking={uri: 'http://127.0.0.1:9'}")
-    finally:
-        for name in environment:
-            del os.environ[name]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hush@127.0.0.1:9")
+    text = project.run(target)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert (project.folder / target).is_file()
     assert len((project.folder / target).with_suffix(".jsonl").read_text().splitlines()) == 2
+    assert "mkdt track sync" in text
+    assert "hush" not in text
+    results = project.folder / "results"
+    assert main(["track", "sync", "--results", str(results)]) == 0
+    assert main(["track", "sync", "--results", str(results)]) == 0
+    client, runs = tracked(project)
+    assert {run.data.tags["stage"]: run.info.status for run in runs} == dict.fromkeys(
+        ["experiment", "data", "teacher"], "FINISHED"
+    )
+    (teacher,) = [run for run in runs if run.data.tags["stage"] == "teacher"]
+    assert len(client.get_metric_history(teacher.info.run_id, "loss")) == 2
 
 
 def test_report_archive_opens(finished: Project, tmp_path: Path) -> None:

@@ -161,16 +161,19 @@ wildcard_constraints:
     distill_seed=r"\d+",
 
 
+TRACKER = tracking.Tracker(config, cfg.RESULTS)
+
+
 onstart:
     cfg.register(config, REGISTRY)
-    tracking.prepare(config, cfg.RESULTS)
+    TRACKER.start()
 
 
 onsuccess:
-    tracking.conclude(config, cfg.RESULTS, True)
+    TRACKER.end(True)
     if Path(REPORT[0]).is_file():
         print(f"Tables and figures: {EXPERIMENT}/report/", file=sys.stderr)
 
 
 onerror:
-    tracking.conclude(config, cfg.RESULTS, False)
+    TRACKER.end(False)

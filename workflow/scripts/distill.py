@@ -12,6 +12,7 @@ with job.stage(snakemake) as stage:
     initial = load_synthetic(stage.input.initial)
     experts = stage.open_all("experts", stage.input.experts, "experts")
     state = stage.resume()
+    stage.show(0, initial.pixels())
     stage.expect(stage.settings["iterations"], "iteration", state["iteration"] if state else 0)
     synthetic, history = distill(
         initial,

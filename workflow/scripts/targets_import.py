@@ -6,6 +6,6 @@ from mkdt.representations import load_representations
 with job.stage(snakemake) as stage:
     data = stage.open("data", stage.input.data, "data")
     found = load_representations(stage.input.file, data, stage.settings["published"])
-    stage.note_input("file", found.identity)
+    stage.note_input("file", found.identity, stage.input.file)
     job.log.log(found.level, "%s: %s", stage.input.file, found.order)
     stage.save(stage.output[0], {"targets": found.targets})

@@ -8,6 +8,6 @@ with job.stage(snakemake) as stage:
     channels, size = data.shape("train_images")[1:3]
     found = load_checkpoint(stage.input.get("checkpoint"), stage.settings["checkpoint"], channels, size)
     job.log.info("%s", describe(found))
-    stage.note_input("checkpoint", found.identity)
+    stage.note_input("checkpoint", found.identity, stage.input.get("checkpoint"))
     known = {"format": found.format, "backbone": found.backbone, "view": found.view}
     stage.save(stage.output.teacher, found.weights, found=known)

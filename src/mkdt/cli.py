@@ -1,0 +1,33 @@
+"""The command ``mkdt``: a table of subcommands, each in a module of its own that is imported only when asked for."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from mkdt.errors import UserError
+
+# name: (module with `add_arguments(parser)`, which sets `run`: arguments -> exit code; help)
+COMMANDS = {"track": ("mkdt.sync", "runs and MLflow")}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run a subcommand; a ``UserError`` is one sentence and exit code 1.
+
+    Args:
+        words: the command line; default: this process's.
+    """
+    words = sys.argv[1:] if words is None else words
+    parser = argparse.ArgumentParser(prog="mkdt", description="Tools beside the workflow; `snakemake` runs it.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    for name, (module, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary)
+        if words[:1] == [name]:
+            import_module(module).add_arguments(command)
+    arguments = parser.parse_args(words)
+    try:
+        code: int = arguments.run(arguments)
+        return code
+    except UserError as error:
+        print(f"mkdt: {error}", file=sys.stderr)
+        return 1

@@ -308,10 +308,10 @@ def variants(config: Config, method: str) -> list[tuple[str, int]]:
     return [(budget, seed) for budget in budgets for seed in ([0] if single else config["distill_seeds"])]
 
 
-def gpus_per_job(config: Config) -> int:
-    """1 where the device is ``cuda``, or ``auto`` on a machine with an NVIDIA GPU; else 0."""
+def gpus_per_job(config: Config, cluster: bool = False) -> int:
+    """1 where the device is ``cuda``, or ``auto`` on a cluster or on a machine with an NVIDIA GPU; else 0."""
     device = config["compute"]["device"]
-    return int(device == "cuda" or (device == "auto" and any(Path("/dev").glob("nvidia[0-9]*"))))
+    return int(device == "cuda" or (device == "auto" and (cluster or any(Path("/dev").glob("nvidia[0-9]*")))))
 
 
 def network(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,8 +13,8 @@ rule teacher:
     threads: THREADS
     resources:
         gpu=GPU,
-        mem_mb=memory,
-        runtime=minutes,
+        mem_mb=memory("teacher"),
+        runtime=minutes("teacher"),
     params:
         settings=cfg.settings(config, "teacher"),
         code=code("teacher"),

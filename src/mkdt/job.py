@@ -31,6 +31,10 @@ log = logging.getLogger("mkdt")
 LOG_SECONDS = 30.0  # between two lines of progress in the log
 
 
+class _Finished(Exception):
+    """An earlier job made all outputs of this one."""
+
+
 class Stage:
     """One running job. Scripts use its methods; the science only ever sees ``report`` and ``checkpoint``.
 
@@ -54,6 +58,7 @@ class Stage:
         self._identities: dict[str, str] = {}
         self._folder: Path | None = None
         self._state_file: Path | None = None
+        self._alone = False  # whether the resume folder belongs to this job's outputs only
         self._lock: FileLock | None = None
         self._rows: list[dict[str, Any]] = []
         self._saved = self._logged = time.monotonic()
@@ -152,7 +157,8 @@ class Stage:
                 default: one folder a first output.
 
         The folder is keyed by a digest of settings, code and inputs. So a state with other settings is never
-        taken; one line in the log names what differs.
+        taken; one line in the log names what differs. Where an earlier job with the same key made all outputs (a job
+        of a Snakemake that was killed goes on without it), they are taken over and the stage ends here.
         """
         first = Path(self.output[0])
         place = self._results / ".resume" / (shared or first.relative_to(self._results))
@@ -176,6 +182,9 @@ class Stage:
         if not known:
             artifacts.write_text(self._folder / "settings.json", artifacts.canonical(settings))
             self._name_difference(place, settings)
+        self._alone = shared is None
+        if self._alone and self._take_over():
+            raise _Finished
         state_file = self._state_file = self._folder / f"{first.stem}.state.pt"
         if not state_file.is_file():
             return None
@@ -208,6 +217,19 @@ class Stage:
         log.info("%s was finished before: taken from the resume folder.", path)
         return True
 
+    def _take_over(self) -> bool:
+        """Take all outputs from the resume folder; False where one is not there or damaged."""
+        assert self._folder is not None
+        files = [Path(path) for path in self.output]
+        if not all((self._folder / file.name).is_file() for file in files):
+            return False
+        tensors = [file for file in files if file.suffix == ".safetensors"]
+        if not all(self.restore(file) for file in tensors):
+            return False
+        for file in set(files) - set(tensors):
+            _link(self._folder / file.name, file)
+        return True
+
     def keep(self, path: str | Path) -> None:
         """Keep a finished member in the resume folder (a second name of the same file, no second copy)."""
         assert self._folder is not None
@@ -233,6 +255,9 @@ class Stage:
                     content = hashlib.sha256(Path(path).read_bytes()).hexdigest()
                     self._run.tag(f"output.{Path(path).name}", content)
         self._run.close(status)
+        if status == "FINISHED" and self._alone:
+            for path in filter(os.path.isfile, self.output):
+                self.keep(path)
         if status == "FINISHED" and self._state_file is not None:
             self._state_file.unlink(missing_ok=True)
         if self._lock is not None:
@@ -274,7 +299,8 @@ def stage(job: Any) -> Iterator[Stage]:
         running = Stage(job)
         with threadpool_limits(job.threads):
             log.info("%s on %s, %d thread(s)", running.rule, running.device, job.threads)
-            yield running
+            with suppress(_Finished):
+                yield running
         status = "FINISHED"
     except UserError as error:
         log.error("%s", error)

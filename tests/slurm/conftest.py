@@ -99,11 +99,11 @@ class Run:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._process.poll() is None:
+        if kind is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
             subprocess.run(["scancel", "--user=root"], check=True)
-            await_condition("an empty queue", lambda: not queue(), 60)
+            await_condition("an empty queue", lambda: not queue(self.project), 60)
         self._stop.set()
         self._watcher.join()
         self._log.close()
@@ -111,7 +111,7 @@ class Run:
     def _watch(self) -> None:
         while not self._stop.wait(0.3):
             waiting, running = [], 0
-            for job, rule, state, reason in queue("--states=all"):
+            for job, rule, state, reason in queue(self.project, "--states=all"):
                 seen = self.jobs.setdefault(job, (rule, []))[1]
                 if seen[-1:] != [state]:
                     seen.append(state)
@@ -125,7 +125,9 @@ class Run:
 
     def job(self, rule: str) -> str:
         """The id of the running job of a rule."""
-        return next(job for job, name, state, _ in queue() if name.startswith(f"rule_{rule}") and state == "RUNNING")
+        return next(
+            job for job, name, state, _ in queue(self.project) if name.startswith(f"rule_{rule}") and state == "RUNNING"
+        )
 
     def in_the_middle_of(self, rule: str) -> str:
         """Wait until a job of the rule has left a resume state; the job's id."""
@@ -158,12 +160,13 @@ class Run:
         return Counter(re.sub(r"^rule_(\w+?)(_wildcards_.*)?$", r"\1", rule) for rule, _ in self.jobs.values())
 
 
-def queue(*arguments: str) -> list[tuple[str, str, str, str]]:
-    """(id, comment, state, reason) of the jobs of this cluster."""
+def queue(project: ClusterProject, *arguments: str) -> list[tuple[str, str, str, str]]:
+    """(id, comment, state, reason) of the project's jobs."""
     text = subprocess.run(
-        ["squeue", "--noheader", "--format=%i|%k|%T|%r", *arguments], capture_output=True, text=True
+        ["squeue", "--noheader", "--format=%i|%k|%T|%r|%Z", *arguments], capture_output=True, text=True
     ).stdout
-    return [(job, rule, state, reason) for job, rule, state, reason in (line.split("|") for line in text.splitlines())]
+    rows = [line.split("|") for line in text.splitlines()]
+    return [(job, rule, state, reason) for job, rule, state, reason, folder in rows if folder == str(project.folder)]
 
 
 def await_condition(what: str, ready: Callable[[], bool], seconds: float) -> None:

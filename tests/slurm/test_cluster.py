@@ -66,6 +66,6 @@ def test_with_accounting(slurm: Callable[[bool], None], project: ClusterProject,
     mine = project.artifacts()
     assert shared
     assert [path for path in shared if mine[path] != shared[path]] == []
-    (report,) = project.folder.glob("efficiency_report_*.csv")
+    (report,) = (project.folder / "results/logs/slurm").glob("*.csv")
     for rule in ("teacher", "targets", "pretrain", "probe"):
         assert f"rule_{rule}" in report.read_text()

@@ -32,6 +32,7 @@ AUGMENT = 37e-3 / 256 / 1024
 FIT_ITERATIONS, FIT_OPERATIONS = 500, 6
 # Minutes are for planning, so they are twice the model's, at least ten, in steps of ten: start-up and slow disks cost too.
 SAFETY, SLOT = 2, 10
+LONGEST = 24 * 60  # many partitions refuse more; a stage that takes longer goes on in its next attempt
 ENCODE_BATCH = 1024  # of mkdt.teacher and mkdt.probe
 STATISTICS_IMAGES = 5000  # of mkdt.probe
 FLOAT = 4
@@ -91,7 +92,8 @@ def backbone_size(spec: Mapping[str, Any], channels: int, size: int) -> Size:
             kept += (3 * area + (size // 2) ** 2) * width
             largest, inputs, size = max(largest, width * area), width, size // 2
         return Size(parameters, width * size * size, flops, kept, largest)
-    blocks, width = spec.get("blocks", [2, 2, 2, 2]), spec.get("width", 64)
+    # An entry that overrides another architecture's may have kept keys of that one.
+    blocks, width = (spec["blocks"], spec["width"]) if spec["architecture"] == "resnet" else ([2, 2, 2, 2], 64)
     area = size * size
     parameters, flops = 9 * channels * width + 2 * width, 2 * 9.0 * channels * width * area
     kept, largest, inputs = 3 * width * area, width * area, width
@@ -298,9 +300,9 @@ def hours(needs: Need, gpus: int, threads: int) -> float:
     return (needs.flops / rate + needs.steps * STEP + seconds) / 3600
 
 
-def minutes(needs: Need, gpus: int, threads: int) -> int:
+def minutes(needs: Need, gpus: int, threads: int, attempt: int = 1) -> int:
     """Time limit to ask for, in minutes."""
-    return SLOT * max(1, ceil(SAFETY * 60 * hours(needs, gpus, threads) / SLOT))
+    return min(LONGEST, attempt * SLOT * max(1, ceil(SAFETY * 60 * hours(needs, gpus, threads) / SLOT)))
 
 
 def jobs(config: Config) -> list[tuple[str, dict[str, str]]]:

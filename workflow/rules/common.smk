@@ -138,7 +138,7 @@ def memory(stage):
 def minutes(stage):
     """Time limit of a job of the stage, more at each attempt; what it did before a limit is not lost."""
     gpus = 0 if stage in resources.LOCAL else GPU
-    return lambda wildcards, attempt: attempt * resources.minutes(needs(stage, wildcards), gpus, THREADS)
+    return lambda wildcards, attempt: resources.minutes(needs(stage, wildcards), gpus, THREADS, attempt)
 
 
 wildcard_constraints:

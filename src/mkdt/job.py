@@ -299,6 +299,8 @@ def stage(job: Any) -> Iterator[Stage]:
         running = Stage(job)
         with threadpool_limits(job.threads):
             log.info("%s on %s, %d thread(s)", running.rule, running.device, job.threads)
+            if running.device.type == "cpu" and os.getenv("CUDA_VISIBLE_DEVICES"):  # set by SLURM in a job with GPUs
+                log.warning("this job was given a GPU, but torch sees none.")
             with suppress(_Finished):
                 yield running
         status = "FINISHED"

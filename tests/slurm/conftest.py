@@ -137,7 +137,7 @@ class Run:
             assert self.alive(), self.text()
             return self.project.state(folder) is not None
 
-        await_condition(f"a resume state of {rule}", begun, 180)
+        await_condition(f"a resume state of {rule}", begun, 500)
         return self.job(rule)
 
     def kill_snakemake(self) -> None:

@@ -18,8 +18,8 @@ $(VENV)/.dev: $(VENV)/.run
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-$(VENV)/.slurm: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[dev,slurm]'
+$(VENV)/.slurm: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[slurm]'
 	touch $@
 
 demo: $(VENV)/.run  ## the whole pipeline on the default config
@@ -33,10 +33,10 @@ test: $(VENV)/.dev lint  ## lint, types, unit and workflow tests
 test-fast: $(VENV)/.dev  ## without the slow part
 	$(BIN)/pytest -m "not slow"
 
-test-slurm: $(VENV)/.slurm  ## the workflow on a SLURM of its own on this machine (root, Debian); skipped elsewhere
+test-slurm: $(VENV)/.dev $(VENV)/.slurm  ## the workflow on a SLURM of its own on this machine (root, Debian); skipped elsewhere
 	$(BIN)/pytest -m "slurm and not drill" -rs --durations=10 tests/slurm
 
-drill-slurm: $(VENV)/.slurm  ## the same, interrupting jobs in every way
+drill-slurm: $(VENV)/.dev $(VENV)/.slurm  ## the same, interrupting jobs in every way
 	$(BIN)/pytest -m drill -rs --durations=0 tests/slurm
 
 estimate: $(VENV)/.run  ## the tables of docs/cluster.md, from the configs

@@ -21,7 +21,7 @@ def test_the_estimate_counts_the_jobs_that_snakemake_plans(project: Project) -> 
 
 
 def test_every_job_states_memory_and_time(project: Project) -> None:
-    """Portable resources stand at every rule; on a cluster, where `auto` cannot look, jobs but the local ones ask for a GPU."""
+    """Portable resources stand at every rule."""
     text = project.run("--dry-run")
     stated = [line for line in text.splitlines() if line.strip().startswith("resources:")]
     jobs = [line for line in stated if "mem_mb" in line]

@@ -39,8 +39,8 @@ test-slurm: $(VENV)/.dev $(VENV)/.slurm  ## the workflow on a SLURM of its own o
 drill-slurm: $(VENV)/.dev $(VENV)/.slurm  ## the same, interrupting jobs in every way
 	$(BIN)/pytest -m drill -rs --durations=0 tests/slurm
 
-estimate: $(VENV)/.run  ## the tables of docs/cluster.md, from the configs
-	$(BIN)/python -m mkdt.resources config/config.yaml config/experiments/*.yaml
+estimate: $(VENV)/.run  ## docs/estimates.md: jobs, hours, memory and disk of every experiment
+	$(BIN)/python -m mkdt.resources config/config.yaml config/experiments/*.yaml > docs/estimates.md
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """What each stage asks of a machine: memory and minutes from the config's sizes, by a stated rule; no torch here.
 
-``python -m mkdt.resources config/experiments/NAME.yaml`` prints the table of docs/cluster.md. The rules of the workflow ask for
+``python -m mkdt.resources config/experiments/NAME.yaml`` prints an experiment's tables. The rules of the workflow ask for
 ``attempt`` times these figures, so a job that was too small or too slow gets more when it is tried again.
 """
 
@@ -365,12 +365,14 @@ def read(files: Sequence[Path]) -> Config:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print the table of every config that is named, for one GPU a job and for none."""
-    for name in arguments or ["config/config.yaml"]:
+    """Print docs/estimates.md: the tables of every config that is named, with one GPU a job and without."""
+    print("# What each experiment needs\n\nMade by `make estimate`; docs/cluster.md says how it is reckoned.")
+    for name in arguments:
         config = read([Path(name)])
+        print(f"\n## {config['experiment']}\n\n`{name}`")
         for gpus in (1, 0):
-            kind = "one GPU a job" if gpus else f"no GPU, {config['compute']['threads']} thread(s) a job"
-            print(f"**{config['experiment']}**, {kind}\n\n{table(config, gpus)}")
+            kind = "One GPU a job:" if gpus else f"No GPU, {config['compute']['threads']} thread(s) a job:"
+            print(f"\n{kind}\n\n{table(config, gpus)}", end="")
 
 
 if __name__ == "__main__":

@@ -42,26 +42,11 @@ def check(project: ClusterProject, reference: ClusterProject, stage: str, resume
     assert (project.folder / target).is_file()
     for path in (reference.folder / "results").glob(outputs):
         name = path.relative_to(reference.folder)
-        if (
-            path.suffix != ".jsonl" or stage != "experts_0"
-        ):  # a batch of another size has a metrics file of another name
-            assert (project.folder / name).read_bytes() == path.read_bytes(), name
+        if "experts" in stage and path.suffix == ".jsonl":
+            continue  # the metrics of a batch of another size have another name
+        assert (project.folder / name).read_bytes() == path.read_bytes(), name
     logs = [text for text in (project.folder / "results/logs").rglob("*.log") if str(text).endswith(f"{log}.log")]
     assert ("resuming from" in logs[0].read_text()) == resumed
-
-
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("how", [["--signal=TERM"], ["--signal=KILL"], []], ids=["TERM", "KILL", "scancel"])
-def test_cancelled(
-    unfinished: Callable[[str], ClusterProject], reference: ClusterProject, stage: str, how: list[str]
-) -> None:
-    """A job that gets SIGTERM or SIGKILL, or is cancelled, is submitted again and goes on; experts in one batch."""
-    project = unfinished(stage)
-    with Run(project, STAGES[stage][0], *ONE_BATCH) as run:
-        scancel(*how, run.in_the_middle_of(stage))
-        run.finish()
-    assert sum(run.counts().values()) == 2
-    check(project, reference, stage)
 
 
 def test_no_expert_of_a_batch_is_trained_twice(
@@ -164,3 +149,17 @@ def test_snakemake_is_killed_and_its_jobs_go_on(
     logs = (project.folder / "results/logs").rglob("*.log")
     text = next(path.read_text() for path in logs if str(path).endswith(f"{STAGES[stage][2]}.log"))
     assert "was finished before" in text
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("how", [["--signal=TERM"], ["--signal=KILL"], []], ids=["TERM", "KILL", "scancel"])
+def test_cancelled(
+    unfinished: Callable[[str], ClusterProject], reference: ClusterProject, stage: str, how: list[str]
+) -> None:
+    """A job that gets SIGTERM or SIGKILL, or is cancelled, is submitted again and goes on; experts in one batch."""
+    project = unfinished(stage)
+    with Run(project, STAGES[stage][0], *ONE_BATCH) as run:
+        scancel(*how, run.in_the_middle_of(stage))
+        run.finish()
+    assert sum(run.counts().values()) == 2
+    check(project, reference, stage)

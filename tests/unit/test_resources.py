@@ -80,7 +80,7 @@ def test_every_config_has_a_table(file: Path, gpus: int) -> None:
     settings = resources.read([file])
     for stage, arguments in resources.jobs(settings):
         needs = resources.need(settings, stage, **arguments)
-        assert resources.memory_mb(needs, gpus) >= 2000
+        assert resources.memory_mb(needs, gpus) >= 3000
         wanted = max(10, 2 * 60 * resources.hours(needs, gpus, 1))
         assert resources.minutes(needs, gpus, 1) >= min(wanted, 24 * 60)
         assert resources.minutes(needs, gpus, 1, 2) == min(2 * resources.minutes(needs, gpus, 1), 24 * 60)

@@ -64,7 +64,7 @@ SlurmdParameters=config_overrides
 GresTypes=gpu
 NodeName={node} NodeAddr=127.0.0.1 CPUs=64 RealMemory=262144 Gres=gpu:{gpus} State=UNKNOWN
 PartitionName=gpu Nodes={node} Default=YES PriorityTier=2 MaxTime=1-0 State=UP
-PartitionName=preemptible Nodes={node} PriorityTier=1 GraceTime=20 MaxTime=1-0 State=UP
+PartitionName=preemptible Nodes={node} PriorityTier=1 MaxTime=1-0 State=UP
 """
 NO_ACCOUNTING = "AccountingStorageType=accounting_storage/none\n"
 ACCOUNTING = """\

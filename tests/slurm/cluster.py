@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 HOME = Path("/tmp/mkdt-slurm")
@@ -48,7 +49,7 @@ SlurmdLogFile={home}/slurmd.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none
-ReturnToService=2
+ReturnToService=1
 # Schedule at once: a test should wait for jobs, not for the scheduler.
 SchedulerParameters=sched_interval=2,bf_interval=2,sched_min_interval=0,batch_sched_delay=0
 SelectType=select/cons_tres
@@ -187,6 +188,11 @@ def down() -> None:
         if pid := _pid(name):
             os.kill(pid, signal.SIGTERM)
             _wait(f"the end of {name}", lambda name=name: _pid(name) is None)  # type: ignore[misc]
+    # Without cgroups a job's processes can outlive it: those of a node that was set down do.
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if b"\0SLURM_CLUSTER_NAME=mkdt\0" in (entry / "environ").read_bytes():
+                os.kill(int(entry.name), signal.SIGKILL)
     for name in ("slurm.conf", "gres.conf", "slurmdbd.conf"):
         file = ETC / name
         if file.exists() and file.read_text(encoding="utf-8").startswith(MARK):

@@ -1,11 +1,12 @@
-# make demo | test | ui | lint | bench: each sets up what it needs. PYTHON and PIP_ARGS may be given on the command line.
+# make demo | test | test-slurm | ui | lint | bench: each sets up what it needs. PYTHON and PIP_ARGS may be given on the command line.
 PYTHON ?= python3
 PIP_ARGS ?=
 CORES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast lint format ui sync bench config-docs clean-resume clean-environment
+.PHONY: demo test test-fast test-slurm drill-slurm estimate lint format ui sync bench config-docs clean-resume \
+	clean-environment
 .DEFAULT_GOAL := demo
 
 $(VENV)/.run: pyproject.toml constraints.txt
@@ -18,6 +19,10 @@ $(VENV)/.dev: $(VENV)/.run
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+$(VENV)/.slurm: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[slurm]'
+	touch $@
+
 demo: $(VENV)/.run  ## the whole pipeline on the default config
 	$(BIN)/snakemake --cores $(CORES) --quiet rules
 	@cat results/digits_1pct/report/summary.md
@@ -28,6 +33,15 @@ test: $(VENV)/.dev lint  ## lint, types, unit and workflow tests
 
 test-fast: $(VENV)/.dev  ## without the slow part
 	$(BIN)/pytest -m "not slow"
+
+test-slurm: $(VENV)/.dev $(VENV)/.slurm  ## the workflow on a SLURM of its own on this machine (root, Debian); skipped elsewhere
+	$(BIN)/pytest -m "slurm and not drill" -rs --durations=10 tests/slurm
+
+drill-slurm: $(VENV)/.dev $(VENV)/.slurm  ## the same, interrupting jobs in every way
+	$(BIN)/pytest -m drill -rs --durations=0 tests/slurm
+
+estimate: $(VENV)/.run  ## docs/estimates.md: jobs, hours, memory and disk of every experiment
+	$(BIN)/python -m mkdt.resources config/config.yaml config/experiments/*.yaml > docs/estimates.md
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -52,7 +66,7 @@ sync: $(VENV)/.run  ## send to MLflow what has not reached it yet, each value on
 config-docs: $(VENV)/.run  ## config/README.md from the schema
 	$(BIN)/python -c 'from mkdt.config import reference; print(reference(), end="")' > config/README.md
 
-clean-resume:  ## resume points and second names of finished experts and students; not while a job runs
+clean-resume:  ## resume points and second names of finished files; not while a job runs
 	rm -rf results/.resume
 
 clean-environment:

@@ -416,10 +416,10 @@ def variants(config: Config, method: str) -> list[tuple[str, int]]:
     return [(budget, seed) for budget in budgets for seed in ([0] if single else config["distill_seeds"])]
 
 
-def gpus_per_job(config: Config) -> int:
-    """1 where the device is ``cuda``, or ``auto`` on a machine with an NVIDIA GPU; else 0."""
+def gpus_per_job(config: Config, cluster: bool = False) -> int:
+    """1 where the device is ``cuda``, or ``auto`` on a cluster or on a machine with an NVIDIA GPU; else 0."""
     device = config["compute"]["device"]
-    return int(device == "cuda" or (device == "auto" and any(Path("/dev").glob("nvidia[0-9]*"))))
+    return int(device == "cuda" or (device == "auto" and (cluster or any(Path("/dev").glob("nvidia[0-9]*")))))
 
 
 def decoding_threads(config: Config, dataset: str) -> int:
@@ -427,13 +427,9 @@ def decoding_threads(config: Config, dataset: str) -> int:
     return 8 if config["datasets"][dataset]["kind"] in {*PICTURES, "folder"} else 1
 
 
-def decoding_memory(config: Config, dataset: str) -> int:
-    """MB of the rule data: torch and its libraries, and a chunk of image files, or four copies of arrays (raw, in
-    torchvision's hands, split, resized)."""
-    facts = facts_of(config, dataset)
-    if config["datasets"][dataset]["kind"] in {*PICTURES, "folder"}:
-        return 3000
-    return 2000 + math.ceil(4 * (facts.train + facts.test) * facts.channels * facts.size**2 / 1e6)
+def decodes_files(config: Config, dataset: str) -> bool:
+    """Whether a data set is image files, which are decoded a chunk at a time; others are published as arrays."""
+    return config["datasets"][dataset]["kind"] in {*PICTURES, "folder"}
 
 
 def network(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,6 +32,10 @@ LOG_SECONDS = 30.0  # between two lines of progress in the log
 IDENTITIES = 250  # in one tag, each cut to 16 digits: MLflow takes 8000 characters
 
 
+class _Finished(Exception):
+    """An earlier job made all outputs of this one."""
+
+
 class Stage:
     """One running job. Scripts use its methods; the science only ever sees ``report`` and ``checkpoint``.
 
@@ -56,6 +60,7 @@ class Stage:
         self._read: set[str] = set()
         self._folder: Path | None = None
         self._state_file: Path | None = None
+        self._alone = False  # whether the resume folder belongs to this job's outputs only
         self._lock: FileLock | None = None
         self._rows: list[dict[str, Any]] = []
         self._saved = self._logged = time.monotonic()
@@ -204,7 +209,8 @@ class Stage:
             processes: how many share the work.
 
         The folder is keyed by a digest of settings, code and inputs. So a state with other settings is never
-        taken; one line in the log names what differs.
+        taken; one line in the log names what differs. Where an earlier job with the same key made all outputs (a job
+        of a Snakemake that was killed goes on without it), they are taken over and the stage ends here.
         """
         first = Path(self.output[0])
         place = self._results / ".resume" / (shared or first.relative_to(self._results))
@@ -229,6 +235,9 @@ class Stage:
         if not known:
             artifacts.write_text(self._folder / "settings.json", artifacts.canonical(settings))
             self._name_difference(place, settings)
+        self._alone = shared is None
+        if self._alone and self._take_over():
+            raise _Finished
         state_file = self._state_file = self._folder / f"{first.stem}.state.pt"
         if not state_file.is_file():
             self._run.begin()
@@ -274,6 +283,19 @@ class Stage:
         log.info("%s was finished before: taken from the resume folder.", path)
         return True
 
+    def _take_over(self) -> bool:
+        """Take all outputs from the resume folder; False where one is not there or damaged."""
+        assert self._folder is not None
+        files = [Path(path) for path in self.output]
+        if not all((self._folder / file.name).is_file() for file in files):
+            return False
+        tensors = [file for file in files if file.suffix == ".safetensors"]
+        if not all(self.restore(file) for file in tensors):
+            return False
+        for file in set(files) - set(tensors):
+            _link(self._folder / file.name, file)
+        return True
+
     def keep(self, path: str | Path) -> None:
         """Keep a finished member in the resume folder (a second name of the same file, no second copy)."""
         assert self._folder is not None
@@ -302,6 +324,9 @@ class Stage:
                 with suppress(UserError, OSError):  # a file of somebody else's
                     self._run.tag(f"input.{path}", _content(path))
         self._run.close(status)
+        if status == "FINISHED" and self._alone:
+            for path in filter(os.path.isfile, self.output):
+                self.keep(path)
         if status == "FINISHED" and self._state_file is not None:
             self._state_file.unlink(missing_ok=True)
             shutil.rmtree(self._state_file.parent / "scratch", ignore_errors=True)
@@ -344,7 +369,10 @@ def stage(job: Any) -> Iterator[Stage]:
         running = Stage(job)
         with threadpool_limits(job.threads):
             log.info("%s on %s, %d thread(s)", running.rule, running.device, job.threads)
-            yield running
+            if running.device.type == "cpu" and os.getenv("CUDA_VISIBLE_DEVICES"):  # set by SLURM in a job with GPUs
+                log.warning("this job was given a GPU, but torch sees none.")
+            with suppress(_Finished):
+                yield running
         status = "FINISHED"
     except UserError as error:
         log.error("%s", error)

@@ -233,6 +233,24 @@ def test_finished_members_are_taken_over_unless_damaged(make: Any) -> None:
         assert not stage.restore(path)
 
 
+def test_what_an_earlier_job_finished_is_not_made_again(make: Any) -> None:
+    """Outputs that are gone, or that a job without its Snakemake made, come from the resume folder, unless damaged."""
+    output, kept = Path("results/d/t/teacher.safetensors"), None
+    for damaged, again in [(False, True), (False, False), (True, True)]:
+        made = False
+        if damaged:
+            (kept,) = Path("results/.resume").rglob("teacher.safetensors/*/teacher.safetensors")
+            kept.unlink()
+            kept.write_bytes(b"torn")
+        with job.stage(make()) as stage:
+            stage.resume()
+            made = True
+            stage.save(output, {"x": torch.ones(2)})
+        assert made == again
+        assert artifacts.Artifact(output).tensor("x").tolist() == [1, 1]
+        output.unlink()
+
+
 def test_the_progress_log_estimates_what_is_left(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a terminal the log says how far it is."""
     monkeypatch.setattr(job, "LOG_SECONDS", 0.0)

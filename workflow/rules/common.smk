@@ -1,7 +1,6 @@
 # The checked config, the paths of all artifacts, and what the rules share.
 import os
 import sys
-from math import ceil
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -10,7 +9,7 @@ LIBRARY = str(Path(workflow.basedir) / "src")
 sys.path.insert(0, LIBRARY)  # this checkout's library, whatever else is installed
 
 import mkdt.config as cfg
-from mkdt import tracking
+from mkdt import resources, tracking
 from mkdt.codedigest import code_digest
 from mkdt.errors import UserError
 
@@ -98,8 +97,9 @@ REPORT = [
 # Software of the jobs; `../` because rules name it relative to their own file.
 ENVIRONMENT = "../envs/mkdt.yaml"
 
-# A GPU is asked for where there is one, or where the config insists (on a cluster's login node there may be none).
-GPU = cfg.gpus_per_job(config)
+# A GPU is asked for where there is one, or where the config insists. A cluster's login node says nothing of the nodes
+# (and only a cluster's run has `--jobs`): there `auto` asks for one.
+GPU = cfg.gpus_per_job(config, cluster=workflow.resource_settings.nodes is not None)
 THREADS = config["compute"]["threads"]
 
 
@@ -127,30 +127,22 @@ def students(wildcards):
     ]
 
 
-def memory(wildcards, attempt):
-    """MB of a job: torch and its libraries, and four float copies of the largest data set; `attempt` times that."""
-    sets = [
-        cfg.train_images(config, name) * cfg.facts_of(config, name).channels * cfg.image_size(config, name) ** 2
-        for name in cfg.used_datasets(config)
-    ]
-    return attempt * (2000 + ceil(4 * 4 * max(sets) / 1e6))
+def needs(stage, wildcards):
+    """What a job needs, from the sizes in the config."""
+    given = {key: wildcards[key] for key in ("dataset", "student", "budget") if key in wildcards.keys()}
+    return resources.need(config, stage, **given)
 
 
-def matching_memory(wildcards, attempt):
-    """MB of distillation: that, N parameter vectors, and the graphs that are kept, each about eight times the batch's
-    first feature map (benchmarks/README.md)."""
-    distill, student = config["distill"], config["students"][config["student"]]
-    kept = distill["steps"] if distill["retain"] == "auto" else distill["retain"]
-    feature_map = 4 * student["width"] * cfg.image_size(config, config["source"]) ** 2
-    batch = min(distill["batch"], max(cfg.budget_count(config, budget) for budget in config["budgets"]))
-    return memory(wildcards, attempt) + attempt * ceil(
-        (kept + 2) * 8 * batch * feature_map / 1e6 + 40 * distill["steps"] / 10
-    )
+def memory(stage):
+    """MB of a job of the stage, more at each attempt."""
+    gpus = 0 if stage in resources.LOCAL else GPU
+    return lambda wildcards, attempt: attempt * resources.memory_mb(needs(stage, wildcards), gpus)
 
 
-def minutes(wildcards, attempt):
-    """Time limit; a job that reaches it leaves a resume point, from which the next run or attempt (--retries) goes on."""
-    return attempt * 240
+def minutes(stage):
+    """Time limit of a job of the stage, more at each attempt; what it did before a limit is not lost."""
+    gpus = 0 if stage in resources.LOCAL else GPU
+    return lambda wildcards, attempt: resources.minutes(needs(stage, wildcards), gpus, THREADS, attempt)
 
 
 wildcard_constraints:

@@ -1,3 +1,4 @@
+# Local, since a cluster's nodes often have no way out to download anything.
 rule data:
     output:
         "results/{dataset}/data.safetensors",
@@ -5,12 +6,13 @@ rule data:
         "results/logs/{dataset}/data.log",
     benchmark:
         "results/benchmarks/{dataset}/data.tsv"
+    localrule: True
     conda:
         ENVIRONMENT
     threads: lambda wildcards: cfg.decoding_threads(config, wildcards.dataset)
     resources:
-        mem_mb=lambda wildcards, attempt: attempt * cfg.decoding_memory(config, wildcards.dataset),
-        runtime=minutes,
+        mem_mb=memory("data"),
+        runtime=minutes("data"),
     params:
         settings=lambda wildcards: cfg.settings(config, "data", dataset=wildcards.dataset),
         code=code("data"),

@@ -20,8 +20,8 @@ rule distill:
     threads: THREADS
     resources:
         gpu=GPU,
-        mem_mb=matching_memory,
-        runtime=minutes,
+        mem_mb=memory("distill"),
+        runtime=minutes("distill"),
     params:
         settings=cfg.settings(config, "distill"),
         code=code("distill"),

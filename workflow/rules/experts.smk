@@ -20,8 +20,8 @@ for batch in BATCHES:
         threads: THREADS
         resources:
             gpu=GPU,
-            mem_mb=memory,
-            runtime=minutes,
+            mem_mb=memory("experts"),
+            runtime=minutes("experts"),
         params:
             settings=cfg.settings(config, "experts"),
             code=code("experts"),

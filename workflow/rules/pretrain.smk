@@ -14,8 +14,8 @@ rule pretrain:
     threads: THREADS
     resources:
         gpu=GPU,
-        mem_mb=memory,
-        runtime=minutes,
+        mem_mb=memory("pretrain"),
+        runtime=minutes("pretrain"),
     params:
         settings=lambda wildcards: cfg.settings(config, "pretrain", student=wildcards.student, method=wildcards.method),
         code=code("pretrain"),

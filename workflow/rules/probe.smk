@@ -14,8 +14,8 @@ rule probe:
     threads: THREADS
     resources:
         gpu=GPU,
-        mem_mb=memory,
-        runtime=minutes,
+        mem_mb=memory("probe"),
+        runtime=minutes("probe"),
     params:
         settings=cfg.settings(config, "probe"),
         code=code("probe"),

@@ -23,8 +23,8 @@ rule report:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=memory,
-        runtime=minutes,
+        mem_mb=memory("report"),
+        runtime=minutes("report"),
     params:
         settings=cfg.settings(config, "report"),
         code=code("report"),

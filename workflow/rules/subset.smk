@@ -11,11 +11,12 @@ rule subset:
         f"results/benchmarks/{config['experiment']}/sets/{{method}}/{{budget}}/{{distill_seed}}.tsv"
     wildcard_constraints:
         method="random|high_loss",
+    localrule: True
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=memory,
-        runtime=minutes,
+        mem_mb=memory("subset"),
+        runtime=minutes("subset"),
     params:
         settings=lambda wildcards: cfg.settings(config, "subset", budget=wildcards.budget),
         code=code("subset"),

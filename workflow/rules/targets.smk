@@ -13,8 +13,8 @@ rule targets:
     threads: THREADS
     resources:
         gpu=GPU,
-        mem_mb=memory,
-        runtime=minutes,
+        mem_mb=memory("targets"),
+        runtime=minutes("targets"),
     params:
         settings=cfg.settings(config, "targets"),
         code=code("targets"),

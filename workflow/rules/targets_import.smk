@@ -12,8 +12,8 @@ rule targets_import:
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=memory,
-        runtime=minutes,
+        mem_mb=memory("targets_import"),
+        runtime=minutes("targets_import"),
     params:
         settings=cfg.settings(config, "targets"),
         code=code("targets_import"),

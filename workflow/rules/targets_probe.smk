@@ -15,8 +15,8 @@ rule targets_probe:
         ENVIRONMENT
     threads: THREADS
     resources:
-        mem_mb=memory,
-        runtime=minutes,
+        mem_mb=memory("targets_probe"),
+        runtime=minutes("targets_probe"),
     params:
         settings=cfg.settings(config, "targets_probe"),
         code=code("targets_probe"),

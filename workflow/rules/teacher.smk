@@ -24,8 +24,8 @@ rule teacher:
     threads: DEVICES * THREADS
     resources:
         gpu=GPU * DEVICES,
-        mem_mb=lambda wildcards, attempt: DEVICES * memory(wildcards, attempt),
-        runtime=minutes,
+        mem_mb=lambda wildcards, attempt: DEVICES * memory("teacher")(wildcards, attempt),
+        runtime=minutes("teacher"),
     params:
         settings=cfg.settings(config, "teacher"),
         code=code("teacher"),

@@ -16,8 +16,8 @@ rule teacher_import:
         ENVIRONMENT
     threads: THREADS
     resources:
-        mem_mb=memory,
-        runtime=minutes,
+        mem_mb=memory("teacher_import"),
+        runtime=minutes("teacher_import"),
     params:
         settings=cfg.settings(config, "teacher"),
         code=code("teacher_import"),

@@ -1,0 +1,427 @@
+"""What each stage asks of a machine: memory and minutes from the config's sizes, by a stated rule; no torch here.
+
+``python -m mkdt.resources config/experiments/NAME.yaml`` prints an experiment's tables. The rules of the workflow ask for
+``attempt`` times these figures, so a job that was too small or too slow gets more when it is tried again.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mkdt import config as cfg
+from mkdt.config import Config
+
+# Bytes before any data. Of a tiny job on a CPU 1.6 GB of resident memory were measured in its step: the script with torch,
+# kornia and scikit-learn 0.9, Snakemake around it 0.7; a second Snakemake outside of the step is counted too. CUDA's
+# libraries and context come on top: an allowance, not measured.
+BASE, CUDA = 3.0e9, 3.0e9
+# Sustained floating-point operations a second in float32: a fifth of what a V100, the slowest GPU in common use, has at its
+# peak; one CPU core with small convolutions.
+GPU_RATE, CPU_RATE = 3e12, 1e10
+# Seconds a training step costs however little it computes: launches of some hundred operations, from Python.
+STEP = 5e-3
+# Seconds to augment one view (benchmarked in batches of 256 colour images of 32x32: 37 ms on a CPU core), a pixel.
+AUGMENT = 37e-3 / 256 / 1024
+# L-BFGS: iterations that a probe's fit takes, generously, and operations an iteration costs an entry of the design matrix
+# and class.
+FIT_ITERATIONS, FIT_OPERATIONS = 500, 6
+# Minutes are for planning, so they are twice the model's, at least ten, in steps of ten: start-up and slow disks cost too.
+SAFETY, SLOT = 2, 10
+LONGEST = 24 * 60  # many partitions refuse more; a stage that takes longer goes on in its next attempt
+ENCODE_BATCH = 1024  # of mkdt.teacher and mkdt.probe
+STATISTICS_IMAGES = 5000  # of mkdt.probe
+FLOAT = 4
+
+CHUNK = 1e9  # of image files while they are decoded: measured 0.6 GB for photographs of 500x375
+TARGETS_PIXELS = 256  # of mkdt.targets_probe: images are made smaller for the probe on pixels
+
+LOCAL = {"data", "subset", "report"}  # stages that run beside Snakemake: no job of a cluster, no GPU
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a network costs.
+
+    Attributes:
+        parameters: number of trainable ones.
+        features: length of its output.
+        flops: of a forward pass of one image; a multiply-add is two.
+        activations: floats that the graph of a forward pass keeps for one image.
+        largest: floats of the largest feature map of one image.
+    """
+
+    parameters: int
+    features: int
+    flops: float
+    activations: int
+    largest: int
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one job of a stage needs.
+
+    Attributes:
+        host: bytes of the process outside of what ``device`` counts.
+        device: bytes of tensors that lie on the device: GPU memory, or more host memory without a GPU.
+        flops: floating-point operations.
+        steps: number of training steps, each with a cost of its own.
+        seconds: time that does not shrink with a faster device (augmentation, fits, reading).
+        disk: bytes of the outputs.
+    """
+
+    host: float = 0
+    device: float = 0
+    flops: float = 0
+    steps: float = 0
+    seconds: float = 0
+    disk: float = 0
+
+
+# Networks of one form, counted by torch on one image of 3x32x32; all but the parameters grow with the area. The width of
+# the output is what is left of the image after so many halvings, times the channels.
+FIXED = {
+    "vgg11": (Size(9_225_984, 512, 3.06e8, 399_704, 65_536), 5),
+    "alexnet": (Size(1_843_392, 3072, 4.90e8, 586_872, 131_072), 3),
+    "mobilenet": (Size(2_223_872, 1280, 1.76e8, 4_767_870, 147_456), None),
+}
+BLOCKS = {"resnet10": [1, 1, 1, 1], "resnet18": [2, 2, 2, 2]}
+# A network that the user brings is not known before it is read: ResNet-50 at the size it sees stands for any.
+BROUGHT = Size(25_600_000, 2048, 8.2e9, 33_000_000, 802_816)
+BROUGHT_PIXELS = 224
+
+
+def backbone_size(spec: Mapping[str, Any], channels: int, size: int) -> Size:
+    """Size of ``models.build_backbone(spec, channels, size)``, counted without building it."""
+    if spec["architecture"] == "convnet":
+        parameters, flops, kept, largest, inputs, width = 0, 0.0, 0, 0, channels, spec["width"]
+        for _ in range(spec["depth"]):
+            area = size * size
+            parameters += width * (9 * inputs + 1) + (2 * width if spec["norm"] != "none" else 0)
+            flops += 2 * 9 * inputs * width * area
+            # What backward needs: the outputs of convolution, norm and ReLU, and the pooled map.
+            kept += (3 * area + (size // 2) ** 2) * width
+            largest, inputs, size = max(largest, width * area), width, size // 2
+        return Size(parameters, width * size * size, flops, kept, largest)
+    if spec["architecture"] in FIXED:
+        fixed, halvings = FIXED[spec["architecture"]]
+        scale = (size / 32) ** 2
+        features = (
+            fixed.features if halvings is None else fixed.features * (size >> halvings) ** 2 // (32 >> halvings) ** 2
+        )
+        sizes = fixed.flops * scale, ceil(fixed.activations * scale), ceil(fixed.largest * scale)
+        return Size(fixed.parameters, features, *sizes)
+    # An entry that overrides another architecture's may have kept keys of that one.
+    resnet = spec["architecture"] == "resnet"
+    blocks, width = (spec["blocks"], spec["width"]) if resnet else (BLOCKS[spec["architecture"]], 64)
+    area = size * size
+    parameters, flops = 9 * channels * width + 2 * width, 2 * 9.0 * channels * width * area
+    kept, largest, inputs = 3 * width * area, width * area, width
+    for stage, count in enumerate(blocks):
+        outputs = width * 2**stage
+        for block in range(count):
+            stride = 2 if stage and not block else 1
+            size = -(-size // stride)
+            area = size * size
+            weights = 9 * outputs * (inputs + outputs)
+            norms = 4 * outputs
+            if stride != 1 or inputs != outputs:
+                weights, norms = weights + inputs * outputs, norms + 2 * outputs
+            parameters += weights + norms
+            flops += 2 * weights * area
+            kept += 7 * outputs * area  # two convolutions, two norms, two ReLUs, the sum
+            largest, inputs = max(largest, outputs * area), outputs
+    return Size(parameters, inputs, flops, kept, largest)
+
+
+def student_size(config: Config, student: str) -> Size:
+    """A student on the source's images: its backbone, and the linear head that maps to the targets."""
+    channels, size = _shape(config, config["source"])
+    body = backbone_size(config["students"][student], channels, size)
+    head = (body.features + 1) * targets_dimension(config)
+    return Size(body.parameters + head, body.features, body.flops + 2 * head, body.activations, body.largest)
+
+
+def teacher_size(config: Config) -> Size:
+    """The teacher's backbone; one that the user brings is taken for a ResNet-50."""
+    if cfg.teacher_origin(config) == "trained":
+        return backbone_size(config["teacher"]["backbone"], *_shape(config, config["source"]))
+    area = ((config["teacher"]["checkpoint"]["image_size"] or BROUGHT_PIXELS) / BROUGHT_PIXELS) ** 2
+    sizes = BROUGHT.flops * area, ceil(BROUGHT.activations * area), ceil(BROUGHT.largest * area)
+    return Size(BROUGHT.parameters, BROUGHT.features, *sizes)
+
+
+def targets_dimension(config: Config) -> int:
+    """Length of the teacher's representation."""
+    return teacher_size(config).features
+
+
+def _shape(config: Config, dataset: str) -> tuple[int, int]:
+    return cfg.facts_of(config, dataset).channels, cfg.image_size(config, dataset)
+
+
+def _pixels(config: Config, dataset: str) -> int:
+    channels, size = _shape(config, dataset)
+    return channels * size * size
+
+
+def _images(config: Config, dataset: str) -> int:
+    """Images of all splits, as published."""
+    facts = cfg.facts_of(config, dataset)
+    return facts.train + facts.validation + facts.test
+
+
+def training_images(config: Config, budget: str) -> int:
+    """Number of images a method trains on, by the budget in the path."""
+    counts = {cfg.budget_label(value): cfg.budget_count(config, value) for value in config["budgets"]}
+    return counts.get(budget, cfg.train_images(config, config["source"]))
+
+
+def need(config: Config, stage: str, *, dataset: str = "", student: str = "", budget: str = "") -> Need:
+    """What one job of a stage needs.
+
+    Args:
+        config: the checked config.
+        stage: a rule's name; a batch of experts is ``experts``.
+        dataset: for ``data``.
+        student: for ``pretrain`` and ``probe``.
+        budget: for ``subset``, ``distill``, ``pretrain`` and ``probe``, as in the path (``1pct``, ``all``).
+    """
+    source = config["source"]
+    count, pixels, dimension = cfg.train_images(config, source), _pixels(config, source), targets_dimension(config)
+    teacher = teacher_size(config)
+    if stage == "data":
+        facts, images = cfg.facts_of(config, dataset), _images(config, dataset)
+        small = images * _pixels(config, dataset)
+        # Arrays are decoded, reordered, split, and written from a copy; image files go into the output chunk by chunk.
+        host = CHUNK if cfg.decodes_files(config, dataset) else 2 * images * facts.channels * facts.size**2 + 3 * small
+        return Need(host=host, seconds=images / 400, disk=small)
+    if stage == "teacher":
+        spec = config["teacher"]
+        batch = min(spec["batch"], count)
+        widths = [dimension, *spec["projector"]]
+        projector = sum(a * b for a, b in pairwise(widths))
+        views = 2 * batch * (count // batch) * spec["epochs"]
+        parameters = teacher.parameters + projector
+        return Need(
+            # The resume state is a copy; k-NN looks at two samples of 5,000.
+            host=count * pixels + FLOAT * (3 * parameters + 4 * STATISTICS_IMAGES * dimension),
+            # Weights, gradient, two moments; the views and four copies while they are augmented; both views' graph.
+            device=count * pixels + FLOAT * (4 * parameters + 2 * batch * (5 * pixels + teacher.activations)),
+            flops=views * 3 * (teacher.flops + 2 * projector),
+            steps=(count // batch) * spec["epochs"],
+            seconds=views * pixels / 3 * AUGMENT,
+            disk=FLOAT * parameters,
+        )
+    if stage == "targets":
+        return Need(
+            host=count * pixels + 3 * FLOAT * count * dimension,
+            device=FLOAT * (teacher.parameters + ENCODE_BATCH * (2 * pixels + 4 * teacher.largest)),
+            flops=count * teacher.flops,
+            disk=FLOAT * count * dimension,
+        )
+    if stage == "teacher_import":
+        return Need(host=4 * FLOAT * teacher.parameters, disk=FLOAT * teacher.parameters)
+    if stage == "targets_import":
+        return Need(host=3 * FLOAT * count * dimension, disk=FLOAT * count * dimension)
+    if stage == "targets_probe":
+        probe, classes = config["probe"], cfg.facts_of(config, source).classes
+        fitted = probe["label_draws"] * sum(probe["label_fractions"]) * count * classes * (dimension + TARGETS_PIXELS)
+        return Need(
+            host=count * (pixels + 2 * FLOAT * dimension + 8 * TARGETS_PIXELS),
+            seconds=fitted * FIT_OPERATIONS * FIT_ITERATIONS / CPU_RATE,
+        )
+    if stage == "experts":
+        size, epochs = student_size(config, config["student"]), config["experts"]["epochs"]
+        batch = min(config["experts"]["batch"], count)
+        trajectory = FLOAT * size.parameters * (epochs + 1)
+        members = config["experts"]["per_job"]
+        return Need(
+            # The trajectory as rows, stacked, and stacked again in the resume state; the images before they move.
+            host=3 * trajectory + 3 * FLOAT * count * pixels + FLOAT * count * dimension,
+            device=FLOAT * (count * (pixels + dimension) + 3 * size.parameters)
+            + FLOAT * max(batch * size.activations, ENCODE_BATCH * 3 * size.largest),
+            flops=members * count * size.flops * (3 * epochs + 1),
+            steps=members * epochs * ceil(count / batch),
+            disk=members * (trajectory + FLOAT * count),
+        )
+    if stage == "subset":
+        few = training_images(config, budget)
+        return Need(
+            host=count * (pixels + 2 * FLOAT * dimension) + FLOAT * count * config["experts"]["count"],
+            disk=FLOAT * few * (pixels + dimension),
+        )
+    if stage == "distill":
+        distill, size, few = config["distill"], student_size(config, config["student"]), training_images(config, budget)
+        batch, steps = min(distill["batch"], few), distill["steps"]
+        graph = (
+            FLOAT * batch * 2 * size.activations
+        )  # a step's graph can be differentiated twice (benchmarks/README.md)
+        kept = 0 if distill["compile"] else steps if distill["retain"] == "auto" else distill["retain"]
+        tensors = FLOAT * few * (pixels + dimension)
+        trajectories = FLOAT * size.parameters * (config["experts"]["epochs"] + 1) * config["experts"]["count"]
+        return Need(
+            # Pages of the experts' files that were read count as the process's memory.
+            host=trajectories + 4 * tensors,
+            device=6 * tensors + FLOAT * size.parameters * (steps + 4) + (kept + 2) * graph,
+            # Forward and backward 3, the product with second derivatives 6, a step that is built again 3 more.
+            flops=distill["iterations"] * batch * size.flops * (9 * steps + 3 * (steps - kept)),
+            steps=distill["iterations"] * 3 * steps,
+            disk=tensors,
+        )
+    if stage == "pretrain":
+        settings, size, few = config["pretrain"], student_size(config, student), training_images(config, budget)
+        batch, seeds = min(settings["batch"], few), len(settings["seeds"])
+        rates, points, steps = 1, 1, settings["epochs"] * ceil(few / batch)
+        if settings["protocol"] == "fair":
+            rates, steps = len(settings["rates"]), max(settings["steps"])
+            points = rates * len(settings["steps"])
+        snapshots = FLOAT * size.parameters * points
+        return Need(
+            # The snapshots, their copy in the resume state and in the file that is written; the images before they move.
+            host=3 * snapshots + 3 * FLOAT * few * pixels + FLOAT * few * dimension + 3 * FLOAT * size.parameters,
+            device=FLOAT * (few * (pixels + dimension) + 3 * size.parameters + batch * size.activations),
+            flops=seeds * rates * steps * batch * size.flops * 3,
+            steps=seeds * rates * steps,
+            disk=seeds * snapshots,
+        )
+    if stage == "probe":
+        return _probe(config, student, budget)
+    if stage == "report":
+        return Need()
+    raise ValueError(f"no such stage: {stage}")
+
+
+def _probe(config: Config, student: str, budget: str) -> Need:
+    probe, pretrain, size = config["probe"], config["pretrain"], student_size(config, student)
+    pixels, fair = _pixels(config, config["source"]), pretrain["protocol"] == "fair"
+    points = len(pretrain["rates"]) * len(pretrain["steps"]) if fair else 1
+    runs = len(pretrain["seeds"]) * (1 if budget == "all" else len(config["distill_seeds"]))
+
+    def look(name: str, draws: int, held_out: int) -> tuple[float, float, float]:
+        """Images to encode, operations of the fits, and floats of features, for one student on one data set."""
+        facts, count = cfg.facts_of(config, name), cfg.train_images(config, name)
+        labels = [fraction * count for fraction in probe["label_fractions"]]
+        encoded = min(count, STATISTICS_IMAGES + draws * sum(labels)) + held_out
+        fits = draws * sum(labels) * size.features * facts.classes * FIT_OPERATIONS * FIT_ITERATIONS
+        return encoded, fits, encoded * size.features
+
+    _, selection, _ = cfg.split_sizes(config, probe["selection"])
+    chosen = look(probe["selection"], probe["selection_draws"], selection)
+    final = [look(name, probe["label_draws"], cfg.split_sizes(config, name)[2]) for name in probe["downstream"]]
+    sets = cfg.used_datasets(config)
+    images = sum(_images(config, name) for name in sets)
+    encoded = points * chosen[0] + sum(look[0] for look in final)
+    fits = points * chosen[1] + sum(look[1] for look in final)
+    return Need(
+        # Every set normalised, one of them in two more copies meanwhile; features in float64, twice; one snapshot file.
+        host=FLOAT * pixels * (images + 2 * max(_images(config, name) for name in sets))
+        + 2 * 2 * FLOAT * max(look[2] for look in [chosen, *final])
+        + FLOAT * size.parameters * (points + 2),
+        device=FLOAT * (size.parameters + ENCODE_BATCH * (2 * pixels + 3 * size.largest)),
+        flops=runs * encoded * size.flops,
+        seconds=runs * fits / CPU_RATE,
+    )
+
+
+def memory_mb(needs: Need, gpus: int) -> int:
+    """Main memory to ask for, in MB: on a GPU's node the tensors of the device do not count."""
+    return ceil((BASE + needs.host + (CUDA if gpus else needs.device)) / 1e6)
+
+
+def hours(needs: Need, gpus: int, threads: int) -> float:
+    """The model's time, without its safety factor."""
+    rate = GPU_RATE if gpus else CPU_RATE * threads
+    seconds = needs.seconds if gpus else needs.seconds / threads
+    return (needs.flops / rate + needs.steps * STEP + seconds) / 3600
+
+
+def minutes(needs: Need, gpus: int, threads: int, attempt: int = 1) -> int:
+    """Time limit to ask for, in minutes."""
+    return min(LONGEST, attempt * SLOT * max(1, ceil(SAFETY * 60 * hours(needs, gpus, threads) / SLOT)))
+
+
+def jobs(config: Config) -> list[tuple[str, dict[str, str]]]:
+    """Every job of an experiment: its stage and the arguments of ``need``."""
+    methods = {cfg.method_name(method): cfg.variants(config, method) for method in config["methods"]}
+    distilled = methods.get("mkdt", [])
+    found: list[tuple[str, dict[str, str]]] = [("data", {"dataset": name}) for name in cfg.used_datasets(config)]
+    origin = cfg.teacher_origin(config)
+    found += {
+        "trained": [("teacher", {}), ("targets", {})],
+        "checkpoint": [("teacher_import", {}), ("targets", {})],
+        "file": [("targets_import", {})],
+    }[origin]
+    found += [("targets_probe", {})] * bool(cfg.facts_of(config, config["source"]).classes)
+    if {"high_loss", "mkdt"} & set(methods):
+        found += [("experts", {})] * ceil(config["experts"]["count"] / config["experts"]["per_job"])
+    init = config["distill"]["init"]
+    subsets = {(name, *variant) for name in ("random", "high_loss") for variant in methods.get(name, [])}
+    subsets |= {(init, budget, seed if init == "random" else 0) for budget, seed in distilled}
+    found += [("subset", {"budget": budget}) for _, budget, _ in sorted(subsets)]
+    found += [("distill", {"budget": budget}) for budget, _ in distilled]
+    for student in config["pretrain"]["students"]:
+        for variants in methods.values():
+            found += [("pretrain", {"student": student, "budget": budget}) for budget, _ in variants]
+            budgets = sorted({budget for budget, _ in variants})
+            found += [("probe", {"student": student, "budget": budget}) for budget in budgets]
+    return [*found, ("report", {})]
+
+
+def table(config: Config, gpus: int) -> str:
+    """Jobs, hours and sizes of each stage, as Markdown; the largest job of a stage stands for its memory and time limit."""
+    threads = config["compute"]["threads"]
+    lines = [
+        "| stage | jobs | time limit, min | hours, all jobs | mem_mb | device memory, GB | results, GB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    total_jobs, total_hours, total_disk = 0, 0.0, 0.0
+    stages: dict[str, list[Need]] = {}
+    for stage, arguments in jobs(config):
+        stages.setdefault(stage, []).append(need(config, stage, **arguments))
+    for stage, needs in stages.items():
+        own = 0 if stage in LOCAL else gpus
+        spent, disk = sum(hours(one, own, threads) for one in needs), sum(one.disk for one in needs) / 1e9
+        largest = [max(f(one, own) for one in needs) for f in (lambda one, own: minutes(one, own, threads), memory_mb)]
+        device = max(one.device for one in needs) / 1e9
+        lines.append(
+            f"| {stage} | {len(needs)} | {largest[0]} | {spent:.1f} | {largest[1]:,} | {device:.1f} | {disk:.2f} |"
+        )
+        total_jobs, total_hours, total_disk = total_jobs + len(needs), total_hours + spent, total_disk + disk
+    lines.append(f"| all | {total_jobs} | | {total_hours:.1f} | | | {total_disk:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def read(files: Sequence[Path]) -> Config:
+    """The checked config that Snakemake makes of the default and these files, the last one winning."""
+
+    def update(old: Any, new: Any) -> Any:
+        if not (isinstance(old, dict) and isinstance(new, dict)):
+            return new
+        return {**old, **{key: update(old.get(key), value) for key, value in new.items()}}
+
+    merged: Any = {}
+    for file in [cfg.SCHEMA.parents[2] / "config" / "config.yaml", *files]:
+        merged = update(merged, yaml.safe_load(file.read_text(encoding="utf-8")))
+    return cfg.load(merged)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print docs/estimates.md: the tables of every config that is named, with one GPU a job and without."""
+    print("# What each experiment needs\n\nMade by `make estimate`; docs/cluster.md says how it is reckoned.")
+    for name in arguments:
+        config = read([Path(name)])
+        print(f"\n## {config['experiment']}\n\n`{name}`")
+        for gpus in (1, 0):
+            kind = "One GPU a job:" if gpus else f"No GPU, {config['compute']['threads']} thread(s) a job:"
+            print(f"\n{kind}\n\n{table(config, gpus)}", end="")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

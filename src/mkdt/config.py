@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 
 from mkdt.catalog import DATASETS, Dataset
 from mkdt.errors import UserError
+from mkdt.methods import METHODS
 
 Config = dict[str, Any]
 
@@ -22,8 +23,6 @@ RESERVED = ("logs", "benchmarks", "mlartifacts")  # folders in it that are no da
 SCHEMA = Path(__file__).parents[2] / "workflow" / "schemas" / "config.schema.yaml"
 # Arguments of each architecture: what an overriding file left over from another one is dropped.
 ARCHITECTURES = {"convnet": ("depth", "width", "norm"), "resnet": ("blocks", "width"), "resnet18": ()}
-METHODS_WITHOUT_BUDGET = ("none", "full")
-METHODS_WITHOUT_DISTILL_SEED = ("none", "full", "high_loss")
 
 
 def load(raw: Mapping[str, Any], schema_file: Path = SCHEMA) -> Config:
@@ -210,7 +209,11 @@ def _check(config: Config) -> None:
     steps = config["pretrain"]["steps"]
     _fail_if(steps != sorted(steps), f"pretrain.steps must ascend, got {steps}.")
     slugs: dict[str, str] = {}
-    for method in config["methods"]:
+    for i, method in enumerate(config["methods"]):
+        _fail_if(
+            method not in METHODS and not method.startswith("file:"),
+            f"methods.{i} is '{method}', known are {', '.join(METHODS)} and file:PATH.",
+        )
         if method.startswith("file:"):
             path = Path(method.removeprefix("file:"))
             _fail_if(not path.is_file(), f"methods: {path} does not exist.")
@@ -305,13 +308,16 @@ def method_name(method: str) -> str:
     return f"file-{Path(method.removeprefix('file:')).stem}" if method.startswith("file:") else method
 
 
+def has_budget(method: str) -> bool:
+    """Whether a method makes a set for each budget; a file has the size that it has."""
+    return method in METHODS and METHODS[method].rule is not None
+
+
 def variants(config: Config, method: str) -> list[tuple[str, int]]:
     """(budget label, distill seed) of every training set that a method makes."""
-    budgets = ["all"] if method in METHODS_WITHOUT_BUDGET else [budget_label(budget) for budget in config["budgets"]]
-    if method.startswith("file:"):
-        budgets = ["all"]
-    single = method in METHODS_WITHOUT_DISTILL_SEED or method.startswith("file:")
-    return [(budget, seed) for budget in budgets for seed in ([0] if single else config["distill_seeds"])]
+    budgets = [budget_label(budget) for budget in config["budgets"]] if has_budget(method) else ["all"]
+    seeds = config["distill_seeds"] if has_budget(method) and METHODS[method].seeded else [0]
+    return [(budget, seed) for budget in budgets for seed in seeds]
 
 
 def gpus_per_job(config: Config) -> int:

@@ -13,6 +13,7 @@ import mkdt.config as cfg
 from mkdt import tracking
 from mkdt.codedigest import code_digest
 from mkdt.errors import UserError
+from mkdt.methods import METHODS, made_by
 
 # Jobs import the library of this checkout, in whichever environment they run.
 os.environ.update(PYTHONPATH=os.pathsep.join([LIBRARY, *filter(None, [os.getenv("PYTHONPATH")])]))
@@ -33,7 +34,6 @@ TRAINING_SET = f"{EXPERIMENT}/sets/{{method}}/{{budget}}/{{distill_seed}}.safete
 STUDENT = f"{EXPERIMENT}/pretrain/{{student}}/{{method}}/{{budget}}/{{distill_seed}}/{{seed}}.safetensors"
 SCORE = f"{EXPERIMENT}/probe/{{student}}/{{method}}/{{budget}}.csv"
 
-METHODS = [cfg.method_name(method) for method in config["methods"]]
 METHOD_FILES = {cfg.method_name(m): m.removeprefix("file:") for m in config["methods"] if m.startswith("file:")}
 SEEDS = config["pretrain"]["seeds"]
 BATCHES = [
@@ -49,10 +49,10 @@ VARIANTS = [
 DATA = [f"results/{name}/data.safetensors" for name in cfg.used_datasets(config)]
 TEACHER = [f"{TEACHER_FOLDER}/teacher.safetensors", f"{TEACHER_FOLDER}/teacher.jsonl"]
 TARGETS = f"{TEACHER_FOLDER}/targets.safetensors"
-USES_EXPERTS = bool({"high_loss", "mkdt"} & set(config["methods"]))
+USES_EXPERTS = any(METHODS[method].experts for method in METHODS.keys() & config["methods"])
 EXPERTS = [f"{EXPERT_FOLDER}/{expert:03d}.safetensors" for expert in range(config["experts"]["count"])] * USES_EXPERTS
 MKDT = [variant for variant in VARIANTS if variant["method"] == "mkdt"]
-REAL = [TRAINING_SET.format(**variant) for variant in VARIANTS if variant["method"] in {"random", "high_loss"}]
+REAL = [TRAINING_SET.format(**variant) for variant in VARIANTS if variant["method"] in made_by("subset")]
 DISTILLED = [
     f"{EXPERIMENT}/sets/mkdt/{variant['budget']}/{variant['distill_seed']}.{kind}"
     for variant in MKDT
@@ -88,7 +88,7 @@ REPORT = [
         "sets.png",
         "matching.png",
     ]
-    if "mkdt" in METHODS or name not in {"sets.png", "matching.png"}
+    if MKDT or name not in {"sets.png", "matching.png"}
 ]
 
 # Software of the jobs; `../` because rules name it relative to their own file.
@@ -99,16 +99,16 @@ GPU = cfg.gpus_per_job(config)
 THREADS = config["compute"]["threads"]
 
 
-def code(stage):
-    """Digest of a stage's script and of the science that it imports: code counts as input."""
-    return code_digest(Path(workflow.basedir) / "workflow" / "scripts" / f"{stage}.py")
+def code(stage, *modules):
+    """Digest of a stage's script and of the science that it imports (``modules`` by name): code counts as input."""
+    return code_digest(Path(workflow.basedir) / "workflow" / "scripts" / f"{stage}.py", *modules)
 
 
 def training_set(wildcards):
     """What a method trains on: a set file, or all images with their targets, which also give `none` its shapes."""
     if wildcards.method in METHOD_FILES:
         return {"data": SOURCE, "set": METHOD_FILES[wildcards.method]}
-    if wildcards.method in cfg.METHODS_WITHOUT_BUDGET:
+    if not cfg.has_budget(wildcards.method):
         return {"data": SOURCE, "targets": TARGETS}
     return {"data": SOURCE, "set": TRAINING_SET.format(**wildcards)}
 

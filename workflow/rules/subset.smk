@@ -2,7 +2,7 @@ rule subset:
     input:
         data=SOURCE,
         targets=TARGETS,
-        experts=lambda wildcards: EXPERTS if wildcards.method == "high_loss" else [],
+        experts=lambda wildcards: EXPERTS if METHODS[wildcards.method].experts else [],
     output:
         TRAINING_SET,
     log:
@@ -10,7 +10,7 @@ rule subset:
     benchmark:
         f"results/benchmarks/{config['experiment']}/sets/{{method}}/{{budget}}/{{distill_seed}}.tsv"
     wildcard_constraints:
-        method="random|high_loss",
+        method="|".join(made_by("subset")),
     conda:
         ENVIRONMENT
     resources:
@@ -18,6 +18,6 @@ rule subset:
         runtime=minutes,
     params:
         settings=lambda wildcards: cfg.settings(config, "subset", budget=wildcards.budget),
-        code=code("subset"),
+        code=lambda wildcards: code("subset", METHODS[wildcards.method].module),
     script:
         "../scripts/subset.py"

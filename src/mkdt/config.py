@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 
 from mkdt.catalog import DATASETS, Dataset
 from mkdt.errors import UserError
-from mkdt.methods import METHODS
+from mkdt.methods import METHODS, made_by
 
 Config = dict[str, Any]
 
@@ -170,7 +170,7 @@ def _check(config: Config) -> None:
     distill, experts = config["distill"], config["experts"]
     needed = distill["start_epochs"] - 1 + distill["match_epochs"]
     _fail_if(
-        "mkdt" in config["methods"] and experts["epochs"] < needed,
+        bool({*made_by("distill")} & {*config["methods"]}) and experts["epochs"] < needed,
         f"experts.epochs is {experts['epochs']}, but distill.start_epochs {distill['start_epochs']} and "
         f"distill.match_epochs {distill['match_epochs']} need {needed}.",
     )
@@ -357,7 +357,8 @@ def settings(
         return seed | {"student": network(config["students"][config["student"]])} | training
     if stage == "subset":
         counts = {budget_label(value): budget_count(config, value) for value in config["budgets"]}
-        return seed | {"count": counts[budget]}
+        options = {"sas": config["sas"] | {"augment": config["teacher"]["augment"]}}
+        return seed | {"count": counts[budget]} | options.get(method, {})
     if stage == "distill":
         rest = {k: v for k, v in config["distill"].items() if k != "init"}
         return seed | {"student": network(config["students"][config["student"]])} | rest

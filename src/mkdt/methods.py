@@ -28,7 +28,10 @@ METHODS = {
     "random": Method("subset", "subset", seeded=True),
     "high_loss": Method("subset", "subset", experts=True),
     "kmeans": Method("subset", "kmeans", seeded=True),
+    "sas": Method("subset", "sas", seeded=True, teacher=True),
     "mkdt": Method("distill", seeded=True, experts=True),
+    "mkdt_random": Method("distill", seeded=True, experts=True, init="random"),
+    "mkdt_high_loss": Method("distill", seeded=True, experts=True, init="high_loss"),
     "full": Method(),
 }
 

@@ -24,7 +24,14 @@ STYLES = {
     "mkdt": ("#D55E00", "D"),
     "full": ("#009E73", "^"),
 }
-SPARE_STYLES = [("#CC79A7", "v"), ("#56B4E9", "P"), ("#F0E442", "X")]
+SPARE_STYLES = [
+    ("#CC79A7", "v"),
+    ("#56B4E9", "P"),
+    ("#F0E442", "X"),
+    ("#882255", "<"),
+    ("#332288", ">"),
+    ("#999999", "p"),
+]
 
 
 def interval(table: pd.DataFrame, value: str, factors: Sequence[str] = RUN) -> tuple[float, float, float]:

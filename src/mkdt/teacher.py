@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mkdt import seeding
+from mkdt.artifacts import Artifact
 from mkdt.data import in_batches, normalise
 from mkdt.distributed import ALONE, Processes
 from mkdt.errors import UserError
@@ -188,6 +189,21 @@ def _monitor(
         guesses = represent(backbone, held_out[:sample], mean, std, device).numpy()
         values["knn_accuracy"] = 100 * float(knn.score(guesses, held_out_labels[:sample].numpy()))
     return values
+
+
+def load_teacher(
+    file: Artifact, channels: int, size: int, mean: Tensor, std: Tensor
+) -> tuple[nn.Module, Tensor, Tensor]:
+    """The backbone of a ``teacher.safetensors`` and the statistics that its input is normalised with.
+
+    Args:
+        file: the artifact of the rule teacher; its header says which network it is.
+        channels, size: of the source's images.
+        mean, std: float32 [C] of the source.
+    """
+    backbone = build_backbone(file.header["parameters"]["backbone"], channels, size)
+    backbone.load_state_dict({name: file.tensor(name) for name in file.names})
+    return backbone, mean, std
 
 
 def represent(backbone: nn.Module, images: Tensor, mean: Tensor, std: Tensor, device: torch.device) -> Tensor:

@@ -51,10 +51,10 @@ TEACHER = [f"{TEACHER_FOLDER}/teacher.safetensors", f"{TEACHER_FOLDER}/teacher.j
 TARGETS = f"{TEACHER_FOLDER}/targets.safetensors"
 USES_EXPERTS = any(METHODS[method].experts for method in METHODS.keys() & config["methods"])
 EXPERTS = [f"{EXPERT_FOLDER}/{expert:03d}.safetensors" for expert in range(config["experts"]["count"])] * USES_EXPERTS
-MKDT = [variant for variant in VARIANTS if variant["method"] == "mkdt"]
+MKDT = [variant for variant in VARIANTS if variant["method"] in made_by("distill")]
 REAL = [TRAINING_SET.format(**variant) for variant in VARIANTS if variant["method"] in made_by("subset")]
 DISTILLED = [
-    f"{EXPERIMENT}/sets/mkdt/{variant['budget']}/{variant['distill_seed']}.{kind}"
+    TRAINING_SET.format(**variant).replace(".safetensors", f".{kind}")
     for variant in MKDT
     for kind in ["safetensors", "jsonl", "png"]
 ]
@@ -71,8 +71,8 @@ SCORES = sorted(
 
 def initial_set(wildcards):
     """The subset that distillation starts from; the high-loss subset is one for all distill seeds."""
-    method = config["distill"]["init"]
-    seed = wildcards["distill_seed"] if method == "random" else 0
+    method = METHODS[wildcards["method"]].init or config["distill"]["init"]
+    seed = wildcards["distill_seed"] if METHODS[method].seeded else 0
     return TRAINING_SET.format(method=method, budget=wildcards["budget"], distill_seed=seed)
 
 

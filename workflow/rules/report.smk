@@ -2,7 +2,7 @@ rule report:
     input:
         scores=SCORES,
         sets=[TRAINING_SET.format(**variant) for variant in MKDT],
-        metrics=[f"{EXPERIMENT}/sets/mkdt/{v['budget']}/{v['distill_seed']}.jsonl" for v in MKDT],
+        metrics=[TRAINING_SET.format(**variant).replace(".safetensors", ".jsonl") for variant in MKDT],
         initial=[initial_set(variant) for variant in MKDT],
     output:
         **{

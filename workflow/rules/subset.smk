@@ -3,6 +3,7 @@ rule subset:
         data=SOURCE,
         targets=TARGETS,
         experts=lambda wildcards: EXPERTS if METHODS[wildcards.method].experts else [],
+        teacher=lambda wildcards: TEACHER[0] if METHODS[wildcards.method].teacher else [],
     output:
         TRAINING_SET,
     log:
@@ -13,11 +14,13 @@ rule subset:
         method="|".join(made_by("subset")),
     conda:
         ENVIRONMENT
+    threads: THREADS
     resources:
+        gpu=lambda wildcards: GPU if METHODS[wildcards.method].teacher else 0,
         mem_mb=memory,
         runtime=minutes,
     params:
-        settings=lambda wildcards: cfg.settings(config, "subset", budget=wildcards.budget),
+        settings=lambda wildcards: cfg.settings(config, "subset", method=wildcards.method, budget=wildcards.budget),
         code=lambda wildcards: code("subset", METHODS[wildcards.method].module),
     script:
         "../scripts/subset.py"

@@ -206,6 +206,12 @@ def _check(config: Config) -> None:
         probe["selection_draws"] > probe["label_draws"],
         f"probe.selection_draws is {probe['selection_draws']}, more than probe.label_draws ({probe['label_draws']}).",
     )
+    for name in dict.fromkeys([probe["selection"], *probe["downstream"]]):
+        fewest = round(min(probe["label_fractions"]) * train_images(config, name))
+        _fail_if(
+            probe["knn"] is not None and probe["knn"] > fewest,
+            f"probe.knn is {probe['knn']}, more than the {fewest} labels of '{name}' that probe.label_fractions leaves.",
+        )
     steps = config["pretrain"]["steps"]
     _fail_if(steps != sorted(steps), f"pretrain.steps must ascend, got {steps}.")
     slugs: dict[str, str] = {}
@@ -370,7 +376,7 @@ def settings(
             chosen = {"batch": 1, "momentum": 0.0, "weight_decay": 0.0}
         return seed | {"student": network(config["students"][student])} | chosen
     if stage == "probe":
-        keys = ("selection", "downstream", "label_fractions", "label_draws", "selection_draws", "l2")
+        keys = ("selection", "downstream", "label_fractions", "label_draws", "selection_draws", "l2", "knn", "finetune")
         chosen = {key: config["probe"][key] for key in keys}
         return seed | chosen | {"standardise": config["pretrain"]["protocol"] == "fair"}
     if stage == "report":

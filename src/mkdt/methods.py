@@ -8,7 +8,7 @@ class Method:
     """How a method comes by its training set.
 
     Attributes:
-        rule: the rule that makes the set; None where the method trains on all images, or trains nothing.
+        rule: the rule that makes the set; None where it trains on all images, or trains nothing.
         module: of ``mkdt``, where a subset's function ``{method}_subset`` stands.
         seeded: whether each distill seed gives another set.
         experts, teacher: whether making it needs these, beside the images and their targets.
@@ -33,6 +33,7 @@ METHODS = {
     "mkdt_random": Method("distill", seeded=True, experts=True, init="random"),
     "mkdt_high_loss": Method("distill", seeded=True, experts=True, init="high_loss"),
     "full": Method(),
+    "teacher": Method(teacher=True),
 }
 
 

@@ -112,6 +112,8 @@ def test_default_sizes() -> None:
         ({"probe": {"label_fractions": [0.005]}}, ["probe.label_fractions", "one a class"]),
         ({"probe": {"label_fractions": [1.5]}}, ["probe.label_fractions", "at most 1"]),
         ({"probe": {"selection_draws": 9}}, ["probe.selection_draws", "label_draws"]),
+        ({"probe": {"knn": 27}}, ["probe.knn is 27", "26 labels"]),
+        ({"probe": {"finetune": {"rates": [0.1]}}}, ["probe.finetune.batch", "missing"]),
         ({"probe": {"downstream": ["stl"]}}, ["probe.downstream.0", "stl"]),
         ({"compute": {"device": "tpu"}}, ["compute.device", "cuda"]),
         ({"compute": {"threads": 0}}, ["compute.threads", "at least 1"]),

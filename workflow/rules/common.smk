@@ -63,6 +63,7 @@ PRETRAINED = [
     for variant in VARIANTS
     for student in config["pretrain"]["students"]
     for seed in SEEDS
+    if variant["method"] != "teacher"  # it is probed as it is
 ]
 SCORES = sorted(
     {SCORE.format(**variant, student=student) for variant in VARIANTS for student in config["pretrain"]["students"]}
@@ -114,7 +115,9 @@ def training_set(wildcards):
 
 
 def students(wildcards):
-    """All pre-trained students of one method, budget and architecture."""
+    """All pre-trained students of one method, budget and architecture, or the teacher in their place."""
+    if wildcards.method == "teacher":
+        return TEACHER[0]
     return [
         STUDENT.format(**variant, student=wildcards.student, seed=seed)
         for variant in VARIANTS

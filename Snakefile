@@ -14,8 +14,9 @@ include: "workflow/rules/data.smk"  # decode and split each data set once
 include: "workflow/rules/teacher.smk"  # self-supervised training of the teacher
 include: "workflow/rules/targets.smk"  # its representation of every training image
 include: "workflow/rules/experts.smk"  # students regressed onto the targets: the trajectories
-include: "workflow/rules/subset.smk"  # real subsets: random, high loss
+include: "workflow/rules/subset.smk"  # real subsets
 include: "workflow/rules/distill.smk"  # trajectory matching: the synthetic set
+include: "workflow/rules/krr.smk"  # another distillation: kernel ridge regression
 include: "workflow/rules/pretrain.smk"  # fresh students, pre-trained on each set
 include: "workflow/rules/probe.smk"  # linear probe on few labels
 include: "workflow/rules/report.smk"  # tables and figures

@@ -127,8 +127,10 @@ def _check(config: Config) -> None:
         *((f"probe.downstream.{i}", name) for i, name in enumerate(config["probe"]["downstream"])),
     ]:
         _fail_if(name not in sets, f"{key} names the data set '{name}', which is not in datasets ({', '.join(sets)}).")
+    others = [config["krr_st"]["student"]] * ("krr_st" in config["methods"])
     for key, name in [
         ("student", config["student"]),
+        *(("krr_st.student", name) for name in others),
         *((f"pretrain.students.{i}", name) for i, name in enumerate(config["pretrain"]["students"])),
     ]:
         _fail_if(name not in students, f"{key} names '{name}', which is not in students ({', '.join(students)}).")
@@ -144,7 +146,7 @@ def _check(config: Config) -> None:
         ("teacher.backbone", config["teacher"]["backbone"]),
         *(
             (f"students.{name}", students[name])
-            for name in sorted({config["student"], *config["pretrain"]["students"]})
+            for name in sorted({config["student"], *config["pretrain"]["students"], *others})
         ),
     ]:
         _check_network(key, spec, image_size(config, config["source"]))
@@ -368,6 +370,9 @@ def settings(
     if stage == "distill":
         rest = {k: v for k, v in config["distill"].items() if k != "init"}
         return seed | {"student": network(config["students"][config["student"]])} | rest
+    if stage == "krr":
+        rest = {k: v for k, v in config["krr_st"].items() if k not in {"init", "student"}}
+        return seed | {"student": network(config["students"][config["krr_st"]["student"]])} | rest
     if stage == "pretrain":
         pretrain = config["pretrain"]
         grid: tuple[str, ...] = ("rates", "steps") if pretrain["protocol"] == "fair" else ("epochs",)

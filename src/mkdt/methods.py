@@ -32,6 +32,7 @@ METHODS = {
     "mkdt": Method("distill", seeded=True, experts=True),
     "mkdt_random": Method("distill", seeded=True, experts=True, init="random"),
     "mkdt_high_loss": Method("distill", seeded=True, experts=True, init="high_loss"),
+    "krr_st": Method("krr", seeded=True),
     "full": Method(),
     "teacher": Method(teacher=True),
 }

@@ -109,7 +109,7 @@ def summarise(accuracy: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
 
     Columns: ``mean`` and ``std`` (over all runs and label draws) and ``n``, ``rate`` and ``steps`` of the chosen
     point, ``at_edge`` where a larger grid might have served the method better; ``difference`` to ``random``, paired, with ``low`` and ``high`` of its 95 % interval; ``recovered``, the
-    share (method - none) / (full - none) of what pre-training on all images gains. Per cent, but the last.
+    share (method - none) / (full - none) of what pre-training on all images gains, where it gains. Per cent, but the last.
     """
     setting = [key for key in KEYS if key != "method"]
     rows = []
@@ -130,7 +130,7 @@ def summarise(accuracy: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
             if "random" in parts and method != "random":
                 differences = paired(part, parts["random"])
                 row["difference"], row["low"], row["high"] = interval(differences, "difference")
-            if "none" in means and "full" in means and means["full"] != means["none"]:
+            if "none" in means and "full" in means and means["full"] > means["none"]:  # else there is no gain to share
                 row["recovered"] = (means[method] - means["none"]) / (means["full"] - means["none"])
             rows.append(row)
     columns = [*KEYS, "mean", "std", "n", "rate", "steps", "at_edge", "difference", "low", "high", "recovered"]

@@ -89,6 +89,8 @@ def test_default_sizes() -> None:
         ({"students": {"convnet": {"norm": "batch"}}}, ["running statistics"]),
         ({"students": {"convnet": {"norm": "group", "width": 48}}}, ["width", "32 groups"]),
         ({"students": {"convnet": {"architecture": "resnet"}}}, ["students.convnet", "blocks"]),
+        ({"methods": ["krr_st"], "krr_st": {"student": "vgg"}}, ["krr_st.student", "vgg"]),
+        ({"methods": ["mkdt_high_loss"], "experts": {"epochs": 2}}, ["experts.epochs", "need 3"]),
         ({"experts": {"epochs": 2}}, ["experts.epochs", "need 3"]),
         ({"budgets": []}, ["budgets", "at least 1"]),
         ({"budgets": [0.0001]}, ["budgets", "less than one image"]),
@@ -157,6 +159,15 @@ def test_a_slice_holds_only_what_its_stage_needs() -> None:
         assert cfg.settings(loaded, stage) == cfg.settings(changed, stage)
     assert cfg.settings(loaded, "data", dataset="digits") == cfg.settings(changed, "data", dataset="digits")
     assert cfg.settings(loaded, "distill") != cfg.settings(changed, "distill")
+
+
+def test_the_subset_of_one_method_does_not_depend_on_the_options_of_another() -> None:
+    """SAS looks at random views, so the teacher's augmentation is its key; nothing of it is a random subset's."""
+    loaded = cfg.load(DEFAULT)
+    changed = cfg.load(merged(DEFAULT, {"sas": {"views": 3}, "teacher": {"augment": {"noise": 0.2}}}))
+    for method, same in (("random", True), ("high_loss", True), ("kmeans", True), ("sas", False)):
+        slices = [cfg.settings(config, "subset", method=method, budget="1pct") for config in (loaded, changed)]
+        assert (slices[0] == slices[1]) == same
 
 
 def test_leftovers_of_another_architecture_do_not_count() -> None:

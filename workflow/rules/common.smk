@@ -49,13 +49,16 @@ VARIANTS = [
 DATA = [f"results/{name}/data.safetensors" for name in cfg.used_datasets(config)]
 TEACHER = [f"{TEACHER_FOLDER}/teacher.safetensors", f"{TEACHER_FOLDER}/teacher.jsonl"]
 TARGETS = f"{TEACHER_FOLDER}/targets.safetensors"
-USES_EXPERTS = any(METHODS[method].experts for method in METHODS.keys() & config["methods"])
+USES_EXPERTS = any(METHODS[method].experts for method in METHODS.keys() & config["methods"]) or (
+    "krr_st" in config["methods"] and config["krr_st"]["init"] == "high_loss"
+)
 EXPERTS = [f"{EXPERT_FOLDER}/{expert:03d}.safetensors" for expert in range(config["experts"]["count"])] * USES_EXPERTS
 MKDT = [variant for variant in VARIANTS if variant["method"] in made_by("distill")]
+SYNTHETIC = [*MKDT, *(variant for variant in VARIANTS if variant["method"] in made_by("krr"))]
 REAL = [TRAINING_SET.format(**variant) for variant in VARIANTS if variant["method"] in made_by("subset")]
 DISTILLED = [
     TRAINING_SET.format(**variant).replace(".safetensors", f".{kind}")
-    for variant in MKDT
+    for variant in SYNTHETIC
     for kind in ["safetensors", "jsonl", "png"]
 ]
 PRETRAINED = [
@@ -72,12 +75,13 @@ SCORES = sorted(
 
 def initial_set(wildcards):
     """The subset that distillation starts from; the high-loss subset is one for all distill seeds."""
-    method = METHODS[wildcards["method"]].init or config["distill"]["init"]
+    section = "krr_st" if wildcards["method"] == "krr_st" else "distill"
+    method = METHODS[wildcards["method"]].init or config[section]["init"]
     seed = wildcards["distill_seed"] if METHODS[method].seeded else 0
     return TRAINING_SET.format(method=method, budget=wildcards["budget"], distill_seed=seed)
 
 
-SETS = sorted({*REAL, *(initial_set(variant) for variant in MKDT)}) + DISTILLED
+SETS = sorted({*REAL, *(initial_set(variant) for variant in SYNTHETIC)}) + DISTILLED
 REPORT = [
     f"{EXPERIMENT}/report/{name}"
     for name in [
@@ -89,7 +93,7 @@ REPORT = [
         "sets.png",
         "matching.png",
     ]
-    if MKDT or name not in {"sets.png", "matching.png"}
+    if {"sets.png": SYNTHETIC, "matching.png": MKDT}.get(name, True)
 ]
 
 # Software of the jobs; `../` because rules name it relative to their own file.

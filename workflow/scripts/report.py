@@ -28,6 +28,7 @@ with job.stage(snakemake) as stage:
                 shown.add(method)
                 rows += [("real", load_synthetic(initial).pixels()), (method, load_synthetic(path).pixels())]
         report.save_figure(output.sets_png, report.plot_images(rows))
+    if stage.input.metrics:
         runs = {"/".join(Path(path).with_suffix("").parts[-3:]): path for path in stage.input.metrics}
         tables = {name: pd.read_json(path, lines=True) for name, path in runs.items()}
         report.save_figure(output.matching_png, report.plot_matching(tables))

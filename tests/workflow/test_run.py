@@ -61,6 +61,26 @@ def test_report_tables(finished: Project) -> None:
     assert (summary["low"] <= summary["difference"]).sum() == (summary["difference"] <= summary["high"]).sum() == 4
 
 
+def test_the_other_methods_go_the_same_way(changed: Project) -> None:
+    """Every further method, the common student and one with batch norm, and all evaluations end in one table."""
+    methods = ["random", "kmeans", "sas", "mkdt_random", "krr_st", "teacher"]
+    changed.run(
+        "--config",
+        f"methods=[{','.join(methods)}]",
+        "krr_st={init: high_loss}",
+        "pretrain={students: [convnet, convnet_bn]}",
+        "probe={finetune: {rates: [0.01], steps: 2, batch: 8, weight_decay: 0}}",
+    )
+    accuracy = pd.read_csv(changed.folder / "results/tiny/report/accuracy.csv")
+    counts = accuracy.groupby(["method", "student", "evaluation"]).size().unstack("method")
+    assert counts.shape == (6, 6)
+    assert (counts.drop(columns="teacher") == 8).all(axis=None)
+    assert (counts["teacher"] == 2).all()
+    sets = changed.folder / "results/tiny/sets"
+    started = Artifact(sets / "krr_st/6img/0.safetensors").tensor("init_index")
+    assert torch.equal(started, Artifact(sets / "high_loss/6img/0.safetensors").tensor("init_index"))
+
+
 def test_all_methods_start_from_the_same_students(project: Project) -> None:
     """The untrained student of a seed does not depend on the method, the budget or the distill seed."""
     grid = "pretrain={steps: [1], rates: [0.000000001], seeds: [3]}"

@@ -34,8 +34,9 @@ else:
 
 include: "workflow/rules/targets_probe.smk"  # what a linear probe makes of them
 include: "workflow/rules/experts.smk"  # students regressed onto the targets: the trajectories
-include: "workflow/rules/subset.smk"  # real subsets: random, high loss
+include: "workflow/rules/subset.smk"  # real subsets
 include: "workflow/rules/distill.smk"  # trajectory matching: the synthetic set
+include: "workflow/rules/krr.smk"  # another distillation: kernel ridge regression
 include: "workflow/rules/pretrain.smk"  # fresh students, pre-trained on each set
 include: "workflow/rules/probe.smk"  # linear probe on few labels
 include: "workflow/rules/report.smk"  # tables and figures

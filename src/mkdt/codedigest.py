@@ -7,15 +7,21 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 # Plumbing that carries no number: a new progress bar, or a better word on a licence, must not retrain a hundred experts.
-PLUMBING = frozenset({"job", "tracking", "sync", "cli", "config", "codedigest", "errors", "catalog", "downloads"})
+PLUMBING = frozenset(
+    {"job", "tracking", "sync", "cli", "config", "methods", "codedigest", "errors", "catalog", "downloads"}
+)
 
 
-def code_digest(script: str | Path) -> str:
+def code_digest(script: str | Path, *modules: str) -> str:
     """SHA-256 (hex, 16 digits) over the code of ``script`` and, recursively, of the modules of ``mkdt`` that it imports.
 
     Comments, docstrings and layout do not count; neither do the modules of ``PLUMBING``.
+
+    Args:
+        script: a stage's script.
+        modules: of ``mkdt``, that it imports by name when it runs.
     """
-    pending, seen = [Path(script)], set()
+    pending, seen = [Path(script), *(PACKAGE / f"{name}.py" for name in modules)], set()
     parts = []
     while pending:
         path = pending.pop()

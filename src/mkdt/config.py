@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator
 from mkdt.catalog import DATASETS, PICTURES, Dataset
 from mkdt.errors import UserError
 from mkdt.folders import find
+from mkdt.methods import METHODS, made_by
 
 Config = dict[str, Any]
 
@@ -36,8 +37,6 @@ LOSS_OPTIONS = {
     "simclr": ("temperature",),
     "vicreg": ("invariance", "variance", "covariance"),
 }
-METHODS_WITHOUT_BUDGET = ("none", "full")
-METHODS_WITHOUT_DISTILL_SEED = ("none", "full", "high_loss")
 
 
 def load(raw: Mapping[str, Any], schema_file: Path = SCHEMA) -> Config:
@@ -142,8 +141,10 @@ def _check(config: Config) -> None:
         *((f"probe.downstream.{i}", name) for i, name in enumerate(config["probe"]["downstream"])),
     ]:
         _fail_if(name not in sets, f"{key} names the data set '{name}', which is not in datasets ({', '.join(sets)}).")
+    others = [config["krr_st"]["student"]] * ("krr_st" in config["methods"])
     for key, name in [
         ("student", config["student"]),
+        *(("krr_st.student", name) for name in others),
         *((f"pretrain.students.{i}", name) for i, name in enumerate(config["pretrain"]["students"])),
     ]:
         _fail_if(name not in students, f"{key} names '{name}', which is not in students ({', '.join(students)}).")
@@ -162,7 +163,7 @@ def _check(config: Config) -> None:
         *[("teacher.backbone", config["teacher"]["backbone"])] * (origin == "trained"),
         *(
             (f"students.{name}", students[name])
-            for name in sorted({config["student"], *config["pretrain"]["students"]})
+            for name in sorted({config["student"], *config["pretrain"]["students"], *others})
         ),
     ]:
         _check_network(key, spec, image_size(config, config["source"]))
@@ -188,7 +189,7 @@ def _check(config: Config) -> None:
     distill, experts = config["distill"], config["experts"]
     needed = distill["start_epochs"] - 1 + distill["match_epochs"]
     _fail_if(
-        "mkdt" in config["methods"] and experts["epochs"] < needed,
+        bool({*made_by("distill")} & {*config["methods"]}) and experts["epochs"] < needed,
         f"experts.epochs is {experts['epochs']}, but distill.start_epochs {distill['start_epochs']} and "
         f"distill.match_epochs {distill['match_epochs']} need {needed}.",
     )
@@ -219,15 +220,30 @@ def _check(config: Config) -> None:
             f"pretrain.batch {batch} leaves a last batch of one image of a set of {', '.join(map(str, lonely))}, which the "
             f"batch norm of students.{name} cannot take: change pretrain.batch or budgets.",
         )
+    for method in config["methods"]:
+        _fail_if(
+            origin == "file" and method in METHODS and METHODS[method].teacher,
+            f"methods: '{method}' needs the teacher itself, but targets.file brings representations only: leave it out.",
+        )
     probe = config["probe"]
     _fail_if(
         probe["selection_draws"] > probe["label_draws"],
         f"probe.selection_draws is {probe['selection_draws']}, more than probe.label_draws ({probe['label_draws']}).",
     )
+    for name in dict.fromkeys([probe["selection"], *probe["downstream"]]):
+        fewest = round(min(probe["label_fractions"]) * train_images(config, name))
+        _fail_if(
+            probe["knn"] is not None and probe["knn"] > fewest,
+            f"probe.knn is {probe['knn']}, more than the {fewest} labels of '{name}' that probe.label_fractions leaves.",
+        )
     steps = config["pretrain"]["steps"]
     _fail_if(steps != sorted(steps), f"pretrain.steps must ascend, got {steps}.")
     slugs: dict[str, str] = {}
-    for method in config["methods"]:
+    for i, method in enumerate(config["methods"]):
+        _fail_if(
+            method not in METHODS and not method.startswith("file:"),
+            f"methods.{i} is '{method}', known are {', '.join(METHODS)} and file:PATH.",
+        )
         if method.startswith("file:"):
             path = Path(method.removeprefix("file:"))
             _fail_if(not path.is_file(), f"methods: {path} does not exist.")
@@ -407,13 +423,16 @@ def method_name(method: str) -> str:
     return f"file-{Path(method.removeprefix('file:')).stem}" if method.startswith("file:") else method
 
 
+def has_budget(method: str) -> bool:
+    """Whether a method makes a set for each budget; a file has the size that it has."""
+    return method in METHODS and METHODS[method].rule is not None
+
+
 def variants(config: Config, method: str) -> list[tuple[str, int]]:
     """(budget label, distill seed) of every training set that a method makes."""
-    budgets = ["all"] if method in METHODS_WITHOUT_BUDGET else [budget_label(budget) for budget in config["budgets"]]
-    if method.startswith("file:"):
-        budgets = ["all"]
-    single = method in METHODS_WITHOUT_DISTILL_SEED or method.startswith("file:")
-    return [(budget, seed) for budget in budgets for seed in ([0] if single else config["distill_seeds"])]
+    budgets = [budget_label(budget) for budget in config["budgets"]] if has_budget(method) else ["all"]
+    seeds = config["distill_seeds"] if has_budget(method) and METHODS[method].seeded else [0]
+    return [(budget, seed) for budget in budgets for seed in seeds]
 
 
 def gpus_per_job(config: Config, cluster: bool = False) -> int:
@@ -497,10 +516,14 @@ def settings(
         return seed | {"student": network(config["students"][config["student"]])} | training
     if stage == "subset":
         counts = {budget_label(value): budget_count(config, value) for value in config["budgets"]}
-        return seed | {"count": counts[budget]}
+        options = {"sas": config["sas"] | {"augment": config["teacher"]["augment"]}}
+        return seed | {"count": counts[budget]} | options.get(method, {})
     if stage == "distill":
         rest = {k: v for k, v in config["distill"].items() if k != "init"}
         return seed | {"student": network(config["students"][config["student"]])} | rest
+    if stage == "krr":
+        rest = {k: v for k, v in config["krr_st"].items() if k not in {"init", "student"}}
+        return seed | {"student": network(config["students"][config["krr_st"]["student"]])} | rest
     if stage == "pretrain":
         pretrain = config["pretrain"]
         grid: tuple[str, ...] = ("rates", "steps") if pretrain["protocol"] == "fair" else ("epochs",)
@@ -509,7 +532,7 @@ def settings(
             chosen = {"batch": 1, "momentum": 0.0, "weight_decay": 0.0}
         return seed | {"student": network(config["students"][student])} | chosen
     if stage == "probe":
-        keys = ("selection", "downstream", "label_fractions", "label_draws", "selection_draws", "l2")
+        keys = ("selection", "downstream", "label_fractions", "label_draws", "selection_draws", "l2", "knn", "finetune")
         chosen = {key: config["probe"][key] for key in keys}
         return seed | chosen | {"standardise": config["pretrain"]["protocol"] == "fair"}
     if stage == "report":

@@ -14,7 +14,7 @@ from mkdt.artifacts import Artifact
 from mkdt.compiled import CompiledStep
 from mkdt.errors import UserError
 from mkdt.models import Spec, build_student, flat_mse
-from mkdt.synthetic import SyntheticSet
+from mkdt.synthetic import SyntheticSet, first_images, moments
 from mkdt.unroll import choose_retain, match_trajectory
 
 SMALLEST_STEP_SIZE = 1e-6  # held above this in both spaces: float32's exp reaches zero too
@@ -27,12 +27,6 @@ def start_epochs_at(iteration: int, settings: Mapping[str, Any]) -> int:
     if not settings["curriculum"]:
         return limit
     return min(limit, 1 + iteration * limit // max(1, settings["iterations"]))
-
-
-def moments(settings: Mapping[str, Any]) -> list[int]:
-    """Iterations of which a picture is kept: 0, then ``pictures`` evenly spaced ones, the last iteration included."""
-    count, iterations = settings["pictures"], settings["iterations"]
-    return sorted({0, *(round(iterations * (k + 1) / count) for k in range(count))})
 
 
 def inner_batches(size: int, batch: int, stream: torch.Generator) -> Iterator[Tensor]:
@@ -86,7 +80,7 @@ def distill(
     step_parameter = torch.tensor(math.log(start) if log_space else start, device=device)
     optimizer = _optimizer(images, targets, step_parameter, settings)
     pictured = set(moments(settings))
-    history = [_first_images(images)]
+    history = [first_images(images)]
     first, retain = 0, settings["retain"]
     if state is not None:
         first, retain = state["iteration"], state["retain"]
@@ -162,7 +156,7 @@ def distill(
         if settings["retain"] == "auto" and compiled is None:
             values["retain"] = retain
         if iteration + 1 in pictured:
-            history.append(_first_images(images))
+            history.append(first_images(images))
             report(iteration + 1, values, pictures=replace(initial, images=images.cpu()).pixels())
         else:
             report(iteration + 1, values)
@@ -190,8 +184,3 @@ def _optimizer(
     if settings["learn_targets"]:
         groups.append({"params": [targets], "lr": settings["target_lr"]})
     return [for_images, torch.optim.SGD(groups, momentum=MOMENTUM)]
-
-
-def _first_images(images: Tensor, count: int = 16) -> Tensor:
-    """A copy of the first images: they show the set as it forms, and bound what the history costs."""
-    return images[:count].detach().cpu().clone()

@@ -1,5 +1,9 @@
-"""The evaluation: a linear classifier on frozen features, with few labels; one choice on validation, one look at test."""
+"""The evaluation with few labels: a linear classifier on frozen features chooses on validation; one look at test.
 
+At the chosen point k-NN on the same features and fine-tuning may stand beside it, with the same label draws.
+"""
+
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +16,7 @@ from torch import Tensor, nn
 from mkdt import seeding
 from mkdt.data import in_batches
 from mkdt.errors import UserError
+from mkdt.finetune import finetune
 
 ENCODE_BATCH = 1024
 STATISTICS_IMAGES = 5000  # features are standardised with the statistics of at most so many training images
@@ -140,9 +145,21 @@ def _even_rows(total: int, count: int) -> Tensor:
 
 
 def score(
-    features: Features, data: Downstream, split: str, fractions: Sequence[float], draws: int, l2: float, seed: int
+    features: Features,
+    data: Downstream,
+    split: str,
+    fractions: Sequence[float],
+    draws: int,
+    l2: float,
+    seed: int,
+    neighbours: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Accuracy (per cent) on a split for every label fraction and draw; one row each, with the gradient left over."""
+    """Accuracy (per cent) on a split for every label fraction and draw; one row each, with the gradient left over.
+
+    With ``neighbours`` another row for the majority of so many nearest labelled images by cosine (evaluation ``knn``).
+    """
+    from sklearn.neighbors import KNeighborsClassifier
+
     held_out = features.held_out(split)
     truth = (data.validation if split == "validation" else data.test)[1].numpy()
     labels = data.train[1]
@@ -150,9 +167,44 @@ def score(
     for fraction in fractions:
         for draw in range(draws):
             drawn = draw_labels(labels, fraction, seed, data.name, draw)
-            classifier, slope = fit_linear(features.train(drawn), labels[drawn].numpy(), l2)
-            accuracy = 100 * float((classifier.predict(held_out) == truth).mean())
-            rows.append({"label_fraction": fraction, "label_draw": draw, "accuracy": accuracy, "gradient": slope})
+            known, answers = features.train(drawn), labels[drawn].numpy()
+            linear, slope = fit_linear(known, answers, l2)
+            fitted = {"linear": (linear, slope)}
+            if neighbours is not None:
+                knn = KNeighborsClassifier(min(neighbours, len(drawn)), metric="cosine").fit(known, answers)
+                fitted["knn"] = knn, math.nan
+            for name, (classifier, slope) in fitted.items():
+                accuracy = 100 * float((classifier.predict(held_out) == truth).mean())
+                row = {"label_fraction": fraction, "label_draw": draw, "accuracy": accuracy, "gradient": slope}
+                rows.append({"evaluation": name, **row, "finetune_rate": math.nan})
+    return rows
+
+
+def score_finetuned(
+    backbone: nn.Module,
+    data: Downstream,
+    split: str,
+    rate: float,
+    settings: Mapping[str, Any],
+    draws: int,
+    seed: int,
+    device: torch.device,
+) -> list[dict[str, Any]]:
+    """The same rows for fine-tuning at one learning rate; an accuracy of 0 where it diverged."""
+    images, truth = data.validation if split == "validation" else data.test
+    classes = int(data.train[1].max()) + 1
+    rows = []
+    for fraction in settings["label_fractions"]:
+        for draw in range(draws):
+            drawn = draw_labels(data.train[1], fraction, seed, data.name, draw)
+            stream = seeding.derive(seed, "finetune", data.name, f"{fraction:g}", draw)
+            known, answers = data.train[0][drawn].to(device), data.train[1][drawn].to(device)
+            network = finetune(backbone.to(device), known, answers, classes, rate, settings["finetune"], stream)
+            batches = (batch.to(device) for batch in images.split(ENCODE_BATCH))
+            guesses = in_batches(network, batches).argmax(1)
+            accuracy = 100 * float((guesses == truth).double().mean())
+            row = {"label_fraction": fraction, "label_draw": draw, "accuracy": accuracy, "gradient": math.nan}
+            rows.append({"evaluation": "finetune", **row, "finetune_rate": rate})
     return rows
 
 
@@ -172,7 +224,8 @@ def probe(
 
     The point with the highest mean validation accuracy (over seeds, label fractions and draws of the selection
     set) is chosen once for all downstream sets; so is, for the accuracy-against-steps curve, the best rate at
-    each number of steps. Then the test split is opened once, for these points.
+    each number of steps. Then the test split is opened once, for these points. At the chosen one k-NN and fine-tuning are
+    scored too; the latter's learning rate is chosen on the validation split before.
 
     Args:
         students: for each (distill_seed, seed) a function (rate index, step index) to the frozen backbone, or to
@@ -180,13 +233,14 @@ def probe(
         rates, steps: the grid.
         selection: the labelled set whose validation split chooses.
         downstream: the sets whose test split is reported.
-        settings: ``label_fractions``, ``label_draws``, of which the first ``selection_draws`` choose, ``l2``, ``standardise``.
+        settings: ``label_fractions``, ``label_draws``, of which the first ``selection_draws`` choose, ``l2``, ``standardise``,
+            ``knn`` (neighbours, or None), ``finetune`` (its section, or None).
         seed: of the label draws.
         report: called as students are scored.
 
     Returns:
         rows of accuracies in per cent: split, downstream, rate, steps, distill_seed, seed, label_fraction,
-        label_draw, accuracy, gradient, chosen (the method's point), chosen_at_steps (best rate at these steps),
+        evaluation (linear, knn or finetune), label_draw, accuracy, gradient, finetune_rate, chosen (the method's point), chosen_at_steps (best rate at these steps),
         at_edge (the chosen point has the smallest or largest rate or the most steps of a larger grid).
 
     Raises:
@@ -194,33 +248,47 @@ def probe(
     """
     fractions, l2 = settings["label_fractions"], settings["l2"]
 
-    def evaluate(data: Downstream, split: str, point: tuple[int, int]) -> list[dict[str, Any]] | None:
+    def who(data: Downstream, split: str, point: tuple[int, int], student: tuple[int, int]) -> dict[str, Any]:
+        return {
+            "split": split,
+            "downstream": data.name,
+            "rate": rates[point[0]],
+            "steps": steps[point[1]],
+            "distill_seed": student[0],
+            "seed": student[1],
+        }
+
+    def evaluate(
+        data: Downstream, split: str, point: tuple[int, int], neighbours: int | None = None
+    ) -> list[dict[str, Any]] | None:
         """Rows of one grid point over all students; None where one of them diverged."""
         draws = settings["selection_draws" if split == "validation" else "label_draws"]
         drawn = [draw_labels(data.train[1], f, seed, data.name, d) for f in fractions for d in range(draws)]
         rows = []
-        for (distill_seed, student_seed), restore in students.items():
+        for student, restore in students.items():
             backbone = restore(*point)
             if backbone is None:
                 return None
             try:
                 features = Features(backbone, data, device, torch.cat(drawn), settings["standardise"])
-                scored = score(features, data, split, fractions, draws, l2, seed)
+                scored = score(features, data, split, fractions, draws, l2, seed, neighbours)
             except FloatingPointError as error:  # finite weights can still overflow
                 if split == "validation":
                     return None
                 raise UserError(
                     f"probe: features of {data.name} are not finite ({error}): lower pretrain.rates."
                 ) from error
-            who = {
-                "split": split,
-                "downstream": data.name,
-                "rate": rates[point[0]],
-                "steps": steps[point[1]],
-                "distill_seed": distill_seed,
-                "seed": student_seed,
-            }
-            rows += [who | row for row in scored]
+            rows += [who(data, split, point, student) | row for row in scored]
+        return rows
+
+    def finetuned(data: Downstream, split: str, point: tuple[int, int], rate: float) -> list[dict[str, Any]]:
+        draws = settings["selection_draws" if split == "validation" else "label_draws"]
+        rows = []
+        for student, restore in students.items():
+            backbone = restore(*point)
+            assert backbone is not None  # the chosen point diverged for nobody
+            scored = score_finetuned(backbone, data, split, rate, settings, draws, seed, device)
+            rows += [who(data, split, point, student) | row for row in scored]
         return rows
 
     points = [(r, s) for s in range(len(steps)) for r in range(len(rates))]
@@ -248,7 +316,16 @@ def probe(
         return {"chosen": point == best, "chosen_at_steps": point == best_at[point[1]], "at_edge": at_edge}
 
     rows = [row | flags((rates.index(row["rate"]), steps.index(row["steps"]))) for row in rows]
+    finetune_rate = 0.0
+    if settings["finetune"] is not None:
+        tried = {rate: finetuned(selection, "validation", best, rate) for rate in settings["finetune"]["rates"]}
+        finetune_rate = max(tried, key=lambda rate: float(np.mean([row["accuracy"] for row in tried[rate]])))
+        aside = {"chosen_at_steps": False, "at_edge": False}
+        rows += [row | {"chosen": rate == finetune_rate} | aside for rate in tried for row in tried[rate]]
     for data in downstream:
         for point in sorted({best, *best_at.values()}):
-            rows += [row | flags(point) for row in evaluate(data, "test", point) or []]
+            neighbours = settings["knn"] if point == best else None
+            rows += [row | flags(point) for row in evaluate(data, "test", point, neighbours) or []]
+        if settings["finetune"] is not None:
+            rows += [row | flags(best) for row in finetuned(data, "test", best, finetune_rate)]
     return rows

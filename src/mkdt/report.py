@@ -12,9 +12,10 @@ from torch import Tensor
 
 from mkdt.artifacts import write_atomically, write_text
 
-KEYS = ["source", "budget", "method", "student", "downstream", "label_fraction"]
+KEYS = ["source", "budget", "method", "student", "downstream", "evaluation", "label_fraction"]
 RUN = ["distill_seed", "seed", "label_draw"]
 LEVEL = 0.95
+EVALUATIONS = {"linear": "linear probe", "knn": "k-NN", "finetune": "fine-tuning"}
 
 # Okabe and Ito's palette, told apart by colour-blind readers; a marker each for print without colour.
 STYLES = {
@@ -23,8 +24,17 @@ STYLES = {
     "high_loss": ("#E69F00", "s"),
     "mkdt": ("#D55E00", "D"),
     "full": ("#009E73", "^"),
+    "teacher": ("#666666", None),
 }
-SPARE_STYLES = [("#CC79A7", "v"), ("#56B4E9", "P"), ("#F0E442", "X")]
+UNTRAINED = {"none": "none (no pre-training)"}
+SPARE_STYLES = [
+    ("#CC79A7", "v"),
+    ("#56B4E9", "P"),
+    ("#F0E442", "X"),
+    ("#882255", "<"),
+    ("#332288", ">"),
+    ("#999999", "p"),
+]
 
 
 def interval(table: pd.DataFrame, value: str, factors: Sequence[str] = RUN) -> tuple[float, float, float]:
@@ -63,7 +73,8 @@ def interval(table: pd.DataFrame, value: str, factors: Sequence[str] = RUN) -> t
 def accuracies(scores: pd.DataFrame, budgets: Sequence[str]) -> pd.DataFrame:
     """The test accuracies of the chosen points; a method without a budget stands beside every budget."""
     chosen = scores[(scores["split"] == "test") & scores["chosen"]]
-    return _beside_every_budget(chosen, budgets)[[*KEYS, *RUN, "rate", "steps", "at_edge", "accuracy", "gradient"]]
+    columns = [*KEYS, *RUN, "rate", "steps", "finetune_rate", "at_edge", "accuracy", "gradient"]
+    return _beside_every_budget(chosen, budgets)[columns]
 
 
 def _beside_every_budget(table: pd.DataFrame, budgets: Sequence[str]) -> pd.DataFrame:
@@ -75,28 +86,30 @@ def _beside_every_budget(table: pd.DataFrame, budgets: Sequence[str]) -> pd.Data
 def paired(method: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
     """Differences of two methods' accuracies run by run: same subset seed, student seed and label draw.
 
-    A method that has one training set for all distill seeds is paired with every one of the other's.
+    A method that has one training set for all distill seeds, or one network for all student seeds (the teacher), is paired
+    with every one of the other's.
     """
     on = list(RUN)
-    seeds, others = set(method["distill_seed"]), set(baseline["distill_seed"])
-    if seeds == others:
-        both = method.merge(baseline, on=on, suffixes=("", "_other"))
-    elif min(len(seeds), len(others)) == 1:
-        on.remove("distill_seed")
-        both = method.merge(baseline, on=on, suffixes=("", "_other"))
-        if len(others) > 1:
-            both["distill_seed"] = both["distill_seed_other"]
-    else:
-        raise ValueError(f"cannot pair distill seeds {sorted(seeds)} with {sorted(others)}")
+    for factor in ("distill_seed", "seed"):
+        mine, others = set(method[factor]), set(baseline[factor])
+        if mine == others:
+            continue
+        if min(len(mine), len(others)) > 1:
+            raise ValueError(f"cannot pair {factor.replace('_', ' ')}s {sorted(mine)} with {sorted(others)}")
+        on.remove(factor)
+    both = method.merge(baseline, on=on, suffixes=("", "_other"))
+    for factor in set(RUN) - set(on):
+        if baseline[factor].nunique() > 1:
+            both[factor] = both[f"{factor}_other"]
     return both[RUN].assign(difference=both["accuracy"] - both["accuracy_other"])
 
 
 def summarise(accuracy: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    """One row a source, budget, method, student, downstream set and label fraction.
+    """One row a source, budget, method, student, downstream set, evaluation and label fraction.
 
     Columns: ``mean`` and ``std`` (over all runs and label draws) and ``n``, ``rate`` and ``steps`` of the chosen
     point, ``at_edge`` where a larger grid might have served the method better; ``difference`` to ``random``, paired, with ``low`` and ``high`` of its 95 % interval; ``recovered``, the
-    share (method - none) / (full - none) of what pre-training on all images gains. Per cent, but the last.
+    share (method - none) / (full - none) of what pre-training on all images gains, where it gains. Per cent, but the last.
     """
     setting = [key for key in KEYS if key != "method"]
     rows = []
@@ -117,7 +130,7 @@ def summarise(accuracy: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
             if "random" in parts and method != "random":
                 differences = paired(part, parts["random"])
                 row["difference"], row["low"], row["high"] = interval(differences, "difference")
-            if "none" in means and "full" in means and means["full"] != means["none"]:
+            if "none" in means and "full" in means and means["full"] > means["none"]:  # else there is no gain to share
                 row["recovered"] = (means[method] - means["none"]) / (means["full"] - means["none"])
             rows.append(row)
     columns = [*KEYS, "mean", "std", "n", "rate", "steps", "at_edge", "difference", "low", "high", "recovered"]
@@ -125,12 +138,13 @@ def summarise(accuracy: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
 
 
 def curve(scores: pd.DataFrame, budgets: Sequence[str]) -> pd.DataFrame:
-    """Test accuracy against the number of pre-training steps, each at the rate that validation preferred there.
+    """Test accuracy of the linear probe against the number of pre-training steps, each at the rate that validation preferred there.
 
     The intervals are over initial subsets and student seeds, for the label draws that all methods share: a draw moves
     all curves together, and its spread would hide what tells them apart.
     """
-    points = _beside_every_budget(scores[(scores["split"] == "test") & scores["chosen_at_steps"]], budgets)
+    points = scores[(scores["split"] == "test") & (scores["evaluation"] == "linear") & scores["chosen_at_steps"]]
+    points = _beside_every_budget(points, budgets)
     rows = []
     for values, group in points.groupby([*KEYS, "steps"], sort=True):
         mean, low, high = interval(group, "accuracy", ["distill_seed", "seed"])
@@ -144,10 +158,12 @@ def curve(scores: pd.DataFrame, budgets: Sequence[str]) -> pd.DataFrame:
 def as_text(summary: pd.DataFrame, protocol: str) -> str:
     """The summary as a Markdown table for a terminal: one row a method, one pair of columns a label fraction."""
     lines = []
-    for (source, budget, student, downstream), group in summary.groupby(["source", "budget", "student", "downstream"]):
+    order = summary["evaluation"].map(list(EVALUATIONS).index)
+    setting = [order, "evaluation", "source", "budget", "student", "downstream"]
+    for (_, evaluation, source, budget, student, downstream), group in summary.groupby(setting):
         fractions = sorted(group["label_fraction"].unique())
         lines += [
-            f"{source} at {budget}, {student}, linear probe on {downstream}, protocol {protocol}; "
+            f"{source} at {budget}, {student}, {EVALUATIONS[str(evaluation)]} on {downstream}, protocol {protocol}; "
             "accuracy in per cent: mean ± deviation, difference to random [95 % interval], recovered",
             "",
             "| method | lr, steps |"
@@ -207,7 +223,9 @@ def plot_curve(points: pd.DataFrame, methods: Sequence[str]) -> Figure:
                     continue
                 colour, marker = look[method]
                 if (line["steps"] == 0).all():
-                    axis.axhline(line["mean"].iloc[0], color=colour, linestyle="--", label="none (no pre-training)")
+                    axis.axhline(
+                        line["mean"].iloc[0], color=colour, linestyle="--", label=UNTRAINED.get(method, method)
+                    )
                     axis.axhspan(line["low"].iloc[0], line["high"].iloc[0], color=colour, alpha=0.08, linewidth=0)
                     continue
                 errors = [line["mean"] - line["low"], line["high"] - line["mean"]]

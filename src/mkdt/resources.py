@@ -16,6 +16,7 @@ import yaml
 
 from mkdt import config as cfg
 from mkdt.config import Config
+from mkdt.methods import METHODS, made_by
 
 # Bytes before any data. Of a tiny job on a CPU 1.6 GB of resident memory were measured in its step: the script with torch,
 # kornia and scikit-learn 0.9, Snakemake around it 0.7; a second Snakemake outside of the step is counted too. CUDA's
@@ -41,7 +42,7 @@ FLOAT = 4
 CHUNK = 1e9  # of image files while they are decoded: measured 0.6 GB for photographs of 500x375
 TARGETS_PIXELS = 256  # of mkdt.targets_probe: images are made smaller for the probe on pixels
 
-LOCAL = {"data", "subset", "report"}  # stages that run beside Snakemake: no job of a cluster, no GPU
+LOCAL = {"data", "report"}  # stages that run beside Snakemake: no job of a cluster, no GPU
 
 
 @dataclass(frozen=True)
@@ -252,10 +253,30 @@ def need(config: Config, stage: str, *, dataset: str = "", student: str = "", bu
             disk=members * (trajectory + FLOAT * count),
         )
     if stage == "subset":
-        few = training_images(config, budget)
+        few, views = training_images(config, budget), config["sas"]["views"] if "sas" in config["methods"] else 0
         return Need(
-            host=count * (pixels + 2 * FLOAT * dimension) + FLOAT * count * config["experts"]["count"],
+            # The images once more as floats; k-means holds the targets twice.
+            host=count * (5 * pixels + 4 * FLOAT * dimension) + FLOAT * count * config["experts"]["count"],
+            device=FLOAT * (teacher.parameters + ENCODE_BATCH * (2 * pixels + 4 * teacher.largest)) if views else 0,
+            # k-means: at most 300 iterations of scikit-learn; SAS: the views, and a pass over the targets a choice.
+            flops=views * count * teacher.flops,
+            seconds=count * (views * pixels / 3 * AUGMENT + 2 * few * dimension * 300 / CPU_RATE),
             disk=FLOAT * few * (pixels + dimension),
+        )
+    if stage == "krr":
+        krr, few = config["krr_st"], training_images(config, budget)
+        size, real = student_size(config, krr["student"]), min(krr["batch"], count)
+        tensors = FLOAT * few * (pixels + dimension)
+        return Need(
+            host=count * (pixels + FLOAT * dimension) + 8 * tensors,
+            # The pool of students with their momenta; the graph of all synthetic images, the ridge system in float64.
+            device=8 * tensors
+            + FLOAT * (2 * krr["students"] + 4) * size.parameters
+            + 2 * FLOAT * (few + real) * size.activations
+            + 4 * 8 * few * (few + size.features),
+            flops=krr["iterations"] * (6 * few + real) * size.flops + krr["iterations"] * 3 * few**3,
+            steps=2 * krr["iterations"],
+            disk=tensors,
         )
     if stage == "distill":
         distill, size, few = config["distill"], student_size(config, config["student"]), training_images(config, budget)
@@ -350,7 +371,6 @@ def minutes(needs: Need, gpus: int, threads: int, attempt: int = 1) -> int:
 def jobs(config: Config) -> list[tuple[str, dict[str, str]]]:
     """Every job of an experiment: its stage and the arguments of ``need``."""
     methods = {cfg.method_name(method): cfg.variants(config, method) for method in config["methods"]}
-    distilled = methods.get("mkdt", [])
     found: list[tuple[str, dict[str, str]]] = [("data", {"dataset": name}) for name in cfg.used_datasets(config)]
     origin = cfg.teacher_origin(config)
     found += {
@@ -359,13 +379,18 @@ def jobs(config: Config) -> list[tuple[str, dict[str, str]]]:
         "file": [("targets_import", {})],
     }[origin]
     found += [("targets_probe", {})] * bool(cfg.facts_of(config, config["source"]).classes)
-    if {"high_loss", "mkdt"} & set(methods):
-        found += [("experts", {})] * ceil(config["experts"]["count"] / config["experts"]["per_job"])
-    init = config["distill"]["init"]
-    subsets = {(name, *variant) for name in ("random", "high_loss") for variant in methods.get(name, [])}
-    subsets |= {(init, budget, seed if init == "random" else 0) for budget, seed in distilled}
+    subsets: set[tuple[str, str, int]] = set()
+    for name, variants in methods.items():
+        rule = METHODS[name].rule if name in METHODS else None
+        if rule == "subset":
+            subsets |= {(name, *variant) for variant in variants}
+        elif rule is not None:
+            init = METHODS[name].init or config["distill" if rule == "distill" else "krr_st"]["init"]
+            subsets |= {(init, budget, seed if METHODS[init].seeded else 0) for budget, seed in variants}
+            found += [(rule, {"budget": budget}) for budget, _ in variants]
     found += [("subset", {"budget": budget}) for _, budget, _ in sorted(subsets)]
-    found += [("distill", {"budget": budget}) for budget, _ in distilled]
+    if {"high_loss", *made_by("distill")} & {*methods, *(name for name, _, _ in subsets)}:
+        found += [("experts", {})] * ceil(config["experts"]["count"] / config["experts"]["per_job"])
     for student in config["pretrain"]["students"]:
         for variants in methods.values():
             found += [("pretrain", {"student": student, "budget": budget}) for budget, _ in variants]

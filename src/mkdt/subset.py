@@ -1,9 +1,14 @@
-"""Real subsets: a random one, and the images that the experts find hardest."""
+"""Real subsets: what a selection may look at, a random one, and the images that the experts find hardest.
 
-from collections.abc import Sequence
+A new subset method is a function ``{method}_subset`` with the signature of these, and its entry in ``methods``.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mkdt import seeding
 
@@ -11,19 +16,39 @@ from mkdt import seeding
 STEP_SIZE = 0.1
 
 
-def random_subset(total: int, count: int, seed: int, distill_seed: int) -> Tensor:
-    """``count`` distinct rows of ``range(total)``, int64, drawn by (seed, distill_seed)."""
-    return torch.randperm(total, generator=seeding.generator(seed, "random subset", distill_seed))[:count].clone()
+@dataclass(frozen=True)
+class Source:
+    """What a selection may look at: no labels.
+
+    Attributes:
+        images: uint8 [n,C,H,W].
+        mean, std: float32 [C], what the teacher's input is normalised with.
+        targets: float32 [n,D], the teacher's representations.
+        losses: for each expert float32 [n], each image's loss after epoch 1; empty for methods without experts.
+        teacher: the backbone, for methods that ask it anew.
+        device: where to compute.
+    """
+
+    images: Tensor
+    mean: Tensor
+    std: Tensor
+    targets: Tensor
+    losses: Sequence[Tensor] = ()
+    teacher: nn.Module | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
-def high_loss_subset(losses: Sequence[Tensor], count: int) -> Tensor:
+def random_subset(source: Source, settings: Mapping[str, Any], seed: int, distill_seed: int) -> Tensor:
+    """``count`` distinct rows, int64, drawn by (seed, distill_seed)."""
+    stream = seeding.generator(seed, "random subset", distill_seed)
+    return torch.randperm(len(source.images), generator=stream)[: settings["count"]].clone()
+
+
+def high_loss_subset(source: Source, settings: Mapping[str, Any], seed: int, distill_seed: int) -> Tensor:
     """The ``count`` rows with the highest loss after epoch 1, averaged over all experts (paper, section 4.2).
 
-    Args:
-        losses: one float32 [n] an expert.
-
     Returns:
-        int64 [count], hardest first; equal losses keep the order of the rows.
+        int64 [count], hardest first; equal losses keep the order of the rows. The seeds decide nothing.
     """
-    mean = torch.stack(list(losses)).double().mean(0)
-    return torch.sort(mean, descending=True, stable=True).indices[:count].clone()
+    mean = torch.stack(list(source.losses)).double().mean(0)
+    return torch.sort(mean, descending=True, stable=True).indices[: settings["count"]].clone()

@@ -1,5 +1,6 @@
 """The synthetic set, in one form for distilled sets, real subsets and sets that somebody else distilled."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,17 @@ class SyntheticSet:
             return self.images
         pixels = self.images * self.std[:, None, None] + self.mean[:, None, None]
         return (pixels - mean[:, None, None]) / std[:, None, None]
+
+
+def moments(settings: Mapping[str, Any]) -> list[int]:
+    """Iterations of which a picture is kept: 0, then ``pictures`` evenly spaced ones, the last iteration included."""
+    count, iterations = settings["pictures"], settings["iterations"]
+    return sorted({0, *(round(iterations * (k + 1) / count) for k in range(count))})
+
+
+def first_images(images: Tensor, count: int = 16) -> Tensor:
+    """A copy of the first images on the CPU: they show the set as it forms, and bound what the history costs."""
+    return images[:count].detach().cpu().clone()
 
 
 def load_synthetic(path: str | Path) -> SyntheticSet:

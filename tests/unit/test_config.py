@@ -108,6 +108,8 @@ def test_default_sizes() -> None:
             ["students.alex", "one image", "14"],
         ),
         ({"students": {"convnet": {"architecture": "mobilenet"}}}, ["students.convnet", "running statistics"]),
+        ({"methods": ["krr_st"], "krr_st": {"student": "vgg"}}, ["krr_st.student", "vgg"]),
+        ({"methods": ["mkdt_high_loss"], "experts": {"epochs": 2}}, ["experts.epochs", "need 3"]),
         ({"experts": {"epochs": 2}}, ["experts.epochs", "need 3"]),
         ({"budgets": []}, ["budgets", "at least 1"]),
         ({"budgets": [0.0001]}, ["budgets", "less than one image"]),
@@ -131,6 +133,8 @@ def test_default_sizes() -> None:
         ({"probe": {"label_fractions": [0.001]}}, ["probe.label_fractions", "two labels"]),
         ({"probe": {"label_fractions": [1.5]}}, ["probe.label_fractions", "at most 1"]),
         ({"probe": {"selection_draws": 9}}, ["probe.selection_draws", "label_draws"]),
+        ({"probe": {"knn": 27}}, ["probe.knn is 27", "26 labels"]),
+        ({"probe": {"finetune": {"rates": [0.1]}}}, ["probe.finetune.batch", "missing"]),
         ({"probe": {"downstream": ["stl"]}}, ["probe.downstream.0", "stl"]),
         ({"compute": {"device": "tpu"}}, ["compute.device", "cuda"]),
         ({"compute": {"threads": 0}}, ["compute.threads", "at least 1"]),
@@ -263,6 +267,15 @@ def test_targets_from_a_file_need_no_teacher(tmp_path: Path) -> None:
     assert cfg.teacher_origin(loaded) == "file"
     assert cfg.settings(loaded, "targets") == {"seed": 0, "published": 1797}
     assert cfg.names(loaded)["digits/barlow_twins"] == {"seed": 0, "published": 1797, "file": str(file)}
+
+
+def test_the_subset_of_one_method_does_not_depend_on_the_options_of_another() -> None:
+    """SAS looks at random views, so the teacher's augmentation is its key; nothing of it is a random subset's."""
+    loaded = cfg.load(DEFAULT)
+    changed = cfg.load(merged(DEFAULT, {"sas": {"views": 3}, "teacher": {"augment": {"noise": 0.2}}}))
+    for method, same in (("random", True), ("high_loss", True), ("kmeans", True), ("sas", False)):
+        slices = [cfg.settings(config, "subset", method=method, budget="1pct") for config in (loaded, changed)]
+        assert (slices[0] == slices[1]) == same
 
 
 def test_leftovers_of_another_architecture_do_not_count() -> None:

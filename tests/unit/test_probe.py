@@ -24,6 +24,8 @@ SETTINGS: dict[str, Any] = {
     "selection_draws": 2,
     "l2": 1e-3,
     "standardise": True,
+    "knn": None,
+    "finetune": None,
 }
 
 
@@ -355,6 +357,43 @@ def test_test_labels_cannot_influence_the_choice() -> None:
     assert [[row[k] for k in identity] for row in right] == [[row[k] for k in identity] for row in wrong]
     accuracy = [[row["accuracy"] for row in rows if row["split"] == "test"] for rows in (right, wrong)]
     assert np.mean(accuracy[0]) > np.mean(accuracy[1]) + 20
+
+
+def test_knn_and_finetuning_stand_at_the_chosen_point() -> None:
+    """The same draws for all three; only the probe chooses the point; fine-tuning's rate is chosen before test is opened."""
+    seen: list[str] = []
+    recipe: dict[str, Any] = {"rates": [1.0, 0.1], "steps": 20, "batch": 8, "weight_decay": 0.0}
+    rows = run(Log(labelled(noise=1.5), seen), [Log(labelled("other", 3, seed=5), seen)], knn=1, finetune=recipe)
+    assert seen.index("test") > max(i for i, split in enumerate(seen) if split == "validation")
+    tests = [row for row in rows if row["split"] == "test" and row["chosen"]]
+    draws = {}
+    for name in ("linear", "knn", "finetune"):
+        mine = [row for row in tests if row["evaluation"] == name]
+        draws[name] = {(row["seed"], row["label_fraction"], row["label_draw"]) for row in mine}
+        assert len(mine) == len(draws[name]) == 8
+        assert {(row["rate"], row["steps"]) for row in mine} == {(0.1, 10)}
+    assert draws["linear"] == draws["knn"] == draws["finetune"]
+    tried: dict[float, list[float]] = {rate: [] for rate in recipe["rates"]}
+    for row in rows:
+        if row["split"] == "validation" and row["evaluation"] == "finetune":
+            tried[row["finetune_rate"]].append(row["accuracy"])
+    best = max(tried, key=lambda rate: float(np.mean(tried[rate])))
+    assert {row["finetune_rate"] for row in tests if row["evaluation"] == "finetune"} == {best}
+    assert len({tuple(row) for row in rows}) == 1  # one header for the table
+    plain = run(labelled(noise=1.5), [labelled("other", 3, seed=5)])
+    assert [row["accuracy"] for row in plain] == [row["accuracy"] for row in rows if row["evaluation"] == "linear"]
+
+
+def test_knn_is_the_majority_of_the_nearest_by_cosine() -> None:
+    """Against the definition; length must not matter, or unscaled features would decide by it."""
+    data = labelled(noise=1.0)
+    features = Features(nn.Flatten(), data, CPU, torch.arange(80), standardise=True)
+    rows = [row for row in score(features, data, "test", [0.5], 1, 1e-3, 0, 3) if row["evaluation"] == "knn"]
+    drawn = draw_labels(data.train[1], 0.5, 0, "toy", 0)
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (features.held_out("test"), features.train(drawn))]
+    nearest = np.argsort(-unit[0] @ unit[1].T, axis=1)[:, :3]
+    votes = np.stack([np.bincount(data.train[1][drawn].numpy()[row], minlength=4) for row in nearest])
+    assert [row["accuracy"] for row in rows] == [pytest.approx(100 * (votes.argmax(1) == data.test[1].numpy()).mean())]
 
 
 def test_diverged_points_are_skipped() -> None:

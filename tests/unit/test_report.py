@@ -6,7 +6,14 @@ import pytest
 
 from mkdt import report
 
-SETTING = {"source": "s", "budget": "1pct", "student": "c", "downstream": "d", "label_fraction": 0.1}
+SETTING = {
+    "source": "s",
+    "budget": "1pct",
+    "student": "c",
+    "downstream": "d",
+    "evaluation": "linear",
+    "label_fraction": 0.1,
+}
 
 
 def runs(method: str, distill_seeds: list[int], values: np.ndarray, **more: object) -> pd.DataFrame:
@@ -16,7 +23,7 @@ def runs(method: str, distill_seeds: list[int], values: np.ndarray, **more: obje
         for seed in range(values.shape[1]):
             for draw in range(values.shape[2]):
                 who = {"method": method, "distill_seed": distill_seed, "seed": seed, "label_draw": draw}
-                point = {"rate": 0.1, "steps": 10, "at_edge": False, "gradient": 0.0}
+                point = {"rate": 0.1, "steps": 10, "finetune_rate": np.nan, "at_edge": False, "gradient": 0.0}
                 rows.append(SETTING | who | point | {"accuracy": float(values[i, seed, draw])} | more)
     return pd.DataFrame(rows)
 
@@ -42,11 +49,24 @@ def test_a_method_with_one_set_is_paired_with_every_subset(seeds: list[int]) -> 
     assert back["difference"].mean() == pytest.approx(base.mean() - 80)
 
 
+def test_one_network_is_paired_with_every_student() -> None:
+    """The teacher has neither distill seeds nor student seeds; label draws still go together."""
+    base = np.random.default_rng(1).normal(70, 5, (3, 4, 2))
+    teacher = np.array([90.0, 80.0]).reshape(1, 1, 2)
+    table = report.paired(runs("teacher", [0], teacher), runs("random", [0, 1, 2], base))
+    assert len(table) == 24
+    assert not table.duplicated(report.RUN).any()
+    by_draw = table.groupby("label_draw")["difference"].mean()
+    np.testing.assert_allclose(by_draw, [90 - base[..., 0].mean(), 80 - base[..., 1].mean()])
+
+
 def test_different_seeds_cannot_be_paired() -> None:
     """Silently dropping runs would make a difference of unlike things."""
     base = np.zeros((2, 1, 1))
-    with pytest.raises(ValueError, match="cannot pair"):
+    with pytest.raises(ValueError, match="cannot pair distill seeds"):
         report.paired(runs("a", [0, 1], base), runs("b", [1, 2], base))
+    with pytest.raises(ValueError, match="cannot pair seeds"):
+        report.paired(runs("a", [0], np.zeros((1, 2, 1))), runs("b", [0], np.zeros((1, 3, 1))))
 
 
 def test_the_interval_covers_with_three_subsets() -> None:
@@ -98,6 +118,13 @@ def test_summary_and_text() -> None:
     assert "0.1, 10*" in text
     assert "edge of the grid" in text
     assert "+5.0" in text
+    # k-NN and fine-tuning are tables of their own, after the probe's; the curve stays the probe's.
+    knn = scores.assign(evaluation="knn", accuracy=scores["accuracy"] - 1)
+    scores = pd.concat([knn, scores])
+    summary = report.summarise(report.accuracies(scores, ["1pct"]), methods)
+    assert len(summary) == 8
+    text = report.as_text(summary, "fair")
+    assert text.index("linear probe on d") < text.index("k-NN on d")
     points = report.curve(scores, ["1pct"])
     assert len(points) == 4
     figure = report.plot_curve(points, methods)

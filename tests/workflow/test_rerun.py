@@ -13,14 +13,14 @@ from mkdt.artifacts import Artifact
 pytestmark = pytest.mark.slow
 
 PROBES = {f"probe {method}": 1 for method in ("none", "random", "high_loss", "mkdt", "full")}
-AFTER_DISTILL = {"distill": 2, "pretrain mkdt": 2, "probe mkdt": 1, "report": 1}
+AFTER_DISTILL = {"distill mkdt": 2, "pretrain mkdt": 2, "probe mkdt": 1, "report": 1}
 AFTER_TARGETS = {
     "targets_probe": 1,
     "experts_0_1": 1,
     "experts_2_3": 1,
     "subset random": 2,
     "subset high_loss": 1,
-    "distill": 2,
+    "distill mkdt": 2,
     "pretrain none": 1,
     "pretrain random": 2,
     "pretrain high_loss": 1,

@@ -56,21 +56,44 @@ def test_report_tables(finished: Project) -> None:
         "method",
         "student",
         "downstream",
+        "evaluation",
         "label_fraction",
         "distill_seed",
         "seed",
         "label_draw",
     ]
     assert not accuracy.duplicated(keys).any()
+    assert set(accuracy["evaluation"]) == {"linear", "knn"}
+    accuracy = accuracy[accuracy["evaluation"] == "linear"]
     counts = accuracy.groupby("method").size().to_dict()
     assert counts == {"none": 4, "full": 4, "high_loss": 4, "random": 8, "mkdt": 8}
     assert accuracy["accuracy"].between(0, 100).all()
-    summary = pd.read_csv(folder / "summary.csv").set_index("method")
+    summary = pd.read_csv(folder / "summary.csv").query("evaluation == 'linear'").set_index("method")
     random, mkdt = (accuracy[accuracy["method"] == name]["accuracy"].mean() for name in ("random", "mkdt"))
     assert summary.loc["mkdt", "difference"] == pytest.approx(mkdt - random)
     assert summary.loc["none", "recovered"] == 0
     assert summary.loc["full", "recovered"] == 1
     assert (summary["low"] <= summary["difference"]).sum() == (summary["difference"] <= summary["high"]).sum() == 4
+
+
+def test_the_other_methods_go_the_same_way(changed: Project) -> None:
+    """Every further method, the common student and one with batch norm, and all evaluations end in one table."""
+    methods = ["random", "kmeans", "sas", "mkdt_random", "krr_st", "teacher"]
+    changed.run(
+        "--config",
+        f"methods=[{','.join(methods)}]",
+        "krr_st={init: high_loss}",
+        "pretrain={students: [convnet, convnet_bn]}",
+        "probe={finetune: {rates: [0.01], steps: 2, batch: 8, weight_decay: 0}}",
+    )
+    accuracy = pd.read_csv(changed.folder / "results/tiny/report/accuracy.csv")
+    counts = accuracy.groupby(["method", "student", "evaluation"]).size().unstack("method")
+    assert counts.shape == (6, 6)
+    assert (counts.drop(columns="teacher") == 8).all(axis=None)
+    assert (counts["teacher"] == 2).all()
+    sets = changed.folder / "results/tiny/sets"
+    started = Artifact(sets / "krr_st/6img/0.safetensors").tensor("init_index")
+    assert torch.equal(started, Artifact(sets / "high_loss/6img/0.safetensors").tensor("init_index"))
 
 
 def test_all_methods_start_from_the_same_students(project: Project) -> None:

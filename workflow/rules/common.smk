@@ -12,6 +12,7 @@ import mkdt.config as cfg
 from mkdt import resources, tracking
 from mkdt.codedigest import code_digest
 from mkdt.errors import UserError
+from mkdt.methods import METHODS, made_by
 
 # Jobs import the library of this checkout, in whichever environment they run.
 os.environ.update(PYTHONPATH=os.pathsep.join([LIBRARY, *filter(None, [os.getenv("PYTHONPATH")])]))
@@ -32,7 +33,6 @@ TRAINING_SET = f"{EXPERIMENT}/sets/{{method}}/{{budget}}/{{distill_seed}}.safete
 STUDENT = f"{EXPERIMENT}/pretrain/{{student}}/{{method}}/{{budget}}/{{distill_seed}}/{{seed}}.safetensors"
 SCORE = f"{EXPERIMENT}/probe/{{student}}/{{method}}/{{budget}}.csv"
 
-METHODS = [cfg.method_name(method) for method in config["methods"]]
 METHOD_FILES = {cfg.method_name(m): m.removeprefix("file:") for m in config["methods"] if m.startswith("file:")}
 SEEDS = config["pretrain"]["seeds"]
 BATCHES = [
@@ -52,13 +52,16 @@ TEACHER = [f"{TEACHER_FOLDER}/teacher.safetensors", f"{TEACHER_FOLDER}/teacher.j
 TEACHER = TEACHER[: {"trained": 2, "checkpoint": 1, "file": 0}[TEACHER_ORIGIN]]
 TARGETS = f"{TEACHER_FOLDER}/targets.safetensors"
 TARGETS_PROBE = f"{TEACHER_FOLDER}/targets_probe.jsonl"
-USES_EXPERTS = bool({"high_loss", "mkdt"} & set(config["methods"]))
+USES_EXPERTS = any(METHODS[method].experts for method in METHODS.keys() & config["methods"]) or (
+    "krr_st" in config["methods"] and config["krr_st"]["init"] == "high_loss"
+)
 EXPERTS = [f"{EXPERT_FOLDER}/{expert:03d}.safetensors" for expert in range(config["experts"]["count"])] * USES_EXPERTS
-MKDT = [variant for variant in VARIANTS if variant["method"] == "mkdt"]
-REAL = [TRAINING_SET.format(**variant) for variant in VARIANTS if variant["method"] in {"random", "high_loss"}]
+MKDT = [variant for variant in VARIANTS if variant["method"] in made_by("distill")]
+SYNTHETIC = [*MKDT, *(variant for variant in VARIANTS if variant["method"] in made_by("krr"))]
+REAL = [TRAINING_SET.format(**variant) for variant in VARIANTS if variant["method"] in made_by("subset")]
 DISTILLED = [
-    f"{EXPERIMENT}/sets/mkdt/{variant['budget']}/{variant['distill_seed']}.{kind}"
-    for variant in MKDT
+    TRAINING_SET.format(**variant).replace(".safetensors", f".{kind}")
+    for variant in SYNTHETIC
     for kind in ["safetensors", "jsonl", "png"]
 ]
 PRETRAINED = [
@@ -66,6 +69,7 @@ PRETRAINED = [
     for variant in VARIANTS
     for student in config["pretrain"]["students"]
     for seed in SEEDS
+    if variant["method"] != "teacher"  # it is probed as it is
 ]
 SCORES = sorted(
     {SCORE.format(**variant, student=student) for variant in VARIANTS for student in config["pretrain"]["students"]}
@@ -74,12 +78,13 @@ SCORES = sorted(
 
 def initial_set(wildcards):
     """The subset that distillation starts from; the high-loss subset is one for all distill seeds."""
-    method = config["distill"]["init"]
-    seed = wildcards["distill_seed"] if method == "random" else 0
+    section = "krr_st" if wildcards["method"] == "krr_st" else "distill"
+    method = METHODS[wildcards["method"]].init or config[section]["init"]
+    seed = wildcards["distill_seed"] if METHODS[method].seeded else 0
     return TRAINING_SET.format(method=method, budget=wildcards["budget"], distill_seed=seed)
 
 
-SETS = sorted({*REAL, *(initial_set(variant) for variant in MKDT)}) + DISTILLED
+SETS = sorted({*REAL, *(initial_set(variant) for variant in SYNTHETIC)}) + DISTILLED
 REPORT = [
     f"{EXPERIMENT}/report/{name}"
     for name in [
@@ -91,7 +96,7 @@ REPORT = [
         "sets.png",
         "matching.png",
     ]
-    if "mkdt" in METHODS or name not in {"sets.png", "matching.png"}
+    if {"sets.png": SYNTHETIC, "matching.png": MKDT}.get(name, True)
 ]
 
 # Software of the jobs; `../` because rules name it relative to their own file.
@@ -103,22 +108,24 @@ GPU = cfg.gpus_per_job(config, cluster=workflow.resource_settings.nodes is not N
 THREADS = config["compute"]["threads"]
 
 
-def code(stage):
-    """Digest of a stage's script and of the science that it imports: code counts as input."""
-    return code_digest(Path(workflow.basedir) / "workflow" / "scripts" / f"{stage}.py")
+def code(stage, *modules):
+    """Digest of a stage's script and of the science that it imports (``modules`` by name): code counts as input."""
+    return code_digest(Path(workflow.basedir) / "workflow" / "scripts" / f"{stage}.py", *modules)
 
 
 def training_set(wildcards):
     """What a method trains on: a set file, or all images with their targets, which also give `none` its shapes."""
     if wildcards.method in METHOD_FILES:
         return {"data": SOURCE, "set": METHOD_FILES[wildcards.method]}
-    if wildcards.method in cfg.METHODS_WITHOUT_BUDGET:
+    if not cfg.has_budget(wildcards.method):
         return {"data": SOURCE, "targets": TARGETS}
     return {"data": SOURCE, "set": TRAINING_SET.format(**wildcards)}
 
 
 def students(wildcards):
-    """All pre-trained students of one method, budget and architecture."""
+    """All pre-trained students of one method, budget and architecture, or the teacher in their place."""
+    if wildcards.method == "teacher":
+        return TEACHER[0]
     return [
         STUDENT.format(**variant, student=wildcards.student, seed=seed)
         for variant in VARIANTS

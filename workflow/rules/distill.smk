@@ -3,18 +3,20 @@ rule distill:
         initial=initial_set,
         experts=EXPERTS,
     output:
-        set=f"{EXPERIMENT}/sets/mkdt/{{budget}}/{{distill_seed}}.safetensors",
-        metrics=f"{EXPERIMENT}/sets/mkdt/{{budget}}/{{distill_seed}}.jsonl",
+        set=f"{EXPERIMENT}/sets/{{method}}/{{budget}}/{{distill_seed}}.safetensors",
+        metrics=f"{EXPERIMENT}/sets/{{method}}/{{budget}}/{{distill_seed}}.jsonl",
         evolution=report(
-            f"{EXPERIMENT}/sets/mkdt/{{budget}}/{{distill_seed}}.png",
+            f"{EXPERIMENT}/sets/{{method}}/{{budget}}/{{distill_seed}}.png",
             caption="../report/evolution.rst",
             category="Synthetic sets",
-            labels={"budget": "{budget}", "distill seed": "{distill_seed}"},
+            labels={"method": "{method}", "budget": "{budget}", "distill seed": "{distill_seed}"},
         ),
     log:
-        f"results/logs/{config['experiment']}/sets/mkdt/{{budget}}/{{distill_seed}}.log",
+        f"results/logs/{config['experiment']}/sets/{{method}}/{{budget}}/{{distill_seed}}.log",
     benchmark:
-        f"results/benchmarks/{config['experiment']}/sets/mkdt/{{budget}}/{{distill_seed}}.tsv"
+        f"results/benchmarks/{config['experiment']}/sets/{{method}}/{{budget}}/{{distill_seed}}.tsv"
+    wildcard_constraints:
+        method="|".join(made_by("distill")),
     conda:
         ENVIRONMENT
     threads: THREADS

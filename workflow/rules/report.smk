@@ -1,9 +1,9 @@
 rule report:
     input:
         scores=SCORES,
-        sets=[TRAINING_SET.format(**variant) for variant in MKDT],
-        metrics=[f"{EXPERIMENT}/sets/mkdt/{v['budget']}/{v['distill_seed']}.jsonl" for v in MKDT],
-        initial=[initial_set(variant) for variant in MKDT],
+        sets=[TRAINING_SET.format(**variant) for variant in SYNTHETIC],
+        metrics=[TRAINING_SET.format(**variant).replace(".safetensors", ".jsonl") for variant in MKDT],
+        initial=[initial_set(variant) for variant in SYNTHETIC],
     output:
         **{
             name.replace(".", "_"): report(

@@ -7,11 +7,22 @@ from mkdt.artifacts import write_table
 from mkdt.data import adapt, normalise
 from mkdt.pretraining import snapshots
 from mkdt.probe import Downstream, probe
+from mkdt.teacher import load_teacher
 
 with job.stage(snakemake) as stage:
     source = stage.open("source", stage.input.source, "data")
     channels, size = source.shape("train_images")[1:3]
     mean, std = source.tensor("mean"), source.tensor("std")
+    if stage.wildcards.method == "teacher":  # one network, the ceiling: every student imitates it
+        file = stage.open("teacher", stage.input.students, "teacher")
+        teacher, mean, std = load_teacher(file, channels, size, mean, std)
+        rates, steps, students = [0.0], [0], {(0, 0): lambda rate, step: teacher}
+    else:
+        students = {}
+        for path in stage.input.students:
+            file = stage.open(path, path, "pretrain")
+            students[int(Path(path).parent.name), int(Path(path).stem)] = snapshots(file)
+        rates, steps = file.tensor("rates").tolist(), file.tensor("steps").tolist()
     sets = {}
     for path in stage.input.data:
         data, name = stage.open(path, path, "data"), Path(path).parent.name
@@ -23,11 +34,6 @@ with job.stage(snakemake) as stage:
             for split in ("train", "validation", "test")
         ]
         sets[name] = Downstream(name, *splits)
-    students = {}
-    for path in stage.input.students:
-        file = stage.open(path, path, "pretrain")
-        students[int(Path(path).parent.name), int(Path(path).stem)] = snapshots(file)
-    rates, steps = file.tensor("rates").tolist(), file.tensor("steps").tolist()
     stage.expect(len(rates) * len(steps), "point")
     rows = probe(
         students,

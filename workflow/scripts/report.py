@@ -1,5 +1,7 @@
 """Rule report: all scores into tables and figures."""
 
+from pathlib import Path
+
 import pandas as pd
 
 from mkdt import job, report
@@ -18,9 +20,15 @@ with job.stage(snakemake) as stage:
     report.save_table(output.curve_csv, points)
     write_text(output.summary_md, report.as_text(summary, settings["protocol"]))
     report.save_figure(output.curve_png, report.plot_curve(points, settings["methods"]))
-    if "mkdt" in settings["methods"]:
-        before, after = load_synthetic(stage.input.initial[0]), load_synthetic(stage.input.sets[0])
-        rows = [("real", before.pixels()), ("distilled", after.pixels())]
+    if stage.input.sets:
+        rows, shown = [], set()
+        for initial, path in zip(stage.input.initial, stage.input.sets, strict=True):
+            method = Path(path).parts[-3]
+            if method not in shown:  # the first set of each method stands for the others
+                shown.add(method)
+                rows += [("real", load_synthetic(initial).pixels()), (method, load_synthetic(path).pixels())]
         report.save_figure(output.sets_png, report.plot_images(rows))
-        runs = {"/".join(path[:-6].split("/")[-2:]): pd.read_json(path, lines=True) for path in stage.input.metrics}
-        report.save_figure(output.matching_png, report.plot_matching(runs))
+    if stage.input.metrics:
+        runs = {"/".join(Path(path).with_suffix("").parts[-3:]): path for path in stage.input.metrics}
+        tables = {name: pd.read_json(path, lines=True) for name, path in runs.items()}
+        report.save_figure(output.matching_png, report.plot_matching(tables))

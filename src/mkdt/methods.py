@@ -1,0 +1,43 @@
+"""What is compared: one entry a method. No torch here: the config is checked by this table before any job."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a method comes by its training set.
+
+    Attributes:
+        rule: the rule that makes the set; None where it trains on all images, or trains nothing.
+        module: of ``mkdt``, where a subset's function ``{method}_subset`` stands.
+        seeded: whether each distill seed gives another set.
+        experts, teacher: whether making it needs these, beside the images and their targets.
+        init: the subset that a distilled set starts from; empty for the config's choice.
+    """
+
+    rule: str | None = None
+    module: str = ""
+    seeded: bool = False
+    experts: bool = False
+    teacher: bool = False
+    init: str = ""
+
+
+METHODS = {
+    "none": Method(),
+    "random": Method("subset", "subset", seeded=True),
+    "high_loss": Method("subset", "subset", experts=True),
+    "kmeans": Method("subset", "kmeans", seeded=True),
+    "sas": Method("subset", "sas", seeded=True, teacher=True),
+    "mkdt": Method("distill", seeded=True, experts=True),
+    "mkdt_random": Method("distill", seeded=True, experts=True, init="random"),
+    "mkdt_high_loss": Method("distill", seeded=True, experts=True, init="high_loss"),
+    "krr_st": Method("krr", seeded=True),
+    "full": Method(),
+    "teacher": Method(teacher=True),
+}
+
+
+def made_by(rule: str) -> list[str]:
+    """The methods whose set a rule makes."""
+    return [name for name, method in METHODS.items() if method.rule == rule]

@@ -200,13 +200,16 @@ class Stage:
 
     # -- resume
 
-    def resume(self, shared: str | Path | None = None, processes: int = 1) -> dict[str, Any] | None:
+    def resume(
+        self, shared: str | Path | None = None, processes: int = 1, take_over: bool = True
+    ) -> dict[str, Any] | None:
         """Lock the resume folder of these settings and inputs, and return the state that an earlier job left there.
 
         Args:
             shared: folder name, relative to the results, for jobs that share finished members (experts);
                 default: one folder a first output.
             processes: how many share the work.
+            take_over: whether outputs that an earlier job made may be taken; not where files from outside decide them.
 
         The folder is keyed by a digest of settings, code and inputs. So a state with other settings is never
         taken; one line in the log names what differs. Where an earlier job with the same key made all outputs (a job
@@ -235,7 +238,7 @@ class Stage:
         if not known:
             artifacts.write_text(self._folder / "settings.json", artifacts.canonical(settings))
             self._name_difference(place, settings)
-        self._alone = shared is None
+        self._alone = take_over and shared is None
         if self._alone and self._take_over():
             raise _Finished
         state_file = self._state_file = self._folder / f"{first.stem}.state.pt"

@@ -283,7 +283,7 @@ def test_report_archive_opens(finished: Project, tmp_path: Path) -> None:
         ("budgets=[0.0001]", ["budgets", "less than one image"]),
         ("experts={epochs: 1}", ["experts.epochs", "distill.match_epochs"]),
         ("students={convnet: {depth: 5}}", ["students.convnet.depth", "8x8"]),
-        ("probe={label_fractions: [0.01]}", ["probe.label_fractions", "one a class"]),
+        ("probe={label_fractions: [0.0005]}", ["probe.label_fractions", "two labels"]),
     ],
 )
 def test_a_bad_config_is_one_sentence(project: Project, override: str, words: list[str]) -> None:

@@ -9,7 +9,7 @@ with job.stage(snakemake) as stage:
         **stage.settings,
         **stage.data,
         threads=snakemake.threads,
-        resume=lambda: (stage.resume(), stage.scratch),
+        resume=lambda: (stage.resume(take_over=False), stage.scratch),
         progress=Progress(stage.expect, stage.report, stage.checkpoint),
     )
     stage.save(stage.output[0], tensors, notes={"skipped": skipped} if skipped else None)

@@ -230,7 +230,7 @@ def _check(config: Config) -> None:
         probe["selection_draws"] > probe["label_draws"],
         f"probe.selection_draws is {probe['selection_draws']}, more than probe.label_draws ({probe['label_draws']}).",
     )
-    for name in dict.fromkeys([probe["selection"], *probe["downstream"]]):
+    for name in scored_datasets(config):
         fewest = round(min(probe["label_fractions"]) * train_images(config, name))
         _fail_if(
             probe["knn"] is not None and probe["knn"] > fewest,
@@ -443,7 +443,7 @@ def gpus_per_job(config: Config, cluster: bool = False) -> int:
 
 def decoding_threads(config: Config, dataset: str) -> int:
     """Cores worth asking for (Snakemake gives what there are): several for image files, one for arrays."""
-    return 8 if config["datasets"][dataset]["kind"] in {*PICTURES, "folder"} else 1
+    return 8 if decodes_files(config, dataset) else 1
 
 
 def decodes_files(config: Config, dataset: str) -> bool:

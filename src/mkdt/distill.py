@@ -114,9 +114,8 @@ def distill(
             raise UserError(
                 f"distill: expert {expert} did not move from epoch {epoch} on: raise experts.lr or distill.match_epochs."
             )
-        if (
-            retain == "auto" and compiled is None
-        ):  # once: kept and rebuilt graphs differ in the last bits, so a resumed run keeps the number
+        # Once: kept and rebuilt graphs differ in the last bits, so a resumed run keeps the number.
+        if retain == "auto" and compiled is None:
             retain = choose_retain(loss_fn, theta0, images, targets, rows, settings["learn_targets"])
         loss, d_images, d_targets, d_step = match_trajectory(
             loss_fn,

@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator
 from mkdt.catalog import DATASETS, PICTURES, Dataset
 from mkdt.errors import UserError
 from mkdt.folders import find
+from mkdt.scale import smoke
 
 Config = dict[str, Any]
 
@@ -43,6 +44,8 @@ METHODS_WITHOUT_DISTILL_SEED = ("none", "full", "high_loss")
 def load(raw: Mapping[str, Any], schema_file: Path = SCHEMA) -> Config:
     """A checked copy of a config; strings become what the schema asks for (nested ``--config`` gives strings).
 
+    With ``scale: smoke`` it comes back scaled down, after the full size was checked too.
+
     Raises:
         UserError: one sentence that names the first key at fault.
     """
@@ -58,6 +61,9 @@ def load(raw: Mapping[str, Any], schema_file: Path = SCHEMA) -> Config:
             f"{key} must be finite, got {value}.",
         )
     _check(config)
+    if config["scale"] == "smoke":
+        config = smoke(config, smallest_image(config))
+        _check(config)
     return config
 
 
@@ -296,7 +302,7 @@ def _check_dataset(config: Config, name: str) -> None:
             not published and entry[split] is None and needed,
             f"{key}.{split} must be a number: {kind} has no published {split} split.",
         )
-    train, validation, test = split_sizes(config, name)
+    train, validation, test = _cut(config, name)
     least = max(1, facts.classes)
     for split, count in (("validation", validation), ("test", test)):
         _fail_if(
@@ -322,8 +328,8 @@ def _check_dataset(config: Config, name: str) -> None:
     )
     for fraction in probe["label_fractions"]:
         _fail_if(
-            scored and round(fraction * train) < 2,
-            f"probe.label_fractions: {fraction:g} of the {train} training labels of '{name}' is less than two labels.",
+            scored and round(fraction * train_images(config, name)) < 2,
+            f"probe.label_fractions: {fraction:g} of the {train_images(config, name)} training labels of '{name}' is less than two labels.",
         )
 
 
@@ -371,8 +377,25 @@ def image_size(config: Config, dataset: str) -> int:
     return config["datasets"][dataset]["image_size"] or facts_of(config, dataset).size
 
 
+def smallest_image(config: Config) -> int:
+    """Height and width that the smallest images may have for all networks of the config and its sets from files."""
+    if any(method.startswith("file:") for method in config["methods"]):
+        return image_size(config, config["source"])
+    used = [config["students"][name] for name in (config["student"], *config["pretrain"]["students"])]
+    networks = [config["teacher"]["backbone"], *used]
+    halvings = [s["depth"] if s["architecture"] == "convnet" else POOLS.get(s["architecture"], 0) for s in networks]
+    return int(2 ** max(halvings))
+
+
 def split_sizes(config: Config, dataset: str) -> tuple[int, int, int]:
-    """Numbers of training, validation and test images; fractions count the published training images."""
+    """Numbers of training, validation and test images, of each at most ``limit``."""
+    train, validation, test = _cut(config, dataset)
+    limit = config["datasets"][dataset].get("limit") or math.inf
+    return int(min(train, limit)), int(min(validation, limit)), int(min(test, limit))
+
+
+def _cut(config: Config, dataset: str) -> tuple[int, int, int]:
+    """Numbers of images as the splits are cut, before the limit; fractions count the published training images."""
     entry, facts = config["datasets"][dataset], facts_of(config, dataset)
     counts = {
         split: round(entry[split] * facts.train) if entry[split] < 1 else int(entry[split])
@@ -394,7 +417,8 @@ def budget_count(config: Config, budget: float) -> int:
         return int(budget)
     entry, facts = config["datasets"][config["source"]], facts_of(config, config["source"])
     train, _, test = split_sizes(config, config["source"])
-    return round(budget * (train if entry["train"] is not None else facts.train - (test if entry["test"] else 0)))
+    chosen = entry["train"] is not None or entry.get("limit") is not None
+    return round(budget * (train if chosen else facts.train - (test if entry["test"] else 0)))
 
 
 def budget_label(budget: float) -> str:
@@ -465,12 +489,13 @@ def settings(
     """The slice of the config that a stage depends on: a change elsewhere does not touch it."""
     seed = {"seed": config["seed"]}
     if stage == "data":
-        entry, sizes = config["datasets"][dataset], split_sizes(config, dataset)
+        entry, sizes = config["datasets"][dataset], _cut(config, dataset)
         counts = {
             split: None if entry[split] is None else count
             for split, count in zip(("train", "validation", "test"), sizes, strict=True)
         }
-        chosen = {key: value for key, value in entry.items() if key not in FOLDER_OPTIONS}
+        # A limit of null is none at all.
+        chosen = {k: v for k, v in entry.items() if k not in FOLDER_OPTIONS and (k, v) != ("limit", None)}
         if entry["kind"] == "folder":
             chosen |= {
                 "path": entry["path"],

@@ -19,7 +19,10 @@ class Project:
 
     Attributes:
         folder: the checkout.
+        configfile: what its runs are configured with.
     """
+
+    configfile = "tiny.yaml"
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -43,9 +46,9 @@ class Project:
         return Project(folder)
 
     def command(self, *arguments: str, cores: int = 2) -> list[str]:
-        """The command line of a run with the tiny config."""
+        """The command line of a run."""
         # The arguments come first: --configfile would take a target behind it for another file.
-        return [sys.executable, "-m", "snakemake", *arguments, "--cores", str(cores), "--configfile", "tiny.yaml"]
+        return [sys.executable, "-m", "snakemake", *arguments, "--cores", str(cores), "--configfile", self.configfile]
 
     def environment(self) -> dict[str, str]:
         """The copy's own source comes first, so that a test may edit it."""

@@ -61,6 +61,7 @@ def test_a_dry_run_plans_the_jobs_of_the_table(file: Path, project: Project) -> 
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose data sets are small archives of three classes; all experiments use its one results folder."""
     project = Project.fresh(tmp_path_factory.mktemp("experiments") / "project")
+    project.snakemake = (str(Path(__file__).with_name("warm.py")),)
     for kind in sorted(PAPER):
         archive(project, kind, {"train": 100, "test": 20, "validation": 20})
     archive(project, "fashion_mnist", {"train": 4100, "test": 20})  # its file asks for 12,000 images by number
@@ -78,7 +79,7 @@ def archive(project: Project, kind: str, per_class: dict[str, int]) -> None:
 def test_a_smoke_run_goes_from_the_archives_to_the_tables(file: Path, shared: Project) -> None:
     """What several files share (data, teachers, experts) is made by the first and taken over by the others."""
     shared.configfile = f"config/experiments/{file.name}"
-    shared.run("--quiet", "--config", "scale=smoke", "tracking={enabled: false}")
+    shared.run("--quiet", "--scheduler", "greedy", "--config", "scale=smoke", "tracking={enabled: false}")
     config = yaml.safe_load(file.read_text())
     results = shared.folder / "results" / f"{config['experiment']}_smoke"
     accuracy = pd.read_csv(results / "report" / "accuracy.csv")

@@ -64,7 +64,7 @@ sync: $(VENV)/.run  ## send to MLflow what has not reached it yet, each value on
 	$(BIN)/mkdt track sync
 
 config-docs: $(VENV)/.run  ## config/README.md from the schema
-	$(BIN)/python -c 'from mkdt.config import reference; print(reference(), end="")' > config/README.md
+	$(BIN)/python -c 'from mkdt.schema import reference; print(reference(), end="")' > config/README.md
 
 clean-resume:  ## resume points and second names of finished files; not while a job runs
 	rm -rf results/.resume

@@ -28,6 +28,7 @@ def prepare(
     test: int | None,
     image_size: int | None,
     seed: int,
+    limit: int | None = None,
     download: bool = True,
     path: str | None = None,
     channels: int | None = None,
@@ -48,6 +49,7 @@ def prepare(
         test: number of images split off where the data set has no test split of its own; None elsewhere.
         image_size: height and width to resize to (bilinear, antialiased); None keeps the native size.
         seed: decides the splits.
+        limit: at most so many images of each split, spread evenly over it; None keeps all.
         download: whether missing files may be downloaded.
         path, channels, labelled: ``folder``: where it lies, 1 or 3, and whether its folders are classes.
         found: ``folder``: what the config was checked with (``folders.Tree.found``).
@@ -93,6 +95,8 @@ def prepare(
     if train is not None and train < len(index):
         _, index = _split(index, labels[first], train, seeding.derive(seed, "train subset", kind), kind)
     parts["train"] = first, index
+    if limit is not None:
+        parts = {split: (published, _spread(rows, limit)) for split, (published, rows) in parts.items()}
 
     skipped: list[str] = []
     if pictures:
@@ -142,6 +146,13 @@ def _split(index: Tensor, labels: Tensor | None, held_out: int, random_state: in
             f"data set of kind '{kind}' cannot be split by class ({error}): a class needs at least two images."
         ) from error
     return torch.from_numpy(np.sort(kept)), torch.from_numpy(np.sort(out))
+
+
+def _spread(rows: Tensor, limit: int) -> Tensor:
+    """At most ``limit`` of the rows, evenly spaced: sets that are published class by class keep all their classes."""
+    if len(rows) <= limit:
+        return rows
+    return rows[torch.linspace(0, len(rows) - 1, limit, dtype=torch.float64).round().long()]
 
 
 def resize(images: Tensor, size: int) -> Tensor:

@@ -22,8 +22,9 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from mkdt import artifacts
-from mkdt.config import RESULTS, differences, flat
+from mkdt.config import RESULTS, differences
 from mkdt.errors import UserError
+from mkdt.schema import flat
 from mkdt.tracking import Run, spools
 
 log = logging.getLogger("mkdt")

@@ -17,6 +17,7 @@ import yaml
 from mkdt import config as cfg
 from mkdt.config import Config
 from mkdt.methods import METHODS, made_by
+from mkdt.schema import SCHEMA
 
 # Bytes before any data. Of a tiny job on a CPU 1.6 GB of resident memory were measured in its step: the script with torch,
 # kornia and scikit-learn 0.9, Snakemake around it 0.7; a second Snakemake outside of the step is counted too. CUDA's
@@ -432,7 +433,7 @@ def read(files: Sequence[Path]) -> Config:
         return {**old, **{key: update(old.get(key), value) for key, value in new.items()}}
 
     merged: Any = {}
-    for file in [cfg.SCHEMA.parents[2] / "config" / "config.yaml", *files]:
+    for file in [SCHEMA.parents[2] / "config" / "config.yaml", *files]:
         merged = update(merged, yaml.safe_load(file.read_text(encoding="utf-8")))
     return cfg.load(merged)
 

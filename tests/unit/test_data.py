@@ -349,3 +349,16 @@ def test_cifar_archives_are_read_in_torchvisions_layout(tmp_path: Path, monkeypa
     (folder / "data_batch_1").write_bytes(b"damaged")
     with pytest.raises(UserError, match="'cifar10' is not"):
         data.load_raw("cifar10", tmp_path, download=False)
+
+
+def test_a_limit_spreads_over_each_split(tmp_path: Path) -> None:
+    """The rows of the unlimited splits, evenly spaced, ends included; a split that is small enough stays whole."""
+    sizes: dict[str, Any] = {"train": 200, "validation": 100, "test": 50, "image_size": None, "seed": 0}
+    whole, _ = data.prepare("digits", tmp_path, **sizes)
+    few, _ = data.prepare("digits", tmp_path, **sizes, limit=60)
+    for split, count in (("train", 60), ("validation", 60), ("test", 50)):
+        rows = few[f"{split}_index"]
+        assert len(rows) == count == len(rows.unique())
+        assert set(rows.tolist()) <= set(whole[f"{split}_index"].tolist())
+        assert (rows[0], rows[-1]) == (whole[f"{split}_index"][0], whole[f"{split}_index"][-1])
+        assert len(few[f"{split}_images"]) == len(few[f"{split}_labels"]) == count

@@ -19,7 +19,12 @@ class Project:
 
     Attributes:
         folder: the checkout.
+        configfile: what its runs are configured with.
+        snakemake: what runs it, as arguments of Python.
     """
+
+    configfile = "tiny.yaml"
+    snakemake = ("-m", "snakemake")
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -43,9 +48,10 @@ class Project:
         return Project(folder)
 
     def command(self, *arguments: str, cores: int = 2) -> list[str]:
-        """The command line of a run with the tiny config."""
+        """The command line of a run."""
         # The arguments come first: --configfile would take a target behind it for another file.
-        return [sys.executable, "-m", "snakemake", *arguments, "--cores", str(cores), "--configfile", "tiny.yaml"]
+        fixed = ["--cores", str(cores), "--configfile", self.configfile]
+        return [sys.executable, *self.snakemake, *arguments, *fixed]
 
     def environment(self) -> dict[str, str]:
         """The copy's own source comes first, so that a test may edit it."""

@@ -1,0 +1,91 @@
+"""Every experiment file: the jobs that it asks for at full size, and a run to the end at smoke scale on small archives."""
+
+from collections import Counter
+from pathlib import Path
+
+import archives
+import pandas as pd
+import pytest
+import yaml
+from conftest import REPOSITORY, Project
+
+from mkdt.artifacts import Artifact
+
+pytestmark = pytest.mark.slow
+
+FILES = sorted((REPOSITORY / "config" / "experiments").glob("*.yaml"))
+PAPER = {"cifar10", "cifar100", "tiny_imagenet", "aircraft", "cub200", "dogs", "flowers102"}
+
+# Jobs at full size, counted by hand. A table of the paper has 7 data sets; ten batches of ten experts; three random subsets
+# and one of high loss; three distillations; so 1 + 3 + 1 + 3 + 1 training sets of the five methods, each a pre-training.
+TABLE = {
+    "data": 7, "teacher": 1, "targets": 1, "targets_probe": 1, "experts": 10, "subset random": 3, "subset high_loss": 1,
+    "distill": 3, "pretrain none": 1, "pretrain random": 3, "pretrain high_loss": 1, "pretrain mkdt": 3,
+    "pretrain full": 1, "probe none": 1, "probe random": 1, "probe high_loss": 1, "probe mkdt": 1, "probe full": 1,
+    "report": 1,
+}  # fmt: skip
+# An ablation compares two methods; it starts from the random subsets that it compares with, or from the high-loss one.
+ABLATION = {key: count for key, count in TABLE.items() if not key.endswith((" none", " high_loss", " full"))}
+TWO_STUDENTS = {key: count * (2 if key.startswith(("pretrain", "probe")) else 1) for key, count in TABLE.items()}
+# The default's ten experts in two jobs, five seeds.
+FASHION = TABLE | {
+    "data": 1, "experts": 2, "subset random": 5, "distill": 5, "pretrain random": 5, "pretrain mkdt": 5
+}  # fmt: skip
+JOBS = {
+    "cifar10_2pct": TABLE,
+    "cifar10_5pct": TABLE,
+    "cifar100_2pct": TABLE,
+    "cifar100_5pct": TABLE,
+    "tinyimagenet_2pct": TABLE,
+    "tinyimagenet_5pct": TABLE,
+    "cifar10_2pct_simclr": TABLE,
+    "cifar100_2pct_simclr": TABLE,
+    "cifar100_2pct_larger_students": TWO_STUDENTS,
+    "cifar100_2pct_random_init": ABLATION,
+    "cifar100_2pct_fixed_targets": ABLATION | {"subset high_loss": 1},
+    "fashion_mnist": FASHION,
+}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_dry_run_plans_the_jobs_of_the_table(file: Path, project: Project) -> None:
+    """Counted by hand above, at full size, with nothing made yet."""
+    project.configfile = f"config/experiments/{file.name}"
+    planned: Counter[str] = Counter()
+    for name, count in project.planned().items():
+        planned["experts" if name.startswith("experts_") else name] += count
+    assert planned == JOBS[file.stem]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose data sets are small archives of three classes; all experiments use its one results folder."""
+    project = Project.fresh(tmp_path_factory.mktemp("experiments") / "project")
+    project.snakemake = (str(Path(__file__).with_name("warm.py")),)
+    for kind in sorted(PAPER):
+        archive(project, kind, {"train": 100, "test": 20, "validation": 20})
+    archive(project, "fashion_mnist", {"train": 4100, "test": 20})  # its file asks for 12,000 images by number
+    return project
+
+
+def archive(project: Project, kind: str, per_class: dict[str, int]) -> None:
+    """Let a project take a small archive for the published one."""
+    made = archives.make(kind, per_class=per_class)
+    made.write(project.folder / "data")
+    archives.append_to(project.folder / "src", made)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_smoke_run_goes_from_the_archives_to_the_tables(file: Path, shared: Project) -> None:
+    """What several files share (data, teachers, experts) is made by the first and taken over by the others."""
+    shared.configfile = f"config/experiments/{file.name}"
+    shared.run("--quiet", "--scheduler", "greedy", "--config", "scale=smoke", "tracking={enabled: false}")
+    config = yaml.safe_load(file.read_text())
+    results = shared.folder / "results" / f"{config['experiment']}_smoke"
+    accuracy = pd.read_csv(results / "report" / "accuracy.csv")
+    assert set(accuracy["downstream"]) == {f"{name}_smoke" for name in config["probe"]["downstream"]}
+    assert set(accuracy["student"]) == set(config["pretrain"]["students"])
+    assert set(accuracy["method"]) == set(config.get("methods", ["none", "random", "high_loss", "mkdt", "full"]))
+    assert accuracy["accuracy"].between(0, 100).all()
+    (made,) = (results / "sets" / "mkdt").rglob("*.safetensors")
+    assert len(Artifact(made).tensor("images")) < 12

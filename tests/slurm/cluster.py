@@ -204,7 +204,9 @@ def _pid(daemon: str) -> int | None:
     """Process id of a running daemon that ``up`` started; a pid file that another process inherited does not count."""
     try:
         pid = int((HOME / f"{daemon}.pid").read_text())
-        return pid if Path(f"/proc/{pid}/comm").read_text().strip() == daemon else None
+        process = Path(f"/proc/{pid}")
+        # A child that ended and was not waited for has its name still, but no command line.
+        return pid if (process / "comm").read_text().strip() == daemon and (process / "cmdline").read_bytes() else None
     except (OSError, ValueError):
         return None
 

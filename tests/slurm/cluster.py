@@ -119,7 +119,7 @@ def up(accounting: bool) -> None:
     if all(_pid(name) for name in ("slurmd", "slurmctld", "munged")) and mode.read_text() == str(accounting):
         return
     down()
-    _install(PACKAGES + ACCOUNTING_PACKAGES * accounting)
+    install(accounting)
     HOME.mkdir(mode=0o755)
     for name in ("state", "spool", "dev"):
         (HOME / name).mkdir()
@@ -211,11 +211,17 @@ def _pid(daemon: str) -> int | None:
         return None
 
 
-def _install(packages: list[str]) -> None:
+def install(accounting: bool) -> None:
+    """Install the packages that are not there.
+
+    Raises:
+        SystemExit: what apt said.
+    """
+
     def missing(package: str) -> bool:
         return "install ok installed" not in _output("dpkg-query", "--show", "--showformat=${Status}", package)
 
-    wanted = [package for package in packages if missing(package)]
+    wanted = [package for package in PACKAGES + ACCOUNTING_PACKAGES * accounting if missing(package)]
     if not wanted:
         return
     # Debian's packages would start their daemons with Debian's configuration.

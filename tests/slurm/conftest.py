@@ -183,6 +183,10 @@ def slurm() -> Iterator[Callable[[bool], None]]:
     """A function that brings the cluster up with or without accounting; it is stopped when the tests end."""
     if reason := cluster.obstacle():
         pytest.skip(reason)
+    try:
+        cluster.install(accounting=True)
+    except SystemExit as error:
+        pytest.skip(f"the packages cannot be installed: {error}")
     yield cluster.up
     cluster.down()
 

@@ -52,7 +52,7 @@ class Stage:
         self.settings: dict[str, Any] = dict(job.params.settings)
         self.seed: int = self.settings["seed"]
         self.data = job.config["data"]
-        self.device = _device(job.config["compute"]["device"])
+        self.device = _device(job.config["compute"]["device"], job.resources.get("gpu", 0))
         self._code: str = job.params.code
         self._results = RESULTS
         self._tf32: bool = job.config["compute"]["tf32"]
@@ -396,12 +396,14 @@ def stage(job: Any) -> Iterator[Stage]:
             running._finish(status)
 
 
-def _device(wanted: str) -> torch.device:
-    """The device of ``compute.device``.
+def _device(wanted: str, gpus: int) -> torch.device:
+    """The device of ``compute.device``, in a job that asked for so many GPUs.
 
     Raises:
         UserError: ``cuda`` is asked for and not there.
     """
+    if wanted == "cuda" and not gpus:  # on a cluster such a job may run where there is none
+        wanted = "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError("compute.device is cuda, but torch sees no GPU here: set it to auto or cpu.")
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")

@@ -43,7 +43,7 @@ FLOAT = 4
 CHUNK = 1e9  # of image files while they are decoded: measured 0.6 GB for photographs of 500x375
 TARGETS_PIXELS = 256  # of mkdt.targets_probe: images are made smaller for the probe on pixels
 
-LOCAL = {"data", "report"}  # stages that run beside Snakemake: no job of a cluster, no GPU
+WITHOUT_GPU = {"data", "teacher_import", "targets_import", "targets_probe", "report"}
 
 
 @dataclass(frozen=True)
@@ -379,7 +379,7 @@ def jobs(config: Config) -> list[tuple[str, dict[str, str]]]:
         "checkpoint": [("teacher_import", {}), ("targets", {})],
         "file": [("targets_import", {})],
     }[origin]
-    found += [("targets_probe", {})] * bool(cfg.facts_of(config, config["source"]).classes)
+    found.append(("targets_probe", {}))
     subsets: set[tuple[str, str, int]] = set()
     for name, variants in methods.items():
         rule = METHODS[name].rule if name in METHODS else None
@@ -393,8 +393,9 @@ def jobs(config: Config) -> list[tuple[str, dict[str, str]]]:
     if {"high_loss", *made_by("distill")} & {*methods, *(name for name, _, _ in subsets)}:
         found += [("experts", {})] * ceil(config["experts"]["count"] / config["experts"]["per_job"])
     for student in config["pretrain"]["students"]:
-        for variants in methods.values():
-            found += [("pretrain", {"student": student, "budget": budget}) for budget, _ in variants]
+        for name, variants in methods.items():
+            if name != "teacher":  # it is probed as it is
+                found += [("pretrain", {"student": student, "budget": budget}) for budget, _ in variants]
             budgets = sorted({budget for budget, _ in variants})
             found += [("probe", {"student": student, "budget": budget}) for budget in budgets]
     return [*found, ("report", {})]
@@ -412,7 +413,7 @@ def table(config: Config, gpus: int) -> str:
     for stage, arguments in jobs(config):
         stages.setdefault(stage, []).append(need(config, stage, **arguments))
     for stage, needs in stages.items():
-        own = 0 if stage in LOCAL else gpus
+        own = 0 if stage in WITHOUT_GPU else gpus
         spent, disk = sum(hours(one, own, threads) for one in needs), sum(one.disk for one in needs) / 1e9
         largest = [max(f(one, own) for one in needs) for f in (lambda one, own: minutes(one, own, threads), memory_mb)]
         device = max(one.device for one in needs) / 1e9

@@ -23,7 +23,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -104,7 +104,10 @@ class Syncer:
             self._uri = json.loads((folder / STORE).read_text(encoding="utf-8"))["uri"]
         results = folder.parents[1].resolve()
         self._uri = self._uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{results / 'mlflow.db'}"
-        self._artifacts = (results / "mlartifacts").as_uri() if self._uri.startswith("sqlite:") else None
+        sqlite = self._uri.startswith("sqlite:")
+        self._artifacts = (results / "mlartifacts").as_uri() if sqlite else None
+        # Experiments may be sent from different nodes, and SQLite is no database for several: one at a time.
+        self._turn = FileLock(folder.parent / "sqlite.lock", timeout=LONGEST_WAIT) if sqlite else nullcontext()
         self._client: Any = None
         self._progress: dict[str, Any] = {"store": "", "runs": {}}
         with suppress(OSError, ValueError):
@@ -127,10 +130,11 @@ class Syncer:
                 over, last_success = True, time.monotonic()
             before = self._sent()
             try:
-                self.send()
-                if over:
-                    self.remove_doubles()
-                    return True
+                with self._turn:
+                    self.send()
+                    if over:
+                        self.remove_doubles()
+                        return True
                 wait, complained = POLL_SECONDS, False
             except Exception as error:
                 wait = min(max(2 * wait, POLL_SECONDS), LONGEST_WAIT)

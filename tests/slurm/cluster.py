@@ -119,7 +119,7 @@ def up(accounting: bool) -> None:
     if all(_pid(name) for name in ("slurmd", "slurmctld", "munged")) and mode.read_text() == str(accounting):
         return
     down()
-    _install(PACKAGES + ACCOUNTING_PACKAGES * accounting)
+    install(accounting)
     HOME.mkdir(mode=0o755)
     for name in ("state", "spool", "dev"):
         (HOME / name).mkdir()
@@ -204,16 +204,24 @@ def _pid(daemon: str) -> int | None:
     """Process id of a running daemon that ``up`` started; a pid file that another process inherited does not count."""
     try:
         pid = int((HOME / f"{daemon}.pid").read_text())
-        return pid if Path(f"/proc/{pid}/comm").read_text().strip() == daemon else None
+        process = Path(f"/proc/{pid}")
+        # A child that ended and was not waited for has its name still, but no command line.
+        return pid if (process / "comm").read_text().strip() == daemon and (process / "cmdline").read_bytes() else None
     except (OSError, ValueError):
         return None
 
 
-def _install(packages: list[str]) -> None:
+def install(accounting: bool) -> None:
+    """Install the packages that are not there.
+
+    Raises:
+        SystemExit: what apt said.
+    """
+
     def missing(package: str) -> bool:
         return "install ok installed" not in _output("dpkg-query", "--show", "--showformat=${Status}", package)
 
-    wanted = [package for package in packages if missing(package)]
+    wanted = [package for package in PACKAGES + ACCOUNTING_PACKAGES * accounting if missing(package)]
     if not wanted:
         return
     # Debian's packages would start their daemons with Debian's configuration.

@@ -32,8 +32,7 @@ def _workflow_tests() -> type:
 Project = _workflow_tests()
 
 PROFILE = ["--workflow-profile", "workflow/profiles/slurm"]
-# The first look at a job after 3 s, the second 13 s later: most test jobs are done by then.
-QUICK = ["--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "10"]
+WITHOUT_GPU = ("rule_targets_probe", "rule_subset")  # jobs of these tests that ask for none
 
 
 class ClusterProject(Project):
@@ -53,8 +52,9 @@ class ClusterProject(Project):
 
     def command(self, *arguments: str, cores: int = 0) -> list[str]:
         """The command line of a run: on the cluster, or with ``cores`` on this machine."""
-        where = ["--cores", str(cores)] if cores else [*PROFILE, *QUICK]
-        return [sys.executable, "-m", "snakemake", *arguments, *where, "--configfile", "tiny.yaml", "slurm.yaml"]
+        program = ["-m", "snakemake"] if cores else [str(HERE / "quick.py")]
+        where = ["--cores", str(cores)] if cores else [*PROFILE, "--latency-wait", "10"]
+        return [sys.executable, *program, *arguments, *where, "--configfile", "tiny.yaml", "slurm.yaml"]
 
     def without(self, *patterns: str) -> "ClusterProject":
         """This project after some of its results, and all resume states, are gone."""
@@ -74,7 +74,7 @@ class Run:
 
     Attributes:
         jobs: per SLURM job id its rule and the states it was seen in, in order.
-        crowds: (number of running jobs, reasons of waiting ones) at each look.
+        crowds: (number of running jobs, reasons of waiting ones) at each look, of the jobs that ask for a GPU.
     """
 
     def __init__(self, project: ClusterProject, *arguments: str) -> None:
@@ -115,8 +115,9 @@ class Run:
                 seen = self.jobs.setdefault(job, (rule, []))[1]
                 if seen[-1:] != [state]:
                     seen.append(state)
-                running += state == "RUNNING"
-                waiting += [reason] * (state == "PENDING")
+                if not rule.startswith(WITHOUT_GPU):
+                    running += state == "RUNNING"
+                    waiting += [reason] * (state == "PENDING")
             self.crowds.append((running, waiting))
 
     def alive(self) -> bool:
@@ -182,6 +183,10 @@ def slurm() -> Iterator[Callable[[bool], None]]:
     """A function that brings the cluster up with or without accounting; it is stopped when the tests end."""
     if reason := cluster.obstacle():
         pytest.skip(reason)
+    try:
+        cluster.install(accounting=True)
+    except SystemExit as error:
+        pytest.skip(f"the packages cannot be installed: {error}")
     yield cluster.up
     cluster.down()
 

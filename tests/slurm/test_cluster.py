@@ -39,10 +39,10 @@ def test_disturbed_jobs_resume(disturbed: tuple[ClusterProject, Run], log: str) 
 
 
 def test_only_disturbed_jobs_run_twice(disturbed: tuple[ClusterProject, Run]) -> None:
-    """No finished job runs again; data, subsets and the report are no jobs of the cluster."""
+    """No finished job runs again; data and the report are no jobs of the cluster."""
     assert disturbed[1].counts() == {
-        "teacher": 2, "targets": 1, "experts_0_0": 1, "experts_1_1": 1, "experts_2_2": 1,
-        "distill": 2, "pretrain": 2, "probe": 2,
+        "teacher": 2, "targets": 1, "targets_probe": 1, "experts_0_0": 1, "experts_1_1": 1, "experts_2_2": 1,
+        "subset": 1, "distill": 2, "pretrain": 2, "probe": 2,
     }  # fmt: skip
 
 

@@ -105,7 +105,7 @@ def test_out_of_memory(unfinished: Callable[[str], ClusterProject], reference: C
     """A job that exceeds its memory is killed; the second attempt has more."""
     project = unfinished("distill")
     # Enough for the outer Snakemake and for a start, not for torch.
-    little = ["--set-resources", "distill:mem_mb=1000 if attempt == 1 else 3000"]
+    little = ["--set-resources", "distill:mem_mb=600 if attempt == 1 else 3000"]
     with Run(project, STAGES["distill"][0], *little) as run:
         run.finish()
     assert next(states[-1] for _, states in run.jobs.values()) in {"OUT_OF_MEMORY", "FAILED", "CANCELLED"}

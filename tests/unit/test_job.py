@@ -29,7 +29,14 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(tmp_path)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
-    def build(minutes: float = 0, device: str = "cpu", code: str = "c", tracking: bool = False, **settings: Any) -> Any:
+    def build(
+        minutes: float = 0,
+        device: str = "cpu",
+        code: str = "c",
+        tracking: bool = False,
+        gpus: int = 1,
+        **settings: Any,
+    ) -> Any:
         Path("results/logs").mkdir(parents=True, exist_ok=True)
         return SimpleNamespace(
             rule="teacher",
@@ -39,6 +46,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             params=SimpleNamespace(settings={"seed": 0, "lr": 0.1, **settings}, code=code),
             log=["results/logs/teacher.log"],
             threads=1,
+            resources={"gpu": gpus} if gpus else {},
             config={
                 "experiment": "e",
                 "source": "d",
@@ -74,6 +82,13 @@ def test_a_missing_gpu_is_one_sentence(make: Any, capsys: pytest.CaptureFixture[
         pass
     assert caught.value.code == 1
     assert "compute.device" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPU")
+def test_a_job_that_asked_for_no_gpu_needs_none(make: Any) -> None:
+    """A cluster may run it, under `compute.device: cuda` too, on a node where there is none."""
+    with job.stage(make(device="cuda", gpus=0)) as stage:
+        assert stage.device.type == "cpu"
 
 
 def test_a_bug_keeps_its_traceback(make: Any) -> None:

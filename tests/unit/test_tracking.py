@@ -1,6 +1,7 @@
 """Runs and MLflow: what is recorded, that each value arrives once whatever dies or is slow, and what people see."""
 
 import http.client
+import itertools
 import json
 import os
 import random
@@ -570,6 +571,54 @@ def test_twenty_jobs_at_once_lose_nothing(remote: Experiment) -> None:
     for run in runs:
         assert run.info.status == "FINISHED"
         assert remote.arrived(run.info.run_id) == Counter({("loss", step, step / 4): 1 for step in range(200)})
+
+
+@pytest.mark.slow
+def test_nodes_take_turns_at_sqlite(local: Experiment) -> None:
+    """Two experiments of one results folder, sent from two nodes: never both at work on the store, and nothing is lost."""
+    code = """if True:
+        import sys, time
+        from mkdt import sync
+
+        send = sync.Syncer.send
+
+        def timed(self):
+            begin = time.monotonic()
+            send(self)
+            print(begin, time.monotonic())
+
+        sync.Syncer.send = timed
+        sys.exit(sync.main())
+    """
+    experiments = [local, Experiment(local.folder.parents[1], "f")]
+    runs = [experiment.run() for experiment in experiments]
+    nodes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(experiment.folder)],
+            env=os.environ | {"SLURMD_NODENAME": f"node-{experiment.name}", "SLURM_JOB_ID": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for experiment in experiments
+    ]
+    for step in range(40):
+        for run in runs:
+            run.metrics(step, {"loss": step / 4})
+        time.sleep(0.2)
+    for run in runs:
+        run.close("FINISHED")
+    spans = []
+    for node in nodes:
+        output, _ = node.communicate(timeout=120)
+        assert node.returncode == 0
+        spans += [(*map(float, line.split()), node.pid) for line in output.splitlines()]
+    spans.sort()
+    assert all(end <= begin for (_, end, _), (begin, _, _) in itertools.pairwise(spans))
+    pids = [pid for _, _, pid in spans]
+    assert sum(a != b for a, b in itertools.pairwise(pids)) > 1, "they were not at work at the same time"
+    for experiment in experiments:
+        (run,) = experiment.runs()
+        assert experiment.arrived(run.info.run_id) == Counter({("loss", step, step / 4): 1 for step in range(40)})
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

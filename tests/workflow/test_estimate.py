@@ -7,25 +7,32 @@ import pytest
 from conftest import Project
 
 from mkdt import resources
+from mkdt.methods import METHODS
 
 pytestmark = pytest.mark.slow
 
 
 def test_the_estimate_counts_the_jobs_that_snakemake_plans(project: Project) -> None:
-    """docs/cluster.md's numbers of jobs are those of a dry run."""
+    """docs/cluster.md's numbers of jobs are those of a dry run, whatever the methods."""
+    methods = f"[{', '.join(METHODS)}]"
     planned: Counter[str] = Counter()
-    for rule, count in project.planned().items():
+    for rule, count in project.planned("--config", f"methods={methods}").items():
         planned[re.split("[_ ]", rule)[0]] += count
-    expected = Counter(
-        stage.split("_")[0] for stage, _ in resources.jobs(resources.read([project.folder / "tiny.yaml"]))
-    )
-    assert planned == expected
+    every = project.folder / "methods.yaml"
+    every.write_text(f"methods: {methods}\n")
+    config = resources.read([project.folder / "tiny.yaml", every])
+    assert planned == Counter(stage.split("_")[0] for stage, _ in resources.jobs(config))
 
 
 def test_every_job_states_memory_and_time(project: Project) -> None:
-    """Portable resources stand at every rule."""
-    text = project.run("--dry-run")
-    stated = [line for line in text.splitlines() if line.strip().startswith("resources:")]
-    jobs = [line for line in stated if "mem_mb" in line]
-    assert len(jobs) == len(stated) - 1  # rule all
-    assert all("runtime=" in line for line in jobs)
+    """Portable resources stand at every rule; without the default profile, too, which declares the machine's GPUs."""
+    cuda = ["--config", "compute={device: cuda}"]
+    text = project.run("--dry-run", "--workflow-profile", "none", *cuda)
+    jobs = re.findall(r"^(?:local)?rule (\w+):.*?^    resources: (.*?)$", text, re.MULTILINE | re.DOTALL)
+    assert len(jobs) > 20
+    for rule, stated in jobs:
+        if rule != "all":
+            assert "mem_mb=" in stated
+            assert "runtime=" in stated
+            # Random and high-loss subsets compute nothing.
+            assert ("gpu=1" in stated) == (rule not in resources.WITHOUT_GPU | {"subset"}), rule

@@ -142,13 +142,13 @@ def needs(stage, wildcards):
 
 def memory(stage):
     """MB of a job of the stage, more at each attempt."""
-    gpus = 0 if stage in resources.LOCAL else GPU
+    gpus = 0 if stage in resources.WITHOUT_GPU else GPU
     return lambda wildcards, attempt: attempt * resources.memory_mb(needs(stage, wildcards), gpus)
 
 
 def minutes(stage):
     """Time limit of a job of the stage, more at each attempt; what it did before a limit is not lost."""
-    gpus = 0 if stage in resources.LOCAL else GPU
+    gpus = 0 if stage in resources.WITHOUT_GPU else GPU
     return lambda wildcards, attempt: resources.minutes(needs(stage, wildcards), gpus, THREADS, attempt)
 
 

@@ -1,10 +1,10 @@
 DEVICES = config["teacher"]["devices"]
-GPUS_DECLARED = workflow.global_resources.get("gpu")
+GPUS_DECLARED = workflow.global_resources.get("gpu").value  # None: no limit
 
 # Snakemake would lower the request without a word, and the processes would use GPUs that it believes to be free.
-if workflow.is_main_process and GPUS_DECLARED is not None and GPU * DEVICES > GPUS_DECLARED.value:
+if workflow.is_main_process and GPUS_DECLARED is not None and GPU * DEVICES > GPUS_DECLARED:
     raise WorkflowError(
-        f"config: teacher.devices is {DEVICES}, but this run may use {GPUS_DECLARED.value} GPU(s) at a time: lower it, "
+        f"config: teacher.devices is {DEVICES}, but this run may use {GPUS_DECLARED} GPU(s) at a time: lower it, "
         f"or allow more with --resources gpu={DEVICES}."
     )
 

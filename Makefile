@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: demo test test-fast test-slurm drill-slurm estimate lint format ui sync bench config-docs clean-resume \
-	clean-environment
+	clean-environment study-ssl_trajectories
 .DEFAULT_GOAL := demo
 
 $(VENV)/.run: pyproject.toml constraints.txt
@@ -71,6 +71,10 @@ clean-resume:  ## resume points and second names of finished files; not while a 
 
 clean-environment:
 	rm -rf $(VENV)
+
+study-ssl_trajectories: $(VENV)/.run  ## docs/studies/ssl_trajectories.md: its sets and tables, then the variances
+	$(BIN)/snakemake --cores 1 --configfile config/studies/ssl_trajectories.yaml
+	$(BIN)/python workflow/studies/ssl_trajectories.py
 
 bench: $(VENV)/.run  ## speed and memory against plain implementations, as ratios
 	$(BIN)/python benchmarks/engine.py

@@ -37,6 +37,7 @@ include: "workflow/rules/experts.smk"  # students regressed onto the targets: th
 include: "workflow/rules/subset.smk"  # real subsets
 include: "workflow/rules/distill.smk"  # trajectory matching: the synthetic set
 include: "workflow/rules/krr.smk"  # another distillation: kernel ridge regression
+include: "workflow/rules/mtt.smk"  # and what fails: matching the trajectories of SSL itself
 include: "workflow/rules/pretrain.smk"  # fresh students, pre-trained on each set
 include: "workflow/rules/probe.smk"  # linear probe on few labels
 include: "workflow/rules/report.smk"  # tables and figures
@@ -51,6 +52,7 @@ rule all:
         TARGETS,
         TARGETS_PROBE,
         EXPERTS,
+        SSL_EXPERTS if "mtt_ssl" in config["methods"] else [],
         SETS,
         PRETRAINED,
         SCORES,

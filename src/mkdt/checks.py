@@ -65,6 +65,10 @@ def check(config: Config) -> None:
         count = cfg.budget_count(config, budget)
         _fail_if(count < 1, f"budgets: {budget:g} of source '{config['source']}' is less than one image.")
         _fail_if(
+            count < 2 and "mtt_ssl" in config["methods"],
+            f"budgets: {budget:g} of source '{config['source']}' is one image, but 'mtt_ssl' needs two: SSL compares images.",
+        )
+        _fail_if(
             count > total, f"budgets: {budget:g} asks for {count} images, source '{config['source']}' has {total}."
         )
     labels = [cfg.budget_label(budget) for budget in config["budgets"]]
@@ -72,7 +76,7 @@ def check(config: Config) -> None:
     distill, experts = config["distill"], config["experts"]
     needed = distill["start_epochs"] - 1 + distill["match_epochs"]
     _fail_if(
-        bool({*made_by("distill")} & {*config["methods"]}) and experts["epochs"] < needed,
+        bool({*made_by("distill"), *made_by("mtt")} & {*config["methods"]}) and experts["epochs"] < needed,
         f"experts.epochs is {experts['epochs']}, but distill.start_epochs {distill['start_epochs']} and "
         f"distill.match_epochs {distill['match_epochs']} need {needed}.",
     )

@@ -135,6 +135,12 @@ def has_budget(method: str) -> bool:
     return method in METHODS and METHODS[method].rule is not None
 
 
+def initial_method(config: Config, method: str) -> str:
+    """The method whose subset a distilled set starts from."""
+    section = "krr_st" if method == "krr_st" else "distill"
+    return METHODS[method].init or str(config[section]["init"])
+
+
 def variants(config: Config, method: str) -> list[tuple[str, int]]:
     """(budget label, distill seed) of every training set that a method makes."""
     budgets = [budget_label(budget) for budget in config["budgets"]] if has_budget(method) else ["all"]
@@ -212,6 +218,24 @@ def settings(
         loss = {option: config["teacher"][option] for option in LOSS_OPTIONS[teacher["method"]]}
         teacher |= {"backbone": network(teacher["backbone"]), "loss": loss}
         return seed | teacher
+    if stage in {"sslexperts", "mtt"}:  # the teacher's loss on the teacher's views
+        own, method = config["mtt_ssl"], config["teacher"]["method"]
+        shared = {
+            "student": network(config["students"][config["student"]]),
+            "method": method,
+            "loss": {option: config["teacher"][option] for option in LOSS_OPTIONS[method]},
+            "augment": config["teacher"]["augment"],
+            "projector": own["projector"],
+        }
+        if stage == "sslexperts":
+            training = {key: config["experts"][key] for key in ("epochs", "momentum", "weight_decay")}
+            return seed | shared | training | {"batch": own["expert_batch"], "lr": own["expert_lr"]}
+        changed = {
+            "image_lr": own["image_lr"],
+            "learn_targets": False,
+            "step_size": config["distill"]["step_size"] | {"initial": own["step_size"]},
+        }
+        return settings(config, "distill") | shared | changed
     if stage == "targets":
         # The teacher's file says which network it is.
         published = {"published": facts_of(config, config["source"]).train}

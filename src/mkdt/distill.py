@@ -13,12 +13,15 @@ from mkdt import seeding
 from mkdt.artifacts import Artifact
 from mkdt.compiled import CompiledStep
 from mkdt.errors import UserError
-from mkdt.models import Spec, build_student, flat_mse
+from mkdt.models import LossFn, Spec, build_student, flat_mse
 from mkdt.synthetic import SyntheticSet, first_images, moments
 from mkdt.unroll import choose_retain, match_trajectory
 
 SMALLEST_STEP_SIZE = 1e-6  # held above this in both spaces: float32's exp reaches zero too
 MOMENTUM = 0.5  # paper, appendix: SGD momentum of images, targets and step size
+
+# (images, rows of each step, iteration) -> the views of all steps, and for each step the rows of its views.
+ViewsFn = Callable[[Tensor, list[Tensor], int], tuple[Tensor, list[Tensor]]]
 
 
 def start_epochs_at(iteration: int, settings: Mapping[str, Any]) -> int:
@@ -44,6 +47,9 @@ def distill(
     seed: int,
     distill_seed: int,
     device: torch.device,
+    loss_fn: LossFn | None = None,
+    views: ViewsFn | None = None,
+    key: str = "distill.image_lr",
     state: dict[str, Any] | None = None,
     report: Callable[..., None] = lambda step, values, pictures=None: None,
     checkpoint: Callable[..., None] = lambda make, now=False: None,
@@ -57,6 +63,10 @@ def distill(
         settings: the ``distill`` section of the config.
         seed, distill_seed: with the settings they decide every draw.
         device: where to compute.
+        loss_fn: of flat weights, what the experts were trained by; None for the MSE of ``student`` to the targets.
+        views: what ``loss_fn`` sees of the images in their place, drawn before the steps; it then has no targets to
+            learn (``learn_targets: false``). None for the images themselves.
+        key: of the config, that a gradient which is not finite asks to lower first.
         state: what ``checkpoint`` was given before an interruption.
         report: called every iteration with ``loss``, ``step_size``, ``image_gradient`` (norm), ``expert`` and
             ``start_epoch``; at intervals also with ``pictures``, the set as uint8 [m,C,H,W].
@@ -69,8 +79,9 @@ def distill(
         UserError: loss or gradient is not finite; the state before it is checkpointed first.
     """
     channels, size = initial.images.shape[1], initial.images.shape[2]
-    template = build_student(student, channels, size, initial.targets.shape[1], seed, "template").to(device)
-    loss_fn = flat_mse(template)
+    if loss_fn is None:
+        template = build_student(student, channels, size, initial.targets.shape[1], seed, "template").to(device)
+        loss_fn = flat_mse(template)
     compiled = CompiledStep(loss_fn, settings["learn_targets"]) if settings["compile"] else None
 
     log_space = settings["step_size"]["space"] == "log"
@@ -114,15 +125,21 @@ def distill(
             raise UserError(
                 f"distill: expert {expert} did not move from epoch {epoch} on: raise experts.lr or distill.match_epochs."
             )
+        # The views do not depend on the weights: drawn first, their gradient is pulled back to the images at the end.
+        leaf, seen, wanted = images, images, targets
+        if views is not None:
+            leaf = images.detach().requires_grad_()
+            seen, rows = views(leaf, rows, iteration)
+            wanted = targets.new_empty(len(seen), 0)
         # Once: kept and rebuilt graphs differ in the last bits, so a resumed run keeps the number.
         if retain == "auto" and compiled is None:
-            retain = choose_retain(loss_fn, theta0, images, targets, rows, settings["learn_targets"])
+            retain = choose_retain(loss_fn, theta0, seen.detach(), wanted, rows, settings["learn_targets"])
         loss, d_images, d_targets, d_step = match_trajectory(
             loss_fn,
             theta0,
             target,
-            images,
-            targets,
+            seen.detach(),
+            wanted,
             step_size,
             rows,
             retain=retain,
@@ -130,16 +147,18 @@ def distill(
             momentum=settings["momentum"],
             compiled=compiled,
         )
+        if views is not None:
+            (d_images,) = torch.autograd.grad(seen, leaf, d_images)
         norm = torch.linalg.vector_norm(d_images)
         checks = torch.stack([loss, norm, torch.linalg.vector_norm(d_targets), d_step.abs()])
         if not bool(torch.isfinite(checks).all()):
             checkpoint(lambda iteration=iteration: current_state(iteration), now=True)
             raise UserError(
                 f"distill: loss or gradient is not finite at iteration {iteration} (expert {expert}, start epoch "
-                f"{epoch}, step size {float(step_size):.3g}); the state before it is kept: lower distill.image_lr "
-                "or distill.step_size.lr."
+                f"{epoch}, step size {float(step_size):.3g}); the state before it is kept: lower {key} or "
+                "distill.step_size.lr."
             )
-        images.grad, targets.grad = d_images, d_targets
+        images.grad, targets.grad = d_images, d_targets if settings["learn_targets"] else None
         step_parameter.grad = d_step * step_size if log_space else d_step
         for part in optimizer:
             part.step()

@@ -25,6 +25,7 @@ from mkdt import artifacts
 from mkdt.config import RESULTS, differences
 from mkdt.errors import UserError
 from mkdt.schema import flat
+from mkdt.synthetic import SyntheticSet, load_synthetic
 from mkdt.tracking import Run, spools
 
 log = logging.getLogger("mkdt")
@@ -95,7 +96,13 @@ class Stage:
         """Open an input artifact and remember its identity, for provenance and for the resume state."""
         artifact = artifacts.Artifact(path, stage)
         self.note_input(role, artifact.identity, path)
-        if artifact.header["stage"] in {"data", "subset", "distill"}:  # images to train on or to score with
+        if artifact.header["stage"] in {
+            "data",
+            "subset",
+            "distill",
+            "krr",
+            "mtt",
+        }:  # images to train on or to score with
             name = Path(path).with_suffix("").as_posix().removeprefix(f"{self._results}/").removesuffix("/data")
             context = "evaluation" if self.name == "probe" else "training"
             shapes = {key: artifact.shape(key) for key in artifact.names}
@@ -152,6 +159,46 @@ class Stage:
         """Record what this run has not: values that an earlier job reported, so that curves have no gaps."""
         for row in rows:
             self._run.metrics(row["step"], {key: value for key, value in row.items() if key != "step"})
+
+    # -- what several rules do alike
+
+    def start_distilling(self) -> tuple[SyntheticSet, dict[str, Any] | None]:
+        """The subset that a distillation starts from, and the state of an earlier job; after all other inputs are open."""
+        self.open("initial", self.input.initial, "subset")
+        initial = load_synthetic(self.input.initial)
+        state = self.resume()
+        self.show(0, initial.pixels())
+        self.expect(self.settings["iterations"], "iteration", state["iteration"] if state else 0)
+        return initial, state
+
+    def save_distilled(self, synthetic: SyntheticSet, history: torch.Tensor) -> None:
+        """Write a distilled set, its metrics, and a picture of how it came about (``history`` float32 [k,m',C,H,W])."""
+        self.write_metrics(self.output.metrics)
+        pictures = torch.cat([synthetic.pixels(images) for images in history])
+        artifacts.write_picture(self.output.evolution, grid(pictures, columns=history.shape[1], most=len(pictures)))
+        self.save(self.output.set, synthetic.tensors())
+
+    def train_experts(self, train: Callable[..., Mapping[str, torch.Tensor]]) -> None:
+        """Write the experts of a job; those that an earlier one finished are taken over.
+
+        Args:
+            train: makes an expert's tensors; called with its number, ``state``, ``report`` and ``checkpoint``.
+        """
+        state = self.resume(shared=Path(self.output.experts[0]).parent.relative_to(self._results))
+        missing = [path for path in self.output.experts if not self.restore(path)]
+        self.expect(len(missing) * self.settings["epochs"], "epoch")
+        for path in missing:
+            expert = int(Path(path).stem)
+            mine = state if state and state["expert"] == expert else None
+            tensors = train(expert, state=mine, report=self.report, checkpoint=self.checkpoint)
+            self.save(path, tensors, rows=["trajectory"])
+            self.keep(path)
+        rows = [
+            {"step": epoch + 1, f"loss/{int(Path(path).stem)}": loss}
+            for path in self.output.experts
+            for epoch, loss in enumerate(artifacts.Artifact(path).tensor("epoch_losses").tolist())
+        ]
+        self.write_metrics(self.output.metrics, rows)
 
     # -- what the science is given
 

@@ -22,6 +22,11 @@ class Method:
     teacher: bool = False
     init: str = ""
 
+    @property
+    def distilled(self) -> bool:
+        """Whether the set is synthetic, and starts from a real subset."""
+        return self.rule not in {None, "subset"}
+
 
 METHODS = {
     "none": Method(),
@@ -33,6 +38,7 @@ METHODS = {
     "mkdt_random": Method("distill", seeded=True, experts=True, init="random"),
     "mkdt_high_loss": Method("distill", seeded=True, experts=True, init="high_loss"),
     "krr_st": Method("krr", seeded=True),
+    "mtt_ssl": Method("mtt", seeded=True),
     "full": Method(),
     "teacher": Method(teacher=True),
 }

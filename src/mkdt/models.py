@@ -198,12 +198,16 @@ def timm_model(channels: int, size: int, *, name: str, any_size: bool) -> nn.Mod
 
 
 class Projector(nn.Sequential):
-    """The SSL head: linear, batch norm, ReLU for each hidden width, then a linear layer without bias."""
+    """The SSL head: linear, batch norm, ReLU for each hidden width, then a linear layer without bias.
 
-    def __init__(self, widths: list[int]) -> None:
+    Without ``running_statistics`` its weights alone are its state, as a trajectory needs it; training is the same.
+    """
+
+    def __init__(self, widths: list[int], *, running_statistics: bool = True) -> None:
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(widths[:-1]):
-            layers += [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU()]
+            norm = nn.BatchNorm1d(outputs, track_running_stats=running_statistics)
+            layers += [nn.Linear(inputs, outputs, bias=False), norm, nn.ReLU()]
         super().__init__(*layers, nn.Linear(widths[-2], widths[-1], bias=False))
 
 
@@ -266,18 +270,28 @@ def load_state(module: nn.Module, flat: Tensor) -> None:
             value.copy_(part.view_as(value))
 
 
+def flat_forward(module: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    """``forward(theta, images)``: the output of the module whose parameters are the vector ``theta``."""
+    names = [name for name, _ in module.named_parameters()]
+    shapes = [parameter.shape for parameter in module.parameters()]
+    sizes = [parameter.numel() for parameter in module.parameters()]
+
+    def forward(theta: Tensor, images: Tensor) -> Tensor:
+        parts = theta.split(sizes)
+        weights = {name: part.view(shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
+        return cast(Tensor, functional_call(module, weights, (images,)))
+
+    return forward
+
+
 def flat_mse(student: nn.Module) -> LossFn:
     """``loss(theta, images, targets)``: mean squared error of the student whose parameters are the vector ``theta``.
 
     The mean runs over images and target dimensions (paper, section 4: the KD objective).
     """
-    names = [name for name, _ in student.named_parameters()]
-    shapes = [parameter.shape for parameter in student.parameters()]
-    sizes = [parameter.numel() for parameter in student.parameters()]
+    forward = flat_forward(student)
 
     def loss(theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
-        parts = theta.split(sizes)
-        weights = {name: part.view(shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
-        return F.mse_loss(functional_call(student, weights, (images,)), targets)
+        return F.mse_loss(forward(theta, images), targets)
 
     return loss

@@ -150,6 +150,14 @@ def student_size(config: Config, student: str) -> Size:
     return Size(body.parameters + head, body.features, body.flops + 2 * head, body.activations, body.largest)
 
 
+def ssl_student_size(config: Config) -> Size:
+    """A student on the source's images with the projector of ``mtt_ssl`` in the place of its head."""
+    body = backbone_size(config["students"][config["student"]], *_shape(config, config["source"]))
+    widths = [body.features, *config["mtt_ssl"]["projector"]]
+    head = sum(a * b for a, b in pairwise(widths)) + 2 * sum(widths[1:-1])
+    return Size(body.parameters + head, body.features, body.flops + 2 * head, body.activations, body.largest)
+
+
 def teacher_size(config: Config) -> Size:
     """The teacher's backbone; one that the user brings is taken for a ResNet-50."""
     if cfg.teacher_origin(config) == "trained":
@@ -279,9 +287,25 @@ def need(config: Config, stage: str, *, dataset: str = "", student: str = "", bu
             steps=2 * krr["iterations"],
             disk=tensors,
         )
-    if stage == "distill":
+    if stage == "sslexperts":
+        size, epochs, members = ssl_student_size(config), config["experts"]["epochs"], config["experts"]["per_job"]
+        batch = min(config["mtt_ssl"]["expert_batch"], count)
+        views = 2 * batch * (count // batch) * epochs * members
+        trajectory = FLOAT * size.parameters * (epochs + 1)
+        return Need(
+            host=3 * trajectory + 3 * FLOAT * count * pixels,
+            device=FLOAT * (count * pixels + 3 * size.parameters + 2 * batch * (5 * pixels + size.activations)),
+            flops=views * 3 * size.flops,
+            steps=members * epochs * (count // batch),
+            seconds=views * pixels / 3 * AUGMENT,
+            disk=members * trajectory,
+        )
+    if stage in {"distill", "mtt"}:
         distill, size, few = config["distill"], student_size(config, config["student"]), training_images(config, budget)
-        batch, steps = min(distill["batch"], few), distill["steps"]
+        batch, steps, views = min(distill["batch"], few), distill["steps"], 0
+        if stage == "mtt":  # two views of each image, drawn before the steps and differentiated through
+            size, batch = ssl_student_size(config), 2 * batch
+            views = steps * batch
         graph = (
             FLOAT * batch * 2 * size.activations
         )  # a step's graph can be differentiated twice (benchmarks/README.md)
@@ -291,10 +315,14 @@ def need(config: Config, stage: str, *, dataset: str = "", student: str = "", bu
         return Need(
             # Pages of the experts' files that were read count as the process's memory.
             host=trajectories + 4 * tensors,
-            device=6 * tensors + FLOAT * size.parameters * (steps + 4) + (kept + 2) * graph,
+            device=6 * tensors
+            + FLOAT * size.parameters * (steps + 4)
+            + (kept + 2) * graph
+            + FLOAT * 10 * views * pixels,
             # Forward and backward 3, the product with second derivatives 6, a step that is built again 3 more.
             flops=distill["iterations"] * batch * size.flops * (9 * steps + 3 * (steps - kept)),
             steps=distill["iterations"] * 3 * steps,
+            seconds=distill["iterations"] * 2 * views * pixels / 3 * AUGMENT,
             disk=tensors,
         )
     if stage == "pretrain":
@@ -386,12 +414,14 @@ def jobs(config: Config) -> list[tuple[str, dict[str, str]]]:
         if rule == "subset":
             subsets |= {(name, *variant) for variant in variants}
         elif rule is not None:
-            init = METHODS[name].init or config["distill" if rule == "distill" else "krr_st"]["init"]
+            init = cfg.initial_method(config, name)
             subsets |= {(init, budget, seed if METHODS[init].seeded else 0) for budget, seed in variants}
             found += [(rule, {"budget": budget}) for budget, _ in variants]
     found += [("subset", {"budget": budget}) for _, budget, _ in sorted(subsets)]
     if {"high_loss", *made_by("distill")} & {*methods, *(name for name, _, _ in subsets)}:
         found += [("experts", {})] * ceil(config["experts"]["count"] / config["experts"]["per_job"])
+    if "mtt_ssl" in methods:
+        found += [("sslexperts", {})] * ceil(config["experts"]["count"] / config["experts"]["per_job"])
     for student in config["pretrain"]["students"]:
         for name, variants in methods.items():
             if name != "teacher":  # it is probed as it is

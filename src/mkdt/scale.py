@@ -19,6 +19,7 @@ MOST: dict[str, dict[str, int]] = {
     "distill": {"iterations": 4, "steps": 3, "match_epochs": 2, "start_epochs": 2, "batch": 64, "pictures": 2},
     "sas": {"views": 2},
     "krr_st": {"iterations": 4, "batch": 64, "students": 2, "student_steps": 4, "pictures": 2},
+    "mtt_ssl": {"expert_batch": 48},
     "pretrain": {"seeds": 2, "rates": 2, "steps": 2, "epochs": 2, "batch": 32},
     "probe": {"label_draws": 2, "selection_draws": 1},
 }

@@ -110,6 +110,8 @@ def test_default_sizes() -> None:
         ),
         ({"students": {"convnet": {"architecture": "mobilenet"}}}, ["students.convnet", "running statistics"]),
         ({"methods": ["krr_st"], "krr_st": {"student": "vgg"}}, ["krr_st.student", "vgg"]),
+        ({"methods": ["mtt_ssl"], "budgets": [1]}, ["budgets", "mtt_ssl", "two"]),
+        ({"methods": ["mtt_ssl"], "experts": {"epochs": 2}}, ["experts.epochs", "need 3"]),
         ({"methods": ["mkdt_high_loss"], "experts": {"epochs": 2}}, ["experts.epochs", "need 3"]),
         ({"experts": {"epochs": 2}}, ["experts.epochs", "need 3"]),
         ({"budgets": []}, ["budgets", "at least 1"]),

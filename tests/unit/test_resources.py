@@ -12,10 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from mkdt import resources
 from mkdt.config import network
 from mkdt.models import build_backbone, build_student
+from mkdt.mtt_ssl import build_ssl_student
 
 REPOSITORY = Path(__file__).parents[2]
 DEFAULT = resources.read([])
-STAGES = ("teacher", "targets", "experts", "subset", "distill", "pretrain", "probe")
+STAGES = ("teacher", "targets", "experts", "sslexperts", "subset", "distill", "mtt", "krr", "pretrain", "probe")
 CONFIGS = [REPOSITORY / "config" / "config.yaml", *sorted((REPOSITORY / "config" / "experiments").glob("*.yaml"))]
 
 
@@ -85,6 +86,13 @@ def test_a_student_has_its_head() -> None:
     size = resources.student_size(settings, "convnet")
     model = build_student(settings["students"]["convnet"], 1, 8, resources.targets_dimension(settings), 0, "test")
     assert size.parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_an_ssl_student_has_its_projector() -> None:
+    """Its trajectories and steps are priced by it."""
+    settings = config(mtt_ssl={"projector": [48, 40, 24]})
+    model = build_ssl_student(settings["students"]["convnet"], 1, 8, [48, 40, 24], 0, "test")
+    assert resources.ssl_student_size(settings).parameters == sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)

@@ -78,7 +78,7 @@ def test_report_tables(finished: Project) -> None:
 
 def test_the_other_methods_go_the_same_way(changed: Project) -> None:
     """Every further method, the common student and one with batch norm, and all evaluations end in one table."""
-    methods = ["random", "kmeans", "sas", "mkdt_random", "krr_st", "teacher"]
+    methods = ["random", "kmeans", "sas", "mkdt_random", "krr_st", "mtt_ssl", "teacher"]
     changed.run(
         "--config",
         f"methods=[{','.join(methods)}]",
@@ -88,7 +88,7 @@ def test_the_other_methods_go_the_same_way(changed: Project) -> None:
     )
     accuracy = pd.read_csv(changed.folder / "results/tiny/report/accuracy.csv")
     counts = accuracy.groupby(["method", "student", "evaluation"]).size().unstack("method")
-    assert counts.shape == (6, 6)
+    assert counts.shape == (6, 7)
     assert (counts.drop(columns="teacher") == 8).all(axis=None)
     assert (counts["teacher"] == 2).all()
     sets = changed.folder / "results/tiny/sets"

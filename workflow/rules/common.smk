@@ -52,12 +52,13 @@ TEACHER = [f"{TEACHER_FOLDER}/teacher.safetensors", f"{TEACHER_FOLDER}/teacher.j
 TEACHER = TEACHER[: {"trained": 2, "checkpoint": 1, "file": 0}[TEACHER_ORIGIN]]
 TARGETS = f"{TEACHER_FOLDER}/targets.safetensors"
 TARGETS_PROBE = f"{TEACHER_FOLDER}/targets_probe.jsonl"
-USES_EXPERTS = any(METHODS[method].experts for method in METHODS.keys() & config["methods"]) or (
-    "krr_st" in config["methods"] and config["krr_st"]["init"] == "high_loss"
-)
+MADE = sorted(METHODS.keys() & config["methods"])
+STARTS = [cfg.initial_method(config, method) for method in MADE if METHODS[method].distilled]
+USES_EXPERTS = any(METHODS[method].experts for method in [*MADE, *STARTS])
 EXPERTS = [f"{EXPERT_FOLDER}/{expert:03d}.safetensors" for expert in range(config["experts"]["count"])] * USES_EXPERTS
-MKDT = [variant for variant in VARIANTS if variant["method"] in made_by("distill")]
-SYNTHETIC = [*MKDT, *(variant for variant in VARIANTS if variant["method"] in made_by("krr"))]
+SSL_EXPERTS = [f"{EXPERIMENT}/ssl_experts/{expert:03d}.safetensors" for expert in range(config["experts"]["count"])]
+MATCHED = [variant for variant in VARIANTS if variant["method"] in [*made_by("distill"), *made_by("mtt")]]
+SYNTHETIC = [*MATCHED, *(variant for variant in VARIANTS if variant["method"] in made_by("krr"))]
 REAL = [TRAINING_SET.format(**variant) for variant in VARIANTS if variant["method"] in made_by("subset")]
 DISTILLED = [
     TRAINING_SET.format(**variant).replace(".safetensors", f".{kind}")
@@ -78,8 +79,7 @@ SCORES = sorted(
 
 def initial_set(wildcards):
     """The subset that distillation starts from; the high-loss subset is one for all distill seeds."""
-    section = "krr_st" if wildcards["method"] == "krr_st" else "distill"
-    method = METHODS[wildcards["method"]].init or config[section]["init"]
+    method = cfg.initial_method(config, wildcards["method"])
     seed = wildcards["distill_seed"] if METHODS[method].seeded else 0
     return TRAINING_SET.format(method=method, budget=wildcards["budget"], distill_seed=seed)
 
@@ -96,7 +96,7 @@ REPORT = [
         "sets.png",
         "matching.png",
     ]
-    if {"sets.png": SYNTHETIC, "matching.png": MKDT}.get(name, True)
+    if {"sets.png": SYNTHETIC, "matching.png": MATCHED}.get(name, True)
 ]
 
 # Software of the jobs; `../` because rules name it relative to their own file.

@@ -2,7 +2,7 @@ rule report:
     input:
         scores=SCORES,
         sets=[TRAINING_SET.format(**variant) for variant in SYNTHETIC],
-        metrics=[TRAINING_SET.format(**variant).replace(".safetensors", ".jsonl") for variant in MKDT],
+        metrics=[TRAINING_SET.format(**variant).replace(".safetensors", ".jsonl") for variant in MATCHED],
         initial=[initial_set(variant) for variant in SYNTHETIC],
     output:
         **{

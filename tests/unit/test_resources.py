@@ -15,7 +15,7 @@ from mkdt.models import build_backbone, build_student
 
 REPOSITORY = Path(__file__).parents[2]
 DEFAULT = resources.read([])
-STAGES = ("teacher", "targets", "experts", "subset", "distill", "pretrain", "probe")
+STAGES = ("teacher", "targets", "experts", "subset", "distill", "krr", "pretrain", "probe")
 CONFIGS = [REPOSITORY / "config" / "config.yaml", *sorted((REPOSITORY / "config" / "experiments").glob("*.yaml"))]
 
 

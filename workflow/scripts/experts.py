@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mkdt import job
 from mkdt.artifacts import Artifact
-from mkdt.data import normalise
+from mkdt.data import Normalised
 from mkdt.experts import train_expert
 
 with job.stage(snakemake) as stage:
@@ -12,7 +12,7 @@ with job.stage(snakemake) as stage:
     targets = stage.open("targets", stage.input.targets, "targets").tensor("targets").to(stage.device)
     state = stage.resume(shared=Path(stage.output.experts[0]).parent.relative_to("results"))
     missing = [path for path in stage.output.experts if not stage.restore(path)]
-    images = normalise(data.tensor("train_images"), data.tensor("mean"), data.tensor("std")).to(stage.device)
+    images = Normalised(data.tensor("train_images"), data.tensor("mean"), data.tensor("std")).to(stage.device)
     stage.expect(len(missing) * stage.settings["epochs"], "epoch")
     for path in missing:
         expert = int(Path(path).stem)

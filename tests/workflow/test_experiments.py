@@ -30,7 +30,7 @@ TABLE = {
 OURS = {key: count for key, count in TABLE.items() if not key.endswith((" sas", " krr_st"))}
 # An ablation compares two methods; it starts from the random subsets that it compares with, or from the high-loss one.
 ABLATION = {key: count for key, count in OURS.items() if not key.endswith((" none", " high_loss", " full"))}
-TWO_STUDENTS = {key: count * (2 if key.startswith(("pretrain", "probe")) else 1) for key, count in TABLE.items()}
+TWO_STUDENTS = {key: count * (2 if key.startswith(("pretrain", "probe")) else 1) for key, count in OURS.items()}
 # The default's five methods, its ten experts in two jobs, five seeds.
 FASHION = OURS | {
     "data": 1, "experts": 2, "subset random": 5, "distill mkdt": 5, "pretrain random": 5, "pretrain mkdt": 5

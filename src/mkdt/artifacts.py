@@ -94,9 +94,11 @@ def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def write_picture(path: str | Path, picture: torch.Tensor) -> None:
     """Write a PNG from ``picture``, uint8 [C,H,W] with C = 1 or 3, atomically."""
-    from torchvision.io import write_png
+    from PIL import Image
 
-    write_atomically(path, lambda temporary: write_png(picture.cpu(), str(temporary)))
+    pixels = picture.permute(1, 2, 0).cpu().numpy()
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    write_atomically(path, lambda temporary: image.save(temporary, "PNG"))
 
 
 def save(

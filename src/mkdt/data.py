@@ -1,6 +1,6 @@
 """Data sets: decoded once to uint8 tensors, split by a recorded seed, normalised on use."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import sqrt
 from pathlib import Path
 from typing import Literal
@@ -184,6 +184,44 @@ def adapt(images: Tensor, channels: int, size: int) -> Tensor:
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """uint8 [n,C,H,W] to float32, zero mean and unit deviation a channel with the source's statistics."""
     return (images.float() / 255 - mean[:, None, None]) / std[:, None, None]
+
+
+class Normalised:
+    """Images that stay uint8 (and on disk, if they are memory-mapped): what is taken of them is float32, normalised.
+
+    A set that is larger than memory can so be trained on; the values are those of ``normalise`` of all.
+    """
+
+    def __init__(self, images: Tensor, mean: Tensor, std: Tensor) -> None:
+        """Keep ``images`` uint8 [n,C,H,W], with the float32 [C] that normalise them."""
+        self._images, self._mean, self._std = images, mean, std
+
+    @property
+    def shape(self) -> torch.Size:
+        """[n,C,H,W]."""
+        return self._images.shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pixels are, and what is taken of them."""
+        return self._images.device
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return normalise(self._images[rows], self._mean, self._std)
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """All images, float32 [size,C,H,W] at a time."""
+        return (normalise(batch, self._mean, self._std) for batch in self._images.split(size))
+
+    def to(self, device: torch.device) -> "Normalised":
+        """The same on ``device``."""
+        return Normalised(self._images.to(device), self._mean.to(device), self._std.to(device))
+
+
+Images = Tensor | Normalised
 
 
 def denormalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:

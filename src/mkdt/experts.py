@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils import vector_to_parameters
 
 from mkdt import seeding
-from mkdt.data import in_batches
+from mkdt.data import Images, in_batches
 from mkdt.errors import UserError
 from mkdt.models import Spec, build_student, flatten
 
@@ -19,7 +19,7 @@ LOSS_BATCH = 1024
 
 
 def train_expert(
-    images: Tensor,
+    images: Images,
     targets: Tensor,
     student: Spec,
     settings: Mapping[str, Any],

@@ -93,8 +93,19 @@ class Stage:
     # -- inputs and outputs
 
     def open(self, role: str, path: str | Path, stage: str | None = None) -> artifacts.Artifact:
-        """Open an input artifact and remember its identity, for provenance and for the resume state."""
+        """Open an input artifact and remember its identity, for provenance and for the resume state.
+
+        Raises:
+            UserError: it is damaged or of another stage, or it lacks images where ``data.on_error`` wants all.
+        """
         artifact = artifacts.Artifact(path, stage)
+        skipped = artifact.header.get("notes", {}).get("skipped", [])
+        # No setting of the rule data: with it, every set would be decoded and used anew for one that has a bad file.
+        if skipped and self.data["on_error"] == "fail":
+            raise UserError(
+                f"{path} was decoded without {len(skipped)} images that could not be read (the first is {skipped[0]}), and "
+                "data.on_error is fail: set it to skip, or repair them and run with --forcerun data."
+            )
         self.note_input(role, artifact.identity, path)
         if artifact.header["stage"] in {
             "data",

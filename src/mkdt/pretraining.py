@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from mkdt import seeding
 from mkdt.artifacts import Artifact
+from mkdt.data import Images
 from mkdt.errors import UserError
 from mkdt.models import Spec, Student, build_student, flatten_state, load_state
 from mkdt.synthetic import SyntheticSet
@@ -21,7 +22,7 @@ BATCH, MOMENTUM, WEIGHT_DECAY = 256, 0.9, 1e-4  # paper, appendix: pre-training 
 def _steps(
     model: Student,
     optimizer: torch.optim.Optimizer,
-    images: Tensor,
+    images: Images,
     targets: Tensor,
     *,
     first: int,
@@ -49,7 +50,7 @@ def _steps(
             yield step + 1, loss.detach()
 
 
-def _settle(model: Student, images: Tensor, seed: int) -> None:
+def _settle(model: Student, images: Images, seed: int) -> None:
     """Give the batch norms of an untrained student the statistics of (a sample of) its images.
 
     With those of a network that has seen nothing, 0 and 1, the features of a deep one vanish in eval mode: no
@@ -119,7 +120,7 @@ def grid(settings: Mapping[str, Any], method: str, images: int, step_size: float
 
 
 def pretrain_grid(
-    images: Tensor,
+    images: Images,
     targets: Tensor,
     student: Spec,
     settings: Mapping[str, Any],

@@ -4,7 +4,7 @@ At the chosen point k-NN on the same features and fine-tuning may stand beside i
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mkdt import seeding
-from mkdt.data import in_batches
+from mkdt.data import Images, in_batches
 from mkdt.errors import UserError
 from mkdt.finetune import finetune
 
@@ -36,9 +36,9 @@ class Downstream:
     """
 
     name: str
-    train: tuple[Tensor, Tensor]
-    validation: tuple[Tensor, Tensor]
-    test: tuple[Tensor, Tensor]
+    train: tuple[Images, Tensor]
+    validation: tuple[Images, Tensor]
+    test: tuple[Images, Tensor]
 
 
 def draw_labels(labels: Tensor, fraction: float, seed: int, dataset: str, draw: int) -> Tensor:
@@ -114,7 +114,7 @@ class Features:
         total = len(data.train[1])
         sample = torch.arange(total) if total <= STATISTICS_IMAGES else _even_rows(total, STATISTICS_IMAGES)
         needed = torch.cat([rows, sample]).unique() if standardise else rows.unique()
-        features = self._encode(data.train[0][needed])
+        features = self._encode(data.train[0][part] for part in needed.split(ENCODE_BATCH))
         if standardise:
             known = features[torch.searchsorted(needed, sample).numpy()]
             self._mean, self._scale = known.mean(0), known.std(0)
@@ -130,11 +130,11 @@ class Features:
     def held_out(self, split: str) -> Array:
         """Features float64 [n,D] of the ``validation`` or ``test`` split."""
         images = self._data.validation[0] if split == "validation" else self._data.test[0]
-        return (self._encode(images) - self._mean) / self._scale
+        return (self._encode(images.split(ENCODE_BATCH)) - self._mean) / self._scale
 
-    def _encode(self, images: Tensor) -> Array:
-        batches = (batch.to(self._device) for batch in images.split(ENCODE_BATCH))
-        features: Array = in_batches(lambda batch: self._backbone(batch), batches).double().numpy()
+    def _encode(self, batches: Iterable[Tensor]) -> Array:
+        encoded = in_batches(lambda batch: self._backbone(batch.to(self._device)), batches)
+        features: Array = encoded.double().numpy()
         if not np.isfinite(features).all():
             raise FloatingPointError("features are not finite")
         return features

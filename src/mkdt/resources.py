@@ -242,9 +242,13 @@ def need(config: Config, stage: str, *, dataset: str = "", student: str = "", bu
         return Need(host=3 * FLOAT * count * dimension, disk=FLOAT * count * dimension)
     if stage == "targets_probe":
         probe, classes = config["probe"], cfg.facts_of(config, source).classes
-        fitted = probe["label_draws"] * sum(probe["label_fractions"]) * count * classes * (dimension + TARGETS_PIXELS)
+        small = min(pixels, TARGETS_PIXELS * cfg.facts_of(config, source).channels)
+        drawn = probe["label_draws"] * sum(probe["label_fractions"]) * count
+        fitted = drawn * classes * (dimension + small)
+        drawn += STATISTICS_IMAGES
         return Need(
-            host=count * (pixels + 2 * FLOAT * dimension + 8 * TARGETS_PIXELS),
+            # Of the pixels, those whose labels are drawn and those that give the statistics, in float64, twice.
+            host=count * (pixels + 2 * FLOAT * dimension) + 4 * FLOAT * min(count, drawn) * small,
             seconds=fitted * FIT_OPERATIONS * FIT_ITERATIONS / CPU_RATE,
         )
     if stage == "experts":
@@ -254,9 +258,10 @@ def need(config: Config, stage: str, *, dataset: str = "", student: str = "", bu
         members = config["experts"]["per_job"]
         return Need(
             # The trajectory as rows, stacked, and stacked again in the resume state; the images before they move.
-            host=3 * trajectory + 3 * FLOAT * count * pixels + FLOAT * count * dimension,
-            device=FLOAT * (count * (pixels + dimension) + 3 * size.parameters)
-            + FLOAT * max(batch * size.activations, ENCODE_BATCH * 3 * size.largest),
+            host=3 * trajectory + count * pixels + FLOAT * count * dimension,
+            device=count * pixels
+            + FLOAT * (count * dimension + 3 * size.parameters)
+            + FLOAT * max(batch * (3 * pixels + size.activations), ENCODE_BATCH * 3 * (pixels + size.largest)),
             flops=members * count * size.flops * (3 * epochs + 1),
             steps=members * epochs * ceil(count / batch),
             disk=members * (trajectory + FLOAT * count),
@@ -264,8 +269,8 @@ def need(config: Config, stage: str, *, dataset: str = "", student: str = "", bu
     if stage == "subset":
         few, views = training_images(config, budget), config["sas"]["views"] if "sas" in config["methods"] else 0
         return Need(
-            # The images once more as floats; k-means holds the targets twice.
-            host=count * (5 * pixels + 4 * FLOAT * dimension) + FLOAT * count * config["experts"]["count"],
+            # k-means holds the targets twice.
+            host=count * (pixels + 4 * FLOAT * dimension) + FLOAT * count * config["experts"]["count"],
             device=FLOAT * (teacher.parameters + ENCODE_BATCH * (2 * pixels + 4 * teacher.largest)) if views else 0,
             # k-means: at most 300 iterations of scikit-learn; SAS: the views, and a pass over the targets a choice.
             flops=views * count * teacher.flops,
@@ -333,10 +338,11 @@ def need(config: Config, stage: str, *, dataset: str = "", student: str = "", bu
             rates, steps = len(settings["rates"]), max(settings["steps"])
             points = rates * len(settings["steps"])
         snapshots = FLOAT * size.parameters * points
+        images = few * pixels * (1 if budget == "all" else FLOAT)  # the source's are normalised a batch at a time
         return Need(
             # The snapshots, their copy in the resume state and in the file that is written; the images before they move.
-            host=3 * snapshots + 3 * FLOAT * few * pixels + FLOAT * few * dimension + 3 * FLOAT * size.parameters,
-            device=FLOAT * (few * (pixels + dimension) + 3 * size.parameters + batch * size.activations),
+            host=3 * snapshots + images + FLOAT * few * dimension + 3 * FLOAT * size.parameters,
+            device=images + FLOAT * (few * dimension + 3 * size.parameters + batch * (3 * pixels + size.activations)),
             flops=seeds * rates * steps * batch * size.flops * 3,
             steps=seeds * rates * steps,
             disk=seeds * snapshots,
@@ -365,16 +371,13 @@ def _probe(config: Config, student: str, budget: str) -> Need:
     _, selection, _ = cfg.split_sizes(config, probe["selection"])
     chosen = look(probe["selection"], probe["selection_draws"], selection)
     final = [look(name, probe["label_draws"], cfg.split_sizes(config, name)[2]) for name in probe["downstream"]]
-    sets = cfg.used_datasets(config)
-    images = sum(_images(config, name) for name in sets)
+    held = sum(_images(config, name) * (_pixels(config, name) + pixels) for name in cfg.used_datasets(config))
     encoded = points * chosen[0] + sum(look[0] for look in final)
     fits = points * chosen[1] + sum(look[1] for look in final)
     return Need(
-        # Every set normalised, one of them in two more copies meanwhile; features in float64, twice; one snapshot file.
-        host=FLOAT * pixels * (images + 2 * max(_images(config, name) for name in sets))
-        + 2 * 2 * FLOAT * max(look[2] for look in [chosen, *final])
-        + FLOAT * size.parameters * (points + 2),
-        device=FLOAT * (size.parameters + ENCODE_BATCH * (2 * pixels + 3 * size.largest)),
+        # Every set as it is and in the source's shape, as bytes; features in float64, twice; one snapshot file.
+        host=held + 2 * 2 * FLOAT * max(look[2] for look in [chosen, *final]) + FLOAT * size.parameters * (points + 2),
+        device=FLOAT * (size.parameters + ENCODE_BATCH * (3 * pixels + 3 * size.largest)),
         flops=runs * encoded * size.flops,
         seconds=runs * fits / CPU_RATE,
     )

@@ -17,7 +17,7 @@ MOST: dict[str, dict[str, int]] = {
     "teacher": {"batch": 48, "epochs": 2, "warmup_epochs": 1},
     "experts": {"count": 4, "per_job": 4, "epochs": 3, "batch": 64},
     "distill": {"iterations": 4, "steps": 3, "match_epochs": 2, "start_epochs": 2, "batch": 64, "pictures": 2},
-    "sas": {"views": 2},
+    "sas": {"classes": 10, "views": 2},
     "krr_st": {"iterations": 4, "batch": 64, "students": 2, "student_steps": 4, "pictures": 2},
     "mtt_ssl": {"expert_batch": 48},
     "pretrain": {"seeds": 2, "rates": 2, "steps": 2, "epochs": 2, "batch": 32},

@@ -49,10 +49,11 @@ def probe_targets(
     drawn = torch.cat([draw_labels(labels, f, seed, dataset, d) for f in fractions for d in range(draws)])
     for name, train, test in (
         ("targets", targets, held_out_targets),
-        ("pixels", _pixels(images), _pixels(held_out_images)),
+        ("pixels", images, held_out_images),
     ):
         data = Downstream(dataset, (train, labels), (test, truth), (test, truth))
-        features = Features(nn.Identity(), data, torch.device("cpu"), drawn, settings["standardise"])
+        encoder = Pixels() if name == "pixels" else nn.Identity()
+        features = Features(encoder, data, torch.device("cpu"), drawn, settings["standardise"])
         found[name] = score(features, data, "validation", fractions, draws, settings["l2"], seed)
     return [
         {
@@ -67,5 +68,9 @@ def probe_targets(
     ]
 
 
-def _pixels(images: Tensor) -> Tensor:
-    return resize(images, min(PIXELS, images.shape[-1])).flatten(1).float() / 255
+class Pixels(nn.Module):
+    """Encodes an image as its own pixels."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """float32 [n,C*S*S] in [0, 1] of uint8 [n,C,H,W], S at most ``PIXELS``."""
+        return resize(images, min(PIXELS, images.shape[-1])).flatten(1).float() / 255

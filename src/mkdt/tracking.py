@@ -257,12 +257,11 @@ class Run:
         return not self._unwritten
 
     def _write_picture(self, record: dict[str, Any]) -> dict[str, Any]:
-        from torchvision.io import write_png
+        from mkdt.artifacts import write_picture  # brings torch, which the workflow itself does without
 
         pixels = record.pop("pixels")
         path = self._folder / self.id / "pictures" / f"{record['key']}-{record['step']}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_png(pixels.cpu(), str(path))
+        write_picture(path, pixels)
         return {**record, "file": str(path.relative_to(self._folder))}
 
     def _complain(self, error: Exception) -> None:

@@ -8,10 +8,12 @@ import struct
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -276,6 +278,17 @@ def test_tables_hold_plain_numbers(tmp_path: Path) -> None:
     with (tmp_path / "t.csv").open(newline="") as file:
         read = [{"a": row["a"], "b": float(row["b"]), "c": int(row["c"])} for row in csv.DictReader(file)]
     assert read == rows
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_comes_back_pixel_by_pixel(tmp_path: Path, channels: int) -> None:
+    """Grey and colour, rows and columns in their order."""
+    picture = torch.randint(0, 256, (channels, 5, 7), dtype=torch.uint8)
+    artifacts.write_picture(tmp_path / "new/p.png", picture)
+    with Image.open(tmp_path / "new/p.png") as image:
+        pixels = torch.from_numpy(np.array(image)).reshape(5, 7, channels)
+    assert torch.equal(pixels.permute(2, 0, 1), picture)
 
 
 def test_notes_are_in_the_header_and_change_nothing_where_there_are_none(tmp_path: Path) -> None:

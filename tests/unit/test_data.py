@@ -154,6 +154,21 @@ def test_denormalise_inverts_normalise(channels: int, seed: int) -> None:
     assert torch.equal(data.denormalise(normal, mean, std), images)
 
 
+@given(count=st.integers(1, 12), size=st.integers(1, 13), seed=st.integers(0, 99))
+def test_images_normalised_when_they_are_taken_have_the_same_bits(count: int, size: int, seed: int) -> None:
+    """Rows in any order and pieces of any size are those of all images normalised at once, whatever the device."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 256, (count, 3, 4, 4), generator=generator, dtype=torch.uint8)
+    mean, std = torch.rand(3, generator=generator), torch.rand(3, generator=generator) + 0.1
+    lazy, whole = data.Normalised(images, mean, std), data.normalise(images, mean, std)
+    assert (len(lazy), lazy.shape, lazy.device) == (count, whole.shape, whole.device)
+    rows = torch.randint(0, count, (7,), generator=generator)
+    assert torch.equal(lazy.to(torch.device("cpu"))[rows], whole[rows])
+    pieces = list(lazy.split(size))
+    assert [len(piece) for piece in pieces] == [len(piece) for piece in whole.split(size)]
+    assert torch.equal(torch.cat(pieces), whole)
+
+
 def test_normalise_uses_each_channels_own_statistics() -> None:
     """Against numpy, with channels that differ."""
     images = torch.randint(0, 256, (5, 3, 4, 4), dtype=torch.uint8)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mkdt.data import Normalised, normalise
 from mkdt.errors import UserError
 from mkdt.experts import train_expert
 from mkdt.models import build_student, flatten, load_state
@@ -48,6 +49,20 @@ def test_the_first_epoch_is_plain_sgd_on_the_mse(source: Source, spec: dict[str,
     loss = ((model(images) - targets) ** 2).mean()
     gradient = torch.cat([part.reshape(-1) for part in torch.autograd.grad(loss, list(model.parameters()))])
     torch.testing.assert_close(made[1], made[0] - 0.2 * (gradient + 0.1 * made[0]), rtol=1e-4, atol=1e-6)
+
+
+def test_images_that_stay_bytes_give_the_same_weights(source: Source, spec: dict[str, Any]) -> None:
+    """Every bit of what all images as floats in memory give."""
+    pixels = torch.arange(source[0].numel(), dtype=torch.uint8).reshape(source[0].shape)
+    mean, std = torch.tensor([0.4]), torch.tensor([0.3])
+    lazy, whole = (
+        train((images, source[1]), spec)
+        for images in (  # type: ignore[arg-type]
+            Normalised(pixels, mean, std),
+            normalise(pixels, mean, std),
+        )
+    )
+    assert all(torch.equal(lazy[name], whole[name]) for name in whole)
 
 
 def test_losses_are_each_images_mse_after_the_first_epoch(source: Source, spec: dict[str, Any]) -> None:

@@ -51,7 +51,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
                 "experiment": "e",
                 "source": "d",
                 "tracking": {"enabled": tracking},
-                "data": {},
+                "data": {"on_error": "fail"},
                 "compute": {"device": device, "resume_minutes": minutes, "tf32": False, "threads": 1},
             },
         )
@@ -96,6 +96,24 @@ def test_a_bug_keeps_its_traceback(make: Any) -> None:
     with pytest.raises(ZeroDivisionError), job.stage(make()):
         _ = 1 / 0
     assert "ZeroDivisionError" in log_text()
+
+
+def test_a_set_that_lacks_images_is_used_only_where_that_is_wanted(
+    make: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Decoded with `data.on_error: skip`, then set back to `fail`: nobody is left to think that it is whole."""
+    given = make()
+    artifacts.save("results/whole", {"x": torch.ones(1)}, stage="data")
+    artifacts.save("results/less", {"x": torch.ones(1)}, stage="data", notes={"skipped": ["größe/7.jpg", "8.jpg"]})
+    with pytest.raises(SystemExit), job.stage(given) as stage:
+        stage.open("whole", "results/whole", "data")
+        stage.open("less", "results/less", "data")
+    said = capsys.readouterr().err
+    assert "results/less was decoded without 2 images" in said
+    assert "größe/7.jpg" in said
+    given.config["data"]["on_error"] = "skip"
+    with job.stage(given) as stage:
+        stage.open("less", "results/less", "data")
 
 
 def test_state_and_rows_come_back(make: Any) -> None:

@@ -74,11 +74,11 @@ def test_without_a_validation_split_half_of_the_training_images_scores() -> None
 def test_a_large_source_does_not_make_it_a_long_stage(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     """Scored images and pixels have a limit."""
     monkeypatch.setattr(targets_probe, "HELD_OUT", 30)
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[int, ...]] = []
     scored = targets_probe.score
 
     def watched(features: Any, data: Downstream, *rest: Any) -> Any:
-        seen.append((len(data.validation[1]), data.train[0].shape[1]))
+        seen.append(features.held_out("validation").shape)
         return scored(features, data, *rest)
 
     monkeypatch.setattr(targets_probe, "score", watched)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mkdt import job
 from mkdt.artifacts import Artifact
-from mkdt.data import normalise
+from mkdt.data import Normalised
 from mkdt.errors import UserError
 from mkdt.pretraining import grid, pretrain_grid
 from mkdt.seeding import derive
@@ -34,7 +34,7 @@ with job.stage(snakemake) as stage:
             raise UserError(f"{stage.input.set}: the images' shape is {shapes}: distil at the source's size.")
     else:
         targets = stage.open("targets", stage.input.targets, "targets").tensor("targets")
-        images = normalise(data.tensor("train_images"), mean, std)
+        images = Normalised(data.tensor("train_images"), mean, std)
     images, targets = images.to(stage.device), targets.to(stage.device)
     state = stage.resume(shared=Path(stage.output.metrics).parent.relative_to("results"))
     rates, steps = grid(stage.settings, method, len(images), step_size)

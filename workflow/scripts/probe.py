@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mkdt import job
 from mkdt.artifacts import write_table
-from mkdt.data import adapt, normalise
+from mkdt.data import Normalised, adapt
 from mkdt.pretraining import snapshots
 from mkdt.probe import Downstream, probe
 from mkdt.teacher import load_teacher
@@ -28,7 +28,7 @@ with job.stage(snakemake) as stage:
         data, name = stage.open(path, path, "data"), Path(path).parent.name
         splits = [
             (
-                normalise(adapt(data.tensor(f"{split}_images"), channels, size), mean, std),
+                Normalised(adapt(data.tensor(f"{split}_images"), channels, size), mean, std),
                 data.tensor(f"{split}_labels"),
             )
             for split in ("train", "validation", "test")

@@ -320,7 +320,7 @@ class Stage:
             self._bar.close()
         if status == "FINISHED":
             for path in self.output:
-                if Path(path).suffix in {".png", ".csv", ".jsonl", ".md"}:
+                if Path(path).suffix in {".png", ".csv", ".jsonl", ".md", ".html"}:
                     self._run.file(Path(path))
                     self._run.tag(f"output.{Path(path).name}", _content(path))
         for path in self.input:  # read without `open`

@@ -1,5 +1,6 @@
 """The real workflow: its report, its determinism, killed jobs, tracking and bad configs."""
 
+import base64
 import hashlib
 import json
 import os
@@ -74,6 +75,22 @@ def test_report_tables(finished: Project) -> None:
     assert summary.loc["none", "recovered"] == 0
     assert summary.loc["full", "recovered"] == 1
     assert (summary["low"] <= summary["difference"]).sum() == (summary["difference"] <= summary["high"]).sum() == 4
+
+
+def test_the_page_shows_what_was_made(finished: Project) -> None:
+    """Pictures of the set, every method, each stage's cost, the command and the config of this very run."""
+    page = (finished.folder / "results/tiny/report/index.html").read_text()
+    assert page.count('alt="synthetic image from') == 6
+    evolution = (finished.folder / "results/tiny/sets/mkdt/6img/0.png").read_bytes()
+    assert base64.b64encode(evolution).decode() in page
+    for method in ("none", "random", "high_loss", "mkdt", "full"):
+        assert f"<td>{method}<" in page
+    cost, origin = re.findall(r'<section id="(?:cost|origin)">.*?</section>', page, re.DOTALL)
+    jobs = dict(re.findall(r"<tr><td>(\w+)</td><td>(\d+)</td>", cost))
+    expected = {"data": 1, "teacher": 1, "targets": 1, "targets_probe": 1, "experts": 2, "subset": 3, "distill": 2, "pretrain": 7, "probe": 5}  # fmt: skip
+    assert jobs == {stage: str(count) for stage, count in (expected | {"all": 23}).items()}
+    assert f"snakemake --cores 2 --configfile {finished.configfile}" in origin
+    assert "experiment: tiny" in origin
 
 
 def test_the_other_methods_go_the_same_way(changed: Project) -> None:
@@ -273,6 +290,7 @@ def test_report_archive_opens(finished: Project, tmp_path: Path) -> None:
         names = archive.namelist()
     assert any(name.endswith("report.html") for name in names)
     assert any(name.endswith("curve.png") for name in names)
+    assert any(name.endswith("index.html") for name in names)
 
 
 @pytest.mark.parametrize(

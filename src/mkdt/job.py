@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from mkdt import artifacts
-from mkdt.config import RESULTS, differences
+from mkdt.config import RESULTS, budget_words, differences
 from mkdt.errors import UserError
 from mkdt.schema import flat
 from mkdt.tracking import Run, spools
@@ -76,7 +76,8 @@ class Stage:
         if self.name == "distill":
             known = {"method": "mkdt"} | known
         batch = self.rule.split("_")[1:]
-        first = [known[key] for key in ("dataset", "method", "student", "budget") if key in known]
+        shown = known | {key: budget_words(known[key]) for key in ("budget",) if key in known}
+        first = [shown[key] for key in ("dataset", "method", "student", "budget") if key in shown]
         last = [f"{key.removeprefix('distill_')} {known[key]}" for key in ("distill_seed", "seed") if key in known]
         tags = {"stage": self.name, "source": config["source"], "seed": str(self.seed), **known}
         if "SLURM_JOB_ID" in os.environ:
@@ -95,7 +96,7 @@ class Stage:
         """Open an input artifact and remember its identity, for provenance and for the resume state."""
         artifact = artifacts.Artifact(path, stage)
         self.note_input(role, artifact.identity, path)
-        if artifact.header["stage"] in {"data", "subset", "distill"}:  # images to train on or to score with
+        if artifact.header["stage"] in {"data", "subset", "distill", "krr"}:  # images to train on or to score with
             name = Path(path).with_suffix("").as_posix().removeprefix(f"{self._results}/").removesuffix("/data")
             context = "evaluation" if self.name == "probe" else "training"
             shapes = {key: artifact.shape(key) for key in artifact.names}

@@ -28,6 +28,7 @@ from PIL import Image
 from torch import Tensor
 
 from mkdt import report
+from mkdt.config import budget_words
 from mkdt.synthetic import SyntheticSet, moments
 
 PAIRS = 40  # images of a set that are shown
@@ -97,7 +98,7 @@ def render(
         loader=FileSystemLoader(folder.parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"signed": signed, "duration": duration, "size": size, "spoken": spoken}
+    environment.filters |= {"signed": signed, "duration": duration, "size": size, "words": budget_words}
     methods = list(settings["methods"])
     summary, accuracy = (_in_order(table) for table in (summary, accuracy))
     setting = ["budget", "student", "downstream"]
@@ -247,12 +248,7 @@ def describe(setting: Mapping[str, Any]) -> str:
     words = [str(setting["downstream"])] if "downstream" in setting else []
     words += [report.EVALUATIONS[setting["evaluation"]]] if "evaluation" in setting else []
     words += [f"{100 * setting['label_fraction']:.4g} % of the labels"] if "label_fraction" in setting else []
-    return ", ".join([*words, f"{setting['student']} on {spoken(setting['budget'])}"])
-
-
-def spoken(budget: str) -> str:
-    """A budget in words: ``1pct`` is ``1 %``, ``14img`` is ``14 images``."""
-    return re.sub(r"(pct|img)$", lambda ending: {"pct": " %", "img": " images"}[ending[0]], budget)
+    return ", ".join([*words, f"{setting['student']} on {budget_words(setting['budget'])}"])
 
 
 def duration(seconds: float) -> str:
@@ -285,9 +281,9 @@ def _set(shown: Shown) -> dict[str, Any]:
     pairs = zip(shown.initial.pixels()[:PAIRS], shown.synthetic.pixels()[:PAIRS], strict=True)
     indices = shown.synthetic.init_index[:PAIRS].tolist()
     return {
-        "name": f"{shown.method}, {spoken(shown.budget)}, distill seed {shown.seed}",
+        "name": f"{shown.method}, {budget_words(shown.budget)}, distill seed {shown.seed}",
         "method": shown.method,
-        "budget": spoken(shown.budget),
+        "budget": budget_words(shown.budget),
         "count": len(shown.synthetic),
         "pairs": [(index, *map(_picture, pair)) for index, pair in zip(indices, pairs, strict=True)],
         "pixels": shown.synthetic.images.shape[-1],

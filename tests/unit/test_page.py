@@ -143,10 +143,9 @@ def test_times_in_words(seconds: float, words: str) -> None:
     assert page.duration(seconds) == words
 
 
-def test_sizes_and_budgets_in_words() -> None:
-    """Units of 1000; a set's name is not a budget."""
+def test_sizes_in_words() -> None:
+    """Units of 1000."""
     assert [page.size(count) for count in (0, 999, 146_000, 3.2e9, 5e12)] == ["0 B", "999 B", "146 kB", "3.2 GB", "5e+03 GB"]  # fmt: skip
-    assert [page.spoken(budget) for budget in ("1pct", "0.5pct", "14img", "all")] == ["1 %", "0.5 %", "14 images", "all"]  # fmt: skip
 
 
 def test_a_config_in_the_page_asks_for_the_same_sizes() -> None:

@@ -13,6 +13,7 @@ with job.stage(snakemake) as stage:
     data = stage.open("data", stage.input.data, "data")
     targets = stage.open("targets", stage.input.targets, "targets").tensor("targets")
     state = stage.resume()
+    stage.show(0, initial.pixels())
     stage.expect(stage.settings["iterations"], "iteration", state["iteration"] if state else 0)
     synthetic, history = distill_krr(
         initial,

@@ -198,7 +198,7 @@ def test_a_run_in_mlflow(local: Experiment) -> None:
     """Name, tags, parameters, curve, system metrics, picture, file and data set of a job, below its parent."""
     parent = Run(local.folder, "experiment", "e", {"stage": "experiment"}, {})
     parent.begin()
-    run = local.run("distill", "distill · mkdt · 1pct · seed 0")
+    run = local.run("distill", "distill · mkdt · 1% · seed 0")
     run.dataset("digits", "0" * 32, "results/digits/data.safetensors", "training", {"images": [3, 1, 8, 8]})
     run.picture(0, "synthetic", torch.zeros(3, 8, 8, dtype=torch.uint8))
     run.metrics(1, {"loss": float("nan")})
@@ -212,7 +212,7 @@ def test_a_run_in_mlflow(local: Experiment) -> None:
     assert local.sync()
     top, job = local.runs()
     assert (top.info.run_name, top.info.status) == ("e", "FINISHED")
-    assert job.info.run_name == "distill · mkdt · 1pct · seed 0"
+    assert job.info.run_name == "distill · mkdt · 1% · seed 0"
     assert job.data.tags["mlflow.parentRunId"] == top.info.run_id
     assert job.data.tags["stage"] == "distill"
     assert job.data.params == {"lr": "0.1"}
@@ -620,7 +620,7 @@ def test_people_see_runs_a_curve_and_a_picture(remote: Experiment, tmp_path: Pat
     """In a real browser: the list of runs, and one run's curve and picture from step 0 on."""
     parent = Run(remote.folder, "experiment", "my experiment", {"stage": "experiment"}, {})
     parent.begin()
-    run = remote.run("distill", "distill · mkdt · 1pct · seed 0")
+    run = remote.run("distill", "distill · mkdt · 1% · seed 0")
     for step in (0, 5):
         run.picture(step, "synthetic", torch.full((3, 48, 48), 40 * step, dtype=torch.uint8))
     report(run, range(1, 6))
@@ -631,7 +631,7 @@ def test_people_see_runs_a_curve_and_a_picture(remote: Experiment, tmp_path: Pat
     base = f"{remote.uri}/#/experiments/{top.info.experiment_id}/runs"
     assert "my experiment" in page(base, "my experiment", tmp_path / "profile")
     shown = page(f"{base}/{job.info.run_id}/model-metrics", 'class="js-line"', tmp_path / "profile")
-    assert "distill · mkdt · 1pct · seed 0" in shown
+    assert "distill · mkdt · 1% · seed 0" in shown
     assert 'class="js-line"' in shown, "no curve"
     (picture,) = set(re.findall(r'<img[^>]* src="(get-artifact[^"]*synthetic[^"]*)"', shown))
     assert "step%2B0%2B" in picture

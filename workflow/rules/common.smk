@@ -92,7 +92,6 @@ SETS = sorted({*REAL, *(initial_set(variant) for variant in SYNTHETIC)}) + DISTI
 REPORT = [
     f"{EXPERIMENT}/report/{name}"
     for name in [
-        "index.html",
         "accuracy.csv",
         "summary.csv",
         "summary.md",
@@ -100,6 +99,7 @@ REPORT = [
         "curve.png",
         "sets.png",
         "matching.png",
+        "index.html",
     ]
     if {"sets.png": SYNTHETIC, "matching.png": MKDT}.get(name, True)
 ]

@@ -617,17 +617,21 @@ def page(address: str, wanted: str, profile: Path) -> str:
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, to look at the UI as people do")
 def test_people_see_runs_a_curve_and_a_picture(remote: Experiment, tmp_path: Path) -> None:
-    """In a real browser: the list of runs, and one run's curve and picture from step 0 on."""
+    """In a real browser: the list of runs, one run's curve, its picture from step 0 on, and a link to what it was made of."""
     parent = Run(remote.folder, "experiment", "my experiment", {"stage": "experiment"}, {})
     parent.begin()
+    teacher = remote.run("teacher", "teacher")
+    teacher.tag("output.teacher.safetensors", "a" * 64)
+    teacher.close("FINISHED")
     run = remote.run("distill", "distill · mkdt · 1% · seed 0")
     for step in (0, 5):
         run.picture(step, "synthetic", torch.full((3, 48, 48), 40 * step, dtype=torch.uint8))
     report(run, range(1, 6))
+    run.tag("input.teacher", "a" * 64)
     run.close("FINISHED")
     parent.close("FINISHED")
     assert remote.sync()
-    top, job = remote.runs()
+    top, maker, job = remote.runs()
     base = f"{remote.uri}/#/experiments/{top.info.experiment_id}/runs"
     assert "my experiment" in page(base, "my experiment", tmp_path / "profile")
     shown = page(f"{base}/{job.info.run_id}/model-metrics", 'class="js-line"', tmp_path / "profile")
@@ -638,6 +642,8 @@ def test_people_see_runs_a_curve_and_a_picture(remote: Experiment, tmp_path: Pat
     connection = http.client.HTTPConnection("127.0.0.1", int(remote.uri.rsplit(":", 1)[1]))
     connection.request("GET", "/" + picture.replace("&amp;", "&"))
     assert connection.getresponse().read()[8:12] == b"WEBP"
+    link = f'href="#/experiments/{top.info.experiment_id}/runs/{maker.info.run_id}"'
+    assert link in page(f"{base}/{job.info.run_id}", link, tmp_path / "profile"), "no way back to the teacher"
 
 
 def test_what_mlflow_refuses_costs_only_itself(local: Experiment) -> None:

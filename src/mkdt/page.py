@@ -32,6 +32,7 @@ from mkdt.config import budget_words
 from mkdt.synthetic import SyntheticSet, moments
 
 PAIRS = 40  # images of a set that are shown
+TABLES = 4  # that are open; the others are there for who looks for them
 CEILINGS = {"full", "teacher"}  # not bold where they are best: they have seen all images
 PACKAGES = ("torch", "torchvision", "kornia", "numpy", "scikit-learn", "pandas", "snakemake", "mlflow")
 # What the figures draw in. The page may give each another value in the dark: `var(--c0072b2, #0072b2)`.
@@ -110,9 +111,10 @@ def render(
             for place in ("result", "labels", "steps")
         },
         labels={method: report.UNTRAINED.get(method, method) for method in methods},
-        headlines=_headlines(summary, {shown.method for shown in sets}),
+        headlines=_headlines(summary, {shown.method for shown in sets}, settings["source"]),
         differences=list(_differences(summary, methods)),
         tables=list(_tables(summary, accuracy)),
+        open_tables=TABLES,
         by_labels=list(
             _curves(_in_order(report.by_fraction(accuracy)), methods, "label_fraction", ["evaluation", *setting])
         ),
@@ -190,7 +192,9 @@ def _differences(summary: pd.DataFrame, methods: Sequence[str]) -> Iterator[Pane
         bands = len(here[["downstream", "label_fraction"]].drop_duplicates())
         if here["difference"].notna().any():
             draw = partial(report.draw_differences, summary=here, methods=methods)
-            yield Panel(describe(dict(zip(by, values, strict=True))), chart(f"differences {values}", draw, 1 + bands))
+            yield Panel(
+                describe(dict(zip(by, values, strict=True))), chart(f"differences {values}", draw, 1.3 + 0.7 * bands)
+            )
 
 
 def _matching(runs: Mapping[str, pd.DataFrame]) -> Iterator[Panel]:
@@ -227,11 +231,12 @@ def _tables(summary: pd.DataFrame, accuracy: pd.DataFrame) -> Iterator[dict[str,
         yield {"title": describe(setting), **setting, "rows": rows, "best": best}
 
 
-def _headlines(summary: pd.DataFrame, methods: set[str]) -> list[dict[str, Any]]:
-    """What the distilled sets reach, by the linear probe, on the first downstream set with the first student."""
+def _headlines(summary: pd.DataFrame, methods: set[str], source: str) -> list[dict[str, Any]]:
+    """What the distilled sets reach by the linear probe, on the source itself where it has labels, with one student."""
     rows = summary[(summary["evaluation"] == "linear") & summary["method"].isin(methods)]
-    for column in ("downstream", "student"):
-        rows = rows[rows[column] == rows[column].iloc[0]] if len(rows) else rows
+    for column, wanted in (("downstream", source), ("student", "")):
+        if len(rows):
+            rows = rows[rows[column] == (wanted if (rows[column] == wanted).any() else rows[column].iloc[0])]
     return _records(rows)
 
 

@@ -52,13 +52,16 @@ class Document(HTMLParser):
         self.words.append(data.strip())
 
 
-def content(methods: list[str], seeds: int = 2, **more: Any) -> dict[str, Any]:
+def content(methods: list[str], seeds: int = 2, downstream: tuple[str, ...] = ("d",), **more: Any) -> dict[str, Any]:
     """Everything that a page shows, of a made-up experiment."""
     rng = np.random.default_rng(0)
     values = rng.normal(70, 3, (1, seeds, 2))
     parts = [
-        runs(method, [0], values + k, label_fraction=fraction, steps=steps, chosen=steps == 20)
+        runs(
+            method, [0], values + k + 10 * d, downstream=name, label_fraction=fraction, steps=steps, chosen=steps == 20
+        )
         for k, method in enumerate(methods)
+        for d, name in enumerate(downstream)
         for fraction in (0.02, 0.1)
         for steps in (10, 20)
     ]
@@ -125,6 +128,17 @@ def test_equal_runs_give_equal_pages_but_for_cost_and_origin() -> None:
     assert pages[0] != pages[2]
     rest = [re.sub(r'<section id="(cost|origin)">.*?</section>', "", text, flags=re.DOTALL) for text in pages]
     assert rest[0] == rest[2]
+
+
+def test_what_is_seen_first() -> None:
+    """The distilled sets on the source itself; of many tables the first few, the others on demand."""
+    text = page.render(TEMPLATE, **content(["random", "mkdt"], downstream=("d", "s", "t")))
+    cards = re.findall(r'<div class="card">\s*<small>(.*?)</small>\s*<b>(.*?) %</b>', text)
+    assert [words for words, _ in cards] == [
+        f"mkdt, 1%: s, linear probe with {share} % of the labels" for share in (2, 10)
+    ]
+    assert all(78 < float(accuracy) < 84 for _, accuracy in cards)
+    assert text.index("<summary>2 more tables</summary>") < text.index("<h3>t, linear probe, 2 % of the labels")
 
 
 def test_a_page_of_little() -> None:

@@ -40,7 +40,8 @@ include: "workflow/rules/krr.smk"  # another distillation: kernel ridge regressi
 include: "workflow/rules/mtt.smk"  # and what fails: matching the trajectories of SSL itself
 include: "workflow/rules/pretrain.smk"  # fresh students, pre-trained on each set
 include: "workflow/rules/probe.smk"  # linear probe on few labels
-include: "workflow/rules/report.smk"  # tables and figures
+include: "workflow/rules/report.smk"  # tables, figures and the page
+include: "workflow/rules/tracking.smk"  # send to MLflow what has not reached it; only when asked for
 
 
 # Every artifact that is kept is named: otherwise a lost expert would go unnoticed while the report is there.

@@ -31,3 +31,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"mkdt: {error}", file=sys.stderr)
         return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

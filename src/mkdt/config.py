@@ -125,6 +125,11 @@ def budget_label(budget: float) -> str:
     return f"{100 * budget:.6g}pct" if budget < 1 else f"{int(budget)}img"
 
 
+def budget_words(label: str) -> str:
+    """A label of ``budget_label`` for people: ``1%`` or ``14 images``."""
+    return f"{label[:-3]}%" if label.endswith("pct") else label.replace("img", " images")
+
+
 def method_name(method: str) -> str:
     """The method in a path: ``file:sets/mine.safetensors`` becomes ``file-mine``."""
     return f"file-{Path(method.removeprefix('file:')).stem}" if method.startswith("file:") else method

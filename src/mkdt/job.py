@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from mkdt import artifacts
-from mkdt.config import RESULTS, differences
+from mkdt.config import RESULTS, budget_words, differences
 from mkdt.errors import UserError
 from mkdt.schema import flat
 from mkdt.synthetic import SyntheticSet, load_synthetic
@@ -77,7 +77,8 @@ class Stage:
         if self.name == "distill":
             known = {"method": "mkdt"} | known
         batch = self.rule.split("_")[1:]
-        first = [known[key] for key in ("dataset", "method", "student", "budget") if key in known]
+        shown = known | {key: budget_words(known[key]) for key in ("budget",) if key in known}
+        first = [shown[key] for key in ("dataset", "method", "student", "budget") if key in shown]
         last = [f"{key.removeprefix('distill_')} {known[key]}" for key in ("distill_seed", "seed") if key in known]
         tags = {"stage": self.name, "source": config["source"], "seed": str(self.seed), **known}
         if "SLURM_JOB_ID" in os.environ:
@@ -107,13 +108,8 @@ class Stage:
                 "data.on_error is fail: set it to skip, or repair them and run with --forcerun data."
             )
         self.note_input(role, artifact.identity, path)
-        if artifact.header["stage"] in {
-            "data",
-            "subset",
-            "distill",
-            "krr",
-            "mtt",
-        }:  # images to train on or to score with
+        images_of = {"data", "subset", "distill", "krr", "mtt"}
+        if artifact.header["stage"] in images_of:  # images to train on or to score with
             name = Path(path).with_suffix("").as_posix().removeprefix(f"{self._results}/").removesuffix("/data")
             context = "evaluation" if self.name == "probe" else "training"
             shapes = {key: artifact.shape(key) for key in artifact.names}
@@ -378,7 +374,7 @@ class Stage:
             self._bar.close()
         if status == "FINISHED":
             for path in self.output:
-                if Path(path).suffix in {".png", ".csv", ".jsonl", ".md"}:
+                if Path(path).suffix in {".png", ".csv", ".jsonl", ".md", ".html"}:
                     self._run.file(Path(path))
                     self._run.tag(f"output.{Path(path).name}", _content(path))
         for path in self.input:  # read without `open`

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from scipy.stats import t as student_t
 from torch import Tensor
 
@@ -17,23 +19,24 @@ RUN = ["distill_seed", "seed", "label_draw"]
 LEVEL = 0.95
 EVALUATIONS = {"linear": "linear probe", "knn": "k-NN", "finetune": "fine-tuning"}
 
-# Okabe and Ito's palette, told apart by colour-blind readers; a marker each for print without colour.
-STYLES = {
-    "none": ("#000000", None),
-    "random": ("#0072B2", "o"),
-    "high_loss": ("#E69F00", "s"),
-    "mkdt": ("#D55E00", "D"),
-    "full": ("#009E73", "^"),
-    "teacher": ("#666666", None),
+# Okabe and Ito's palette, told apart by colour-blind readers; a marker and a kind of line each for print without colour.
+Style = tuple[str, str, str]
+STYLES: dict[str, Style] = {
+    "none": ("#000000", "x", "--"),
+    "random": ("#0072B2", "o", "-"),
+    "high_loss": ("#E69F00", "s", "-."),
+    "mkdt": ("#D55E00", "D", "-"),
+    "full": ("#009E73", "^", ":"),
+    "teacher": ("#666666", "*", ":"),
 }
 UNTRAINED = {"none": "none (no pre-training)"}
-SPARE_STYLES = [
-    ("#CC79A7", "v"),
-    ("#56B4E9", "P"),
-    ("#F0E442", "X"),
-    ("#882255", "<"),
-    ("#332288", ">"),
-    ("#999999", "p"),
+SPARE_STYLES: list[Style] = [
+    ("#CC79A7", "v", "--"),
+    ("#56B4E9", "P", "-."),
+    ("#F0E442", "X", ":"),
+    ("#882255", "<", "-"),
+    ("#332288", ">", "--"),
+    ("#999999", "p", "-."),
 ]
 
 
@@ -155,6 +158,15 @@ def curve(scores: pd.DataFrame, budgets: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def by_fraction(accuracy: pd.DataFrame) -> pd.DataFrame:
+    """Test accuracy against the share of the labels, at the chosen points, with the intervals of ``curve``."""
+    rows = []
+    for values, group in accuracy.groupby(KEYS, sort=True):
+        mean, low, high = interval(group, "accuracy", ["distill_seed", "seed"])
+        rows.append(dict(zip(KEYS, values, strict=True)) | {"mean": mean, "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
 def as_text(summary: pd.DataFrame, protocol: str) -> str:
     """The summary as a Markdown table for a terminal: one row a method, one pair of columns a label fraction."""
     lines = []
@@ -190,8 +202,8 @@ def as_text(summary: pd.DataFrame, protocol: str) -> str:
     return "\n".join(lines)
 
 
-def styles(methods: Sequence[str]) -> dict[str, tuple[str, str | None]]:
-    """A colour and a marker for each method."""
+def styles(methods: Sequence[str]) -> dict[str, Style]:
+    """A colour, a marker and a kind of line for each method."""
     others = [method for method in methods if method not in STYLES]
     spare = {method: SPARE_STYLES[k % len(SPARE_STYLES)] for k, method in enumerate(others)}
     return {method: STYLES.get(method) or spare[method] for method in methods}
@@ -205,7 +217,6 @@ def plot_curve(points: pd.DataFrame, methods: Sequence[str]) -> Figure:
     fractions = sorted(points["label_fraction"].unique())
     figure = Figure(figsize=(1 + 4.6 * len(fractions), 0.6 + 3.6 * len(settings)), layout="constrained")
     axes = figure.subplots(len(settings), len(fractions), squeeze=False)
-    look = styles(methods)
     for i, (budget, student, downstream) in enumerate(settings.itertuples(index=False, name=None)):
         for j, fraction in enumerate(fractions):
             axis = axes[i][j]
@@ -215,36 +226,81 @@ def plot_curve(points: pd.DataFrame, methods: Sequence[str]) -> Figure:
                 & (points["downstream"] == downstream)
                 & (points["label_fraction"] == fraction)
             ]
-            # A little sideways for each method, so that intervals do not hide each other.
-            spread = np.linspace(0.97, 1.03, max(2, len(methods)))
-            for k, method in enumerate(methods):
-                line = here[here["method"] == method].sort_values("steps")
-                if line.empty:
-                    continue
-                colour, marker = look[method]
-                if (line["steps"] == 0).all():
-                    axis.axhline(
-                        line["mean"].iloc[0], color=colour, linestyle="--", label=UNTRAINED.get(method, method)
-                    )
-                    axis.axhspan(line["low"].iloc[0], line["high"].iloc[0], color=colour, alpha=0.08, linewidth=0)
-                    continue
-                errors = [line["mean"] - line["low"], line["high"] - line["mean"]]
-                axis.errorbar(
-                    line["steps"] * spread[k], line["mean"], yerr=errors, color=colour, marker=marker,
-                    markersize=5, linewidth=1.5, elinewidth=1, capsize=2, label=method,
-                )  # fmt: skip
-            axis.set_xscale("log")
-            ticks = sorted(step for step in here["steps"].unique() if step)
-            axis.set_xticks(ticks, [str(step) for step in ticks])
-            axis.minorticks_off()
+            draw_curve(axis, here, methods)
             axis.set_title(f"{downstream}, {100 * fraction:g} % of labels ({student}, {budget})", fontsize=10)
-            axis.set_xlabel("pre-training steps")
-            axis.grid(alpha=0.25)
             if j == 0:
                 axis.set_ylabel("test accuracy (%)")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     return figure
+
+
+def draw_curve(axis: Axes, points: pd.DataFrame, methods: Sequence[str], against: str = "steps") -> None:
+    """Draw accuracies with their intervals, one line a method.
+
+    Args:
+        axis: where to draw.
+        points: of one setting, with ``method``, ``mean``, ``low``, ``high`` and ``against``.
+        methods: which, in order.
+        against: the column of the horizontal axis, logarithmic. What has it 0 everywhere (no steps) is a level line.
+    """
+    look = styles(methods)
+    # A little sideways for each method, so that intervals do not hide each other.
+    spread = np.linspace(0.97, 1.03, max(2, len(methods)))
+    for k, method in enumerate(methods):
+        line = points[points["method"] == method].sort_values(against)
+        if line.empty:
+            continue
+        colour, marker, dashes = look[method]
+        label = UNTRAINED.get(method, method)
+        if (line[against] == 0).all():
+            axis.axhline(line["mean"].iloc[0], color=colour, linestyle=dashes, label=label)
+            axis.axhspan(line["low"].iloc[0], line["high"].iloc[0], color=colour, alpha=0.08, linewidth=0)
+            continue
+        errors = [line["mean"] - line["low"], line["high"] - line["mean"]]
+        axis.errorbar(
+            line[against] * spread[k], line["mean"], yerr=errors, color=colour, marker=marker, linestyle=dashes,
+            markersize=5, linewidth=1.5, elinewidth=1, capsize=2, label=label,
+        )  # fmt: skip
+    axis.set_xscale("log")
+    ticks = sorted(value for value in points[against].unique() if value)
+    fractions = against == "label_fraction"
+    axis.set_xticks(ticks, [f"{100 * value:g} %" if fractions else str(value) for value in ticks])
+    axis.minorticks_off()
+    axis.set_xlabel("share of the labels" if fractions else "pre-training steps")
+    axis.grid(alpha=0.25)
+
+
+def draw_differences(axis: Axes, summary: pd.DataFrame, methods: Sequence[str]) -> None:
+    """Draw differences to the random subset with their intervals: a band a downstream set and label fraction.
+
+    Args:
+        axis: where to draw.
+        summary: rows of ``summarise`` of one evaluation, budget and student.
+        methods: which, in order.
+    """
+    bands = list(summary[["downstream", "label_fraction"]].drop_duplicates().itertuples(index=False, name=None))
+    compared = summary[summary["difference"].notna()]
+    shown = [method for method in methods if (compared["method"] == method).any()]
+    look = styles(methods)
+    for k, method in enumerate(shown):
+        part = compared[compared["method"] == method]
+        height = [
+            bands.index(band) for band in part[["downstream", "label_fraction"]].itertuples(index=False, name=None)
+        ]
+        colour, marker, _ = look[method]
+        axis.errorbar(
+            part["difference"], [h + 0.7 * ((k + 0.5) / len(shown) - 0.5) for h in height],
+            xerr=[part["difference"] - part["low"], part["high"] - part["difference"]],
+            color=colour, marker=marker, linestyle="", markersize=6, elinewidth=1.5, capsize=2.5,
+        )  # fmt: skip
+    axis.axvline(0, color="#000000", linewidth=0.8)
+    axis.set_yticks(range(len(bands)), [f"{name}\n{100 * fraction:.4g} %" for name, fraction in bands])
+    axis.set_ylim(len(bands) - 0.5, -0.5)
+    for k in range(1, len(bands)):
+        axis.axhline(k - 0.5, color="#999999", linewidth=0.5, linestyle=":")
+    axis.set_xlabel("difference to the random subset (percentage points)")
+    axis.grid(axis="x", alpha=0.25)
 
 
 def plot_images(rows: Sequence[tuple[str, Tensor]], most: int = 14) -> Figure:
@@ -264,26 +320,38 @@ def plot_images(rows: Sequence[tuple[str, Tensor]], most: int = 14) -> Figure:
     return figure
 
 
+MATCHING = {
+    "loss": "matching loss",
+    "step_size": "learned step size",
+    "image_gradient": "gradient norm of the images",
+}
+
+
 def plot_matching(runs: Mapping[str, pd.DataFrame], window: int = 20) -> Figure:
     """Matching loss, step size and gradient norm over the iterations, one line a distillation run."""
     figure = Figure(figsize=(11, 3.3), layout="constrained")
-    panels = [
-        ("loss", f"matching loss (mean of {window})"),
-        ("step_size", "learned step size"),
-        ("image_gradient", f"gradient norm of the images (mean of {window})"),
-    ]
-    for axis, (column, title) in zip(figure.subplots(1, 3), panels, strict=True):
-        for name, table in runs.items():
-            values = table[column] if column == "step_size" else table[column].rolling(window, min_periods=1).mean()
-            axis.plot(table["step"], values, label=name, linewidth=1.3)
-        axis.set_title(title, fontsize=10)
-        axis.set_xlabel("iteration")
-        axis.grid(alpha=0.25)
-        if column == "image_gradient":
-            axis.set_yscale("log")
+    for axis, column in zip(figure.subplots(1, 3), MATCHING, strict=True):
+        draw_matching(axis, runs, column, window)
+        axis.set_title(MATCHING[column], fontsize=10)
     if runs:
         figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure
+
+
+def draw_matching(axis: Axes, runs: Mapping[str, pd.DataFrame], column: str, window: int = 20) -> None:
+    """Draw a column of ``MATCHING``, one line a run, as the mean of the last ``window`` iterations."""
+    looks = [*STYLES.values(), *SPARE_STYLES]
+    for k, (name, table) in enumerate(runs.items()):
+        values = table[column] if column == "step_size" else table[column].rolling(window, min_periods=1).mean()
+        colour, _, dashes = looks[k % len(looks)]
+        axis.plot(table["step"], values, label=name, linewidth=1.3, color=colour, linestyle=dashes)
+    axis.set_xlabel("iteration")
+    axis.grid(alpha=0.25)
+    if column == "image_gradient":
+        axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def save_figure(path: str | Path, figure: Figure) -> None:

@@ -12,6 +12,7 @@ So ``progress.json`` only saves work. It belongs to one experiment of one store:
 
 import argparse
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -31,7 +32,7 @@ from typing import Any, BinaryIO
 from filelock import FileLock, Timeout
 
 from mkdt.errors import UserError
-from mkdt.tracking import STORE, parse, spools
+from mkdt.tracking import REPORT_LINK, RUN_LINK, STORE, parse, spools
 
 log = logging.getLogger("mkdt")
 
@@ -51,7 +52,11 @@ PERMANENT = {
 RUN_TAG = "mkdt.run"  # a run's id in the spools
 STORE_TAG = "mkdt.store"  # an experiment's identity
 PARENT_TAG = "mlflow.parentRunId"
+DESCRIPTION_TAG = "mlflow.note.content"
 SUPERSEDED = " (superseded)"  # at the end of a run's name
+MADE_FROM = "Made from"
+OUR_DESCRIPTIONS = (MADE_FROM, REPORT_LINK)  # how they begin
+LINKS = 40  # in a run's description
 
 
 def quiet() -> None:
@@ -104,6 +109,8 @@ class Syncer:
             self._uri = json.loads((folder / STORE).read_text(encoding="utf-8"))["uri"]
         results = folder.parents[1].resolve()
         self._uri = self._uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{results / 'mlflow.db'}"
+        # What `progress.json` may keep of it: it may hold a password.
+        self.address = hashlib.sha256(self._uri.encode()).hexdigest()[:16]
         sqlite = self._uri.startswith("sqlite:")
         self._artifacts = (results / "mlartifacts").as_uri() if sqlite else None
         # Experiments may be sent from different nodes, and SQLite is no database for several: one at a time.
@@ -169,6 +176,7 @@ class Syncer:
         if failure is not None:
             raise failure
         self._supersede([path.stem for path in paths])
+        self._link([path.stem for path in paths])
 
     def _connect(self) -> None:
         from mlflow.tracking import MlflowClient
@@ -186,14 +194,22 @@ class Syncer:
         self._experiment_id = found.experiment_id
         if self._progress["store"] != found.tags[STORE_TAG]:
             self._progress = {"store": found.tags[STORE_TAG], "runs": {}}
+        self._progress["address"] = self.address
+        self._save()
         self._client = client
 
     # -- one spool
 
     def _entry(self, name: str) -> dict[str, Any]:
-        """What is known of a run: MLflow's id, bytes sent, status once it has ended, and who superseded it."""
-        new = {"run": None, "offset": 0, "status": None, "superseded": None}
-        entry: dict[str, Any] = self._progress["runs"].setdefault(name, new)
+        """What is known of a run.
+
+        MLflow's id and its name, bytes sent, status once it has ended, who superseded it; identities (16 digits) of what
+        it made and of what it read, and whether its description leads to them.
+        """
+        new: dict[str, Any] = {"run": None, "name": "", "offset": 0, "status": None, "superseded": None}
+        entry: dict[str, Any] = self._progress["runs"].setdefault(name, {})
+        for key, value in {**new, "made": [], "read": [], "linked": False}.items():
+            entry.setdefault(key, value)
         return entry
 
     def _send_spool(self, path: Path) -> None:
@@ -236,6 +252,11 @@ class Syncer:
                 metrics += [Metric(key, value, now, step) for key, value in record["values"].items()]
             elif kind == "tags":
                 self._log(entry, "tags", [RunTag(key, value) for key, value in record["tags"].items()])
+                for role, key in (("output.", "made"), ("input.", "read")):
+                    values = ",".join(value for tag, value in record["tags"].items() if tag.startswith(role))
+                    entry[key] = sorted({*entry[key], *(identity[:16] for identity in filter(None, values.split(",")))})
+            elif kind == "description":
+                self._describe(entry, record["text"].replace(RUN_LINK, self._address(entry)))
             elif kind == "dataset":
                 profile = json.dumps(record["profile"])
                 dataset = Dataset(record["name"], record["digest"], "local", record["source"], profile=profile)
@@ -253,6 +274,7 @@ class Syncer:
 
     def _begin(self, name: str, entry: dict[str, Any], record: dict[str, Any]) -> None:
         """The MLflow run of a spool: the one there is, or a new one."""
+        entry["name"] = record["name"]
         if entry["run"] is None:
             found = self._find(f"tags.`{RUN_TAG}` = '{name}'")
             # One that was made twice is there once deleted (`remove_doubles`) and once active.
@@ -339,6 +361,20 @@ class Syncer:
         else:
             log.warning("a file is gone: %s", path)
 
+    def _describe(self, entry: dict[str, Any], text: str) -> None:
+        """Set a run's description; what somebody else wrote there stays."""
+
+        def describe(run_id: str) -> None:
+            found = self._client.get_run(run_id).data.tags.get(DESCRIPTION_TAG, "")
+            if not found or found.startswith(OUR_DESCRIPTIONS):
+                self._client.set_tag(run_id, DESCRIPTION_TAG, text)
+
+        self._ask(entry, describe)
+
+    def _address(self, entry: dict[str, Any]) -> str:
+        """Of a run in the UI, relative to any page of it."""
+        return f"#/experiments/{self._experiment_id}/runs/{entry['run']}"
+
     # -- several runs
 
     def _supersede(self, names: Sequence[str]) -> None:
@@ -360,6 +396,26 @@ class Syncer:
                     self._ask(entry, self._client.update_run, name=title)
                     entry["superseded"] = newest
                     self._save()
+
+    def _link(self, names: Sequence[str]) -> None:
+        """Let the description of each finished run lead to the runs that made what it read.
+
+        Runs of other experiments, whose files this one shares, are not known here.
+        """
+        entries = [self._entry(name) for name in sorted(names)]
+        makers = {made: entry for entry in entries if entry["run"] is not None for made in entry["made"]}
+        for entry in entries:
+            if entry["status"] != "FINISHED" or entry["linked"] or not entry["read"]:
+                continue
+            found = {makers[read]["run"]: makers[read] for read in entry["read"] if read in makers}
+            found.pop(entry["run"], None)
+            lines = sorted(f"- [{maker['name']}]({self._address(maker)})" for maker in found.values())
+            if len(lines) > LINKS:
+                lines[LINKS:] = [f"- and {len(lines) - LINKS} more"]
+            if lines:
+                self._describe(entry, "\n".join([MADE_FROM, "", *lines]))
+            entry["linked"] = True
+            self._save()
 
     def remove_doubles(self) -> None:
         """Remove runs that were created twice: a slow server may do what its client had given up and asked for again."""
@@ -418,6 +474,32 @@ def follow(folder: Path) -> bool:
         return Syncer(folder).follow(until_end_of_input)
 
 
+def await_other(folder: Path) -> bool:
+    """Wait for the process that sends an experiment's runs until what is there now has arrived; send it if that one ends.
+
+    Returns:
+        whether everything was sent; False where it gets nowhere.
+    """
+    ours, address = lock(folder), Syncer(folder).address
+    wanted = {path.stem: path.stat().st_size for path in folder.glob("*.jsonl")}
+    sent, last = -1, time.monotonic()
+    while True:
+        with suppress(Timeout), ours.acquire(timeout=POLL_SECONDS):
+            return Syncer(folder).follow(lambda seconds: True)
+        runs: dict[str, Any] = {}
+        with suppress(OSError, ValueError):
+            progress = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
+            runs = progress["runs"] if progress.get("address") == address else {}
+        offsets = {name: runs.get(name, {}).get("offset", 0) for name in wanted}
+        if all(offsets[name] >= size for name, size in wanted.items()):
+            return True
+        if sum(offsets.values()) != sent:
+            sent, last = sum(offsets.values()), time.monotonic()
+        if time.monotonic() - last > LONGEST_WAIT + DRAIN_SECONDS:
+            log.warning("another process is sending these runs, and gets nowhere: %s says why.", folder / "sync.log")
+            return False
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommand ``mkdt track``."""
     actions = parser.add_subparsers(required=True, metavar="action")
@@ -437,11 +519,7 @@ def _sync(arguments: argparse.Namespace) -> int:
     quiet()
     missing = []
     for folder in folders:
-        try:
-            with lock(folder).acquire(timeout=0):
-                complete = Syncer(folder).follow(lambda seconds: True)
-        except Timeout:
-            raise UserError(f"another process is sending the runs of '{folder.name}' already.") from None
+        complete = await_other(folder)
         print(f"{folder.name}: {'everything is in MLflow' if complete else 'not everything could be sent'}.")
         missing += [] if complete else [folder.name]
     return int(bool(missing))

@@ -8,6 +8,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -29,6 +30,9 @@ SAMPLE_SECONDS = 10.0  # between two system metrics, as in MLflow
 GRACE_SECONDS = 30.0
 KEPT_RECORDS = 100_000  # what a job holds in memory while the spool cannot be written: some 30 MB
 CLOSE_SECONDS = 60.0  # how long Snakemake waits for the last values to be sent
+DESCRIPTION_CHARACTERS = 5000  # of summary tables; MLflow takes 8000
+RUN_LINK = "{run}"
+REPORT_LINK = "[The whole report]("
 STORE = "store.json"  # in the folder of spools: where to send them
 
 
@@ -125,6 +129,10 @@ class Run:
     def tag(self, key: str, value: str) -> None:
         """Set a tag."""
         self._add({"type": "tags", "tags": {key: value}})
+
+    def describe(self, text: str) -> None:
+        """Give the run a description, Markdown; ``RUN_LINK`` in it becomes the address of the run in the UI."""
+        self._add({"type": "description", "text": text})
 
     def dataset(self, name: str, digest: str, source: str, context: str, profile: Mapping[str, Any]) -> None:
         """Name a data set that the run reads: digest (hex) of its content, path, what it is for, and its shapes."""
@@ -346,6 +354,7 @@ class Tracker:
         if succeeded and self._report.is_dir():
             for path in sorted(self._report.iterdir()):
                 self._run.file(path, "report")
+            self._run.describe(self._description())
         self._run.close("FINISHED" if succeeded else "FAILED")
         if self._syncer.poll() is not None:  # somebody killed it
             self._syncer = self._start_syncer()
@@ -362,6 +371,18 @@ class Tracker:
                 f"`mkdt track sync --experiment {self._experiment}` sends it.",
                 file=sys.stderr,
             )
+
+    def _description(self) -> str:
+        """The summary's tables, as many as fit, below a link to the whole report."""
+        text = f"{REPORT_LINK}{RUN_LINK}/artifacts/report/index.html)\n"
+        with suppress(OSError):
+            tables = re.split(r"\n{2,}(?=\S[^|\n]*\n\n\|)", (self._report / "summary.md").read_text(encoding="utf-8"))
+            for number, table in enumerate(tables):
+                if len(text) + len(table) > DESCRIPTION_CHARACTERS:
+                    text += f"\n{len(tables) - number} more tables are in the report.\n"
+                    break
+                text += f"\n{table.strip()}\n"
+        return text
 
     def _start_syncer(self) -> subprocess.Popen[bytes]:
         """Its standard input ends when this process does, however that happens: then it sends the rest and ends too."""

@@ -324,7 +324,7 @@ def test_a_run_has_a_readable_name_and_tags_to_filter_by(make: Any, monkeypatch:
     with job.stage(given):
         pass
     (header,) = [record for record in records() if record["type"] == "run"]
-    assert header["name"] == "distill · mkdt · 1pct · seed 0"
+    assert header["name"] == "distill · mkdt · 1% · seed 0"
     assert header["params"] == {"seed": "0", "lr": "0.1", "step_size.initial": "0.5"}
     tags = {key: value for record in records() if record["type"] == "tags" for key, value in record["tags"].items()}
     expected = {"stage": "distill", "source": "d", "method": "mkdt", "budget": "1pct", "distill_seed": "0", "seed": "0"}

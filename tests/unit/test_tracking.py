@@ -199,7 +199,7 @@ def test_a_run_in_mlflow(local: Experiment) -> None:
     """Name, tags, parameters, curve, system metrics, picture, file and data set of a job, below its parent."""
     parent = Run(local.folder, "experiment", "e", {"stage": "experiment"}, {})
     parent.begin()
-    run = local.run("distill", "distill · mkdt · 1pct · seed 0")
+    run = local.run("distill", "distill · mkdt · 1% · seed 0")
     run.dataset("digits", "0" * 32, "results/digits/data.safetensors", "training", {"images": [3, 1, 8, 8]})
     run.picture(0, "synthetic", torch.zeros(3, 8, 8, dtype=torch.uint8))
     run.metrics(1, {"loss": float("nan")})
@@ -213,7 +213,7 @@ def test_a_run_in_mlflow(local: Experiment) -> None:
     assert local.sync()
     top, job = local.runs()
     assert (top.info.run_name, top.info.status) == ("e", "FINISHED")
-    assert job.info.run_name == "distill · mkdt · 1pct · seed 0"
+    assert job.info.run_name == "distill · mkdt · 1% · seed 0"
     assert job.data.tags["mlflow.parentRunId"] == top.info.run_id
     assert job.data.tags["stage"] == "distill"
     assert job.data.params == {"lr": "0.1"}
@@ -274,6 +274,30 @@ def test_a_disk_that_stays_full_fails_no_job(local: Experiment) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("tracking:") == 1
+
+
+@pytest.mark.slow
+def test_a_disk_without_room_for_the_store(local: Experiment) -> None:
+    """SQLite cannot grow: what is missing is said and kept; with room again it arrives, once."""
+    run = local.run()
+    report(run, range(3000))
+    run.close("FINISHED")
+    room = (local.folder.parents[1] / "mlflow.db").stat().st_size + 20_000
+    code = (
+        "import sys; from mkdt import cli, sync; sync.DRAIN_SECONDS = 1; "
+        f"sys.exit(cli.main(['track', 'sync', '--results', {str(local.folder.parents[1])!r}]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "not everything could be sent" in done.stdout
+    assert "full" in done.stderr or "disk I/O error" in done.stderr
+    assert local.sync()
+    assert local.arrived(local.runs()[0].info.run_id) == expected(range(3000))
 
 
 @given(cut=st.integers(min_value=0, max_value=400), again=st.integers(min_value=0, max_value=12))
@@ -642,27 +666,33 @@ def page(address: str, wanted: str, profile: Path) -> str:
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium, to look at the UI as people do")
 def test_people_see_runs_a_curve_and_a_picture(remote: Experiment, tmp_path: Path) -> None:
-    """In a real browser: the list of runs, and one run's curve and picture from step 0 on."""
+    """In a real browser: the list of runs, one run's curve, its picture from step 0 on, and a link to what it was made of."""
     parent = Run(remote.folder, "experiment", "my experiment", {"stage": "experiment"}, {})
     parent.begin()
-    run = remote.run("distill", "distill · mkdt · 1pct · seed 0")
+    teacher = remote.run("teacher", "teacher")
+    teacher.tag("output.teacher.safetensors", "a" * 64)
+    teacher.close("FINISHED")
+    run = remote.run("distill", "distill · mkdt · 1% · seed 0")
     for step in (0, 5):
         run.picture(step, "synthetic", torch.full((3, 48, 48), 40 * step, dtype=torch.uint8))
     report(run, range(1, 6))
+    run.tag("input.teacher", "a" * 64)
     run.close("FINISHED")
     parent.close("FINISHED")
     assert remote.sync()
-    top, job = remote.runs()
+    top, maker, job = remote.runs()
     base = f"{remote.uri}/#/experiments/{top.info.experiment_id}/runs"
     assert "my experiment" in page(base, "my experiment", tmp_path / "profile")
     shown = page(f"{base}/{job.info.run_id}/model-metrics", 'class="js-line"', tmp_path / "profile")
-    assert "distill · mkdt · 1pct · seed 0" in shown
+    assert "distill · mkdt · 1% · seed 0" in shown
     assert 'class="js-line"' in shown, "no curve"
     (picture,) = set(re.findall(r'<img[^>]* src="(get-artifact[^"]*synthetic[^"]*)"', shown))
     assert "step%2B0%2B" in picture
     connection = http.client.HTTPConnection("127.0.0.1", int(remote.uri.rsplit(":", 1)[1]))
     connection.request("GET", "/" + picture.replace("&amp;", "&"))
     assert connection.getresponse().read()[8:12] == b"WEBP"
+    link = f'href="#/experiments/{top.info.experiment_id}/runs/{maker.info.run_id}"'
+    assert link in page(f"{base}/{job.info.run_id}", link, tmp_path / "profile"), "no way back to the teacher"
 
 
 def test_what_mlflow_refuses_costs_only_itself(local: Experiment) -> None:
@@ -698,6 +728,32 @@ def test_what_was_deleted_stays_deleted_and_a_new_store_gets_everything(local: E
     assert local.arrived(local.runs()[0].info.run_id) == expected(range(5))
 
 
+def test_a_description_leads_to_what_a_run_was_made_from(local: Experiment) -> None:
+    """Links from run to run; what somebody wrote into a description stays, and what was made elsewhere is no link."""
+    made, digest = "a" * 64, "b" * 16
+    for output, name, tags in [
+        ("experts", "experts · 0–4", {"output.000.safetensors": made, "input.data": "c" * 64}),
+        ("distill", "distill · mkdt · 1% · seed 0", {"input.experts": f"{made[:16]},{digest}", "output.0.png": "d" * 64}),
+        ("probe", "probe", {"input.set": "d" * 64}),
+    ]:  # fmt: skip
+        run = local.run(output, name)
+        for key, value in tags.items():
+            run.tag(key, value)
+        run.begin()
+        if output == "probe":
+            wait_for(lambda run=run: "input.set" in (local.folder / f"{run.id}.jsonl").read_text())
+            assert local.sync()
+            local.client().set_tag(local.runs()[-1].info.run_id, sync.DESCRIPTION_TAG, "mine")
+        run.close("FINISHED")
+        time.sleep(0.01)
+    assert local.sync()
+    experts, distill, probe = local.runs()
+    link = f"#/experiments/{experts.info.experiment_id}/runs/{experts.info.run_id}"
+    assert distill.data.tags[sync.DESCRIPTION_TAG] == f"Made from\n\n- [experts · 0–4]({link})"
+    assert sync.DESCRIPTION_TAG not in experts.data.tags
+    assert probe.data.tags[sync.DESCRIPTION_TAG] == "mine"
+
+
 # -- the process beside Snakemake
 
 
@@ -709,7 +765,9 @@ def test_the_parent_run_has_the_report_and_goes_on(tmp_path: Path, local: Experi
     """Two invocations of Snakemake are one parent run."""
     results = local.folder.parents[1]
     (results / "e/report").mkdir(parents=True)
-    (results / "e/report/summary.md").write_text("| a |\n")
+    tables = [f"digits at {k}pct, accuracy\n\n| method |\n|---|\n| {'m' * 900} |\n\n\\* a note.\n" for k in range(9)]
+    (results / "e/report/summary.md").write_text("\n".join(tables))
+    (results / "e/report/index.html").write_text("<p>\n")
     for succeeded in (False, True):
         tracker = Tracker(config(), results)
         tracker.start()
@@ -721,7 +779,12 @@ def test_the_parent_run_has_the_report_and_goes_on(tmp_path: Path, local: Experi
         (parent,) = local.runs()
         assert parent.info.status == ("FINISHED" if succeeded else "FAILED")
     files = [file.path for file in local.client().list_artifacts(parent.info.run_id, "report")]
-    assert files == ["report/summary.md"]
+    assert files == ["report/index.html", "report/summary.md"]
+    text = parent.data.tags[sync.DESCRIPTION_TAG]
+    address = f"#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}"
+    assert text.startswith(f"[The whole report]({address}/artifacts/report/index.html)\n\ndigits at 0pct")
+    assert text.count("| method |") == text.count("a note") == 5, "whole tables, as many as fit"
+    assert text.endswith("4 more tables are in the report.\n")
 
 
 def test_disabled_tracking_writes_nothing(tmp_path: Path) -> None:
@@ -749,11 +812,27 @@ def test_the_syncer_ends_when_snakemake_is_killed(local: Experiment) -> None:
     assert [run.info.status for run in local.runs()] == ["KILLED"]
 
 
-def test_one_syncer_at_a_time(local: Experiment, capsys: pytest.CaptureFixture[str]) -> None:
-    """The second one says so in one sentence."""
+def test_one_syncer_at_a_time(
+    local: Experiment, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one waits for the first; where that gets nowhere it says so, and where that ends it sends itself."""
+    for name in ("POLL_SECONDS", "LONGEST_WAIT", "DRAIN_SECONDS"):
+        monkeypatch.setattr(sync, name, 0.1)
+    arguments = ["track", "sync", "--results", str(local.folder.parents[1])]
+    run = local.run()
+    report(run, range(3))
+    run.close("FINISHED")
     with sync.lock(local.folder):
-        assert cli.main(["track", "sync", "--results", str(local.folder.parents[1])]) == 1
-    assert "another process is sending the runs of 'e'" in capsys.readouterr().err
+        assert cli.main(arguments) == 1
+        assert "not everything could be sent" in capsys.readouterr().out
+        assert local.client().get_experiment_by_name("e") is None
+        assert local.sync()
+        assert cli.main(arguments) == 0
+        assert "everything is in MLflow" in capsys.readouterr().out
+        (local.folder / tracking.STORE).write_text(json.dumps({"uri": "http://127.0.0.1:9"}))
+        assert cli.main(arguments) == 1, "what another store has is not in this one"
+        (local.folder / tracking.STORE).write_text(json.dumps({"uri": None}))
+    assert cli.main(arguments) == 0
 
 
 def test_no_recorded_runs_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

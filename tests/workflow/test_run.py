@@ -1,5 +1,6 @@
 """The real workflow: its report, its determinism, killed jobs, tracking and bad configs."""
 
+import base64
 import hashlib
 import json
 import os
@@ -74,6 +75,22 @@ def test_report_tables(finished: Project) -> None:
     assert summary.loc["none", "recovered"] == 0
     assert summary.loc["full", "recovered"] == 1
     assert (summary["low"] <= summary["difference"]).sum() == (summary["difference"] <= summary["high"]).sum() == 4
+
+
+def test_the_page_shows_what_was_made(finished: Project) -> None:
+    """Pictures of the set, every method, each stage's cost, the command and the config of this very run."""
+    page = (finished.folder / "results/tiny/report/index.html").read_text()
+    assert page.count('alt="synthetic image from') == 6
+    evolution = (finished.folder / "results/tiny/sets/mkdt/6img/0.png").read_bytes()
+    assert base64.b64encode(evolution).decode() in page
+    for method in ("none", "random", "high_loss", "mkdt", "full"):
+        assert f"<td>{method}<" in page
+    cost, origin = re.findall(r'<section id="(?:cost|origin)">.*?</section>', page, re.DOTALL)
+    jobs = dict(re.findall(r"<tr><td>(\w+)</td><td>(\d+)</td>", cost))
+    expected = {"data": 1, "teacher": 1, "targets": 1, "targets_probe": 1, "experts": 2, "subset": 3, "distill": 2, "pretrain": 7, "probe": 5}  # fmt: skip
+    assert jobs == {stage: str(count) for stage, count in (expected | {"all": 23}).items()}
+    assert f"snakemake --cores 2 --configfile {finished.configfile}" in origin
+    assert "experiment: tiny" in origin
 
 
 def test_the_other_methods_go_the_same_way(changed: Project) -> None:
@@ -250,13 +267,14 @@ def test_a_dead_tracking_server_costs_no_job(project: Project, monkeypatch: pyte
     target = "results/digits/tiny_teacher/teacher.safetensors"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hush@127.0.0.1:9")
     text = project.run(target)
+    project.run("track_sync", fails=True)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     assert (project.folder / target).is_file()
     assert len((project.folder / target).with_suffix(".jsonl").read_text().splitlines()) == 2
     assert "mkdt track sync" in text
     assert "hush" not in text
     results = project.folder / "results"
-    assert main(["track", "sync", "--results", str(results)]) == 0
+    project.run("track_sync")
     assert main(["track", "sync", "--results", str(results)]) == 0
     client, runs = tracked(project)
     assert {run.data.tags["stage"]: run.info.status for run in runs} == dict.fromkeys(
@@ -273,6 +291,7 @@ def test_report_archive_opens(finished: Project, tmp_path: Path) -> None:
         names = archive.namelist()
     assert any(name.endswith("report.html") for name in names)
     assert any(name.endswith("curve.png") for name in names)
+    assert any(name.endswith("index.html") for name in names)
 
 
 @pytest.mark.parametrize(

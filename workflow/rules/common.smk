@@ -1,5 +1,6 @@
 # The checked config, the paths of all artifacts, and what the rules share.
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -13,9 +14,12 @@ from mkdt import resources, tracking
 from mkdt.codedigest import code_digest
 from mkdt.errors import UserError
 from mkdt.methods import METHODS, made_by
+from mkdt.sync import redact
 
 # Jobs import the library of this checkout, in whichever environment they run.
 os.environ.update(PYTHONPATH=os.pathsep.join([LIBRARY, *filter(None, [os.getenv("PYTHONPATH")])]))
+# What was typed, for the report; Snakemake's own calls for single jobs inherit it.
+os.environ.setdefault("MKDT_COMMAND", redact(shlex.join(["snakemake", *sys.argv[1:]])))
 
 REGISTRY = cfg.RESULTS / ".experiments"
 try:
@@ -95,6 +99,7 @@ REPORT = [
         "curve.png",
         "sets.png",
         "matching.png",
+        "index.html",
     ]
     if {"sets.png": SYNTHETIC, "matching.png": MATCHED}.get(name, True)
 ]

@@ -4,6 +4,8 @@ rule report:
         sets=[TRAINING_SET.format(**variant) for variant in SYNTHETIC],
         metrics=[TRAINING_SET.format(**variant).replace(".safetensors", ".jsonl") for variant in MATCHED],
         initial=[initial_set(variant) for variant in SYNTHETIC],
+        evolution=[TRAINING_SET.format(**variant).replace(".safetensors", ".png") for variant in SYNTHETIC],
+        template=str(Path(workflow.basedir) / "workflow" / "report" / "index.html.jinja"),
     output:
         **{
             name.replace(".", "_"): report(

@@ -1,12 +1,16 @@
-"""Rule report: all scores into tables and figures."""
+"""Rule report: all scores into tables, figures and one page."""
 
+import os
 from pathlib import Path
 
 import pandas as pd
 
-from mkdt import job, report
+from mkdt import job, page, report
 from mkdt.artifacts import write_text
+from mkdt.config import RESULTS
+from mkdt.costs import costs
 from mkdt.synthetic import load_synthetic
+from mkdt.tracking import code_version
 
 with job.stage(snakemake) as stage:
     settings, output = stage.settings, stage.output
@@ -20,15 +24,37 @@ with job.stage(snakemake) as stage:
     report.save_table(output.curve_csv, points)
     write_text(output.summary_md, report.as_text(summary, settings["protocol"]))
     report.save_figure(output.curve_png, report.plot_curve(points, settings["methods"]))
-    if stage.input.sets:
-        rows, shown = [], set()
-        for initial, path in zip(stage.input.initial, stage.input.sets, strict=True):
-            method = Path(path).parts[-3]
-            if method not in shown:  # the first set of each method stands for the others
-                shown.add(method)
-                rows += [("real", load_synthetic(initial).pixels()), (method, load_synthetic(path).pixels())]
+    shown = {}  # the first set of each method and budget stands for the others
+    for initial, path, picture in zip(stage.input.initial, stage.input.sets, stage.input.evolution, strict=True):
+        method, budget, seed = Path(path).with_suffix("").parts[-3:]
+        if (method, budget) not in shown:
+            sets = load_synthetic(path), load_synthetic(initial)
+            shown[method, budget] = page.Shown(method, budget, seed, *sets, Path(picture).read_bytes())
+    if shown:
+        first = {one.method: one for one in reversed(shown.values())}
+        rows = [
+            row
+            for one in first.values()
+            for row in (("real", one.initial.pixels()), (one.method, one.synthetic.pixels()))
+        ]
         report.save_figure(output.sets_png, report.plot_images(rows))
-    if stage.input.metrics:
-        runs = {"/".join(Path(path).with_suffix("").parts[-3:]): path for path in stage.input.metrics}
-        tables = {name: pd.read_json(path, lines=True) for name, path in runs.items()}
-        report.save_figure(output.matching_png, report.plot_matching(tables))
+    runs = {"/".join(Path(path).with_suffix("").parts[-3:]): path for path in stage.input.metrics}
+    matching = {name: pd.read_json(path, lines=True) for name, path in runs.items()}
+    if matching:
+        report.save_figure(output.matching_png, report.plot_matching(matching))
+    table = costs(snakemake.config, RESULTS)
+    html = page.render(
+        stage.input.template,
+        title=snakemake.config["experiment"],
+        settings=settings,
+        accuracy=accuracy,
+        summary=summary,
+        points=points,
+        sets=list(shown.values()),
+        matching=matching,
+        costs=table,
+        origin=page.surroundings(code_version(), ", ".join(sorted(set(table["device"]) - {""}))),
+        command=os.environ["MKDT_COMMAND"],
+        config=page.config_text(snakemake.config),
+    )
+    write_text(output.index_html, html)

@@ -8,7 +8,12 @@ from importlib import import_module
 from mkdt.errors import UserError
 
 # name: (module with `add_arguments(parser)`, which sets `run`: arguments -> exit code; help)
-COMMANDS = {"track": ("mkdt.sync", "runs and MLflow")}
+COMMANDS = {
+    "doctor": ("mkdt.doctor", "whether a run can succeed on this machine, and what to do if not"),
+    "inspect": ("mkdt.inspection", "an artifact in words: what it is, what made it, how to make it again"),
+    "export": ("mkdt.export", "a set or an encoder in a folder that works alone"),
+    "track": ("mkdt.sync", "runs and MLflow"),
+}
 
 
 def main(words: Sequence[str] | None = None) -> int:

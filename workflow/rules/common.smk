@@ -18,8 +18,9 @@ from mkdt.methods import METHODS, made_by
 os.environ.update(PYTHONPATH=os.pathsep.join([LIBRARY, *filter(None, [os.getenv("PYTHONPATH")])]))
 
 REGISTRY = cfg.RESULTS / ".experiments"
+GIVEN = config
 try:
-    config = cfg.load(config)
+    config = cfg.load(GIVEN)
     cfg.check_names(config, REGISTRY)
 except UserError as error:
     raise WorkflowError(str(error))
@@ -164,7 +165,7 @@ TRACKER = tracking.Tracker(config, cfg.RESULTS)
 
 
 onstart:
-    cfg.register(config, REGISTRY)
+    cfg.register(config, REGISTRY, GIVEN)
     TRACKER.start()
 
 

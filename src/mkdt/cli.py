@@ -23,14 +23,14 @@ def main(words: Sequence[str] | None = None) -> int:
         words: the command line; default: this process's.
     """
     words = sys.argv[1:] if words is None else words
-    parser = argparse.ArgumentParser(prog="mkdt", description="Tools beside the workflow; `snakemake` runs it.")
-    commands = parser.add_subparsers(required=True, metavar="command")
-    for name, (module, summary) in COMMANDS.items():
-        command = commands.add_parser(name, help=summary)
-        if words[:1] == [name]:
-            import_module(module).add_arguments(command)
-    arguments = parser.parse_args(words)
     try:
+        parser = argparse.ArgumentParser(prog="mkdt", description="Tools beside the workflow; `snakemake` runs it.")
+        commands = parser.add_subparsers(required=True, metavar="command")
+        for name, (module, summary) in COMMANDS.items():
+            command = commands.add_parser(name, help=summary)
+            if words[:1] == [name]:
+                import_module(module).add_arguments(command)
+        arguments = parser.parse_args(words)
         code: int = arguments.run(arguments)
         return code
     except UserError as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from mkdt import extensions
 from mkdt.catalog import DATASETS, PICTURES, Dataset
 from mkdt.errors import UserError
 from mkdt.folders import find
@@ -27,8 +28,14 @@ ARCHITECTURES = {
     "resnet": ("blocks", "width"),
     **dict.fromkeys(("resnet10", "resnet18", "vgg11", "alexnet", "mobilenet"), ()),
 }
+OWN = extensions.declared(extensions.Architecture, ARCHITECTURES)
+ARCHITECTURES |= {name: own.arguments for name, own in OWN.items()}
 FOLDER_OPTIONS = ("path", "channels", "labelled")
-POOLS = {"alexnet": 3, "vgg11": 5}  # how often these halve an image
+POOLS = {
+    "alexnet": 3,
+    "vgg11": 5,
+    **{name: own.halvings for name, own in OWN.items()},
+}  # how often these halve an image
 # Keys of `teacher` that belong to one loss alone: another method does not depend on them.
 LOSS_OPTIONS = {
     "barlow_twins": ("off_diagonal",),

@@ -162,7 +162,7 @@ def _data(config: dict[str, Any]) -> Iterator[Finding]:
             yield Finding("ok", subject, f"decoded already, in {cfg.RESULTS / name}")
         elif kind not in FILES:
             facts = cfg.facts_of(config, name)
-            where = config["datasets"][name].get("path") or "with scikit-learn"
+            where = config["datasets"][name].get("path") or f"kind {kind}, no files of its own"
             yield Finding("ok", subject, f"{facts.train + facts.validation + facts.test:,} images, {where}")
         else:
             unpacked = IDX_FOLDERS.get(kind, (UNPACKED.get(kind) or SETS.get(kind, ("",))[0],))

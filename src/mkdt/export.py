@@ -15,7 +15,7 @@ from mkdt.artifacts import Artifact
 from mkdt.errors import UserError
 from mkdt.job import grid
 from mkdt.lineage import Family, Place, place_of
-from mkdt.models import build_student, load_state
+from mkdt.models import BUILDERS, build_student, load_state
 from mkdt.standalone import standalone
 from mkdt.synthetic import load_synthetic
 
@@ -101,7 +101,7 @@ def _export_encoder(file: Artifact, place: Place | None, folder: Path, rate: flo
         parameters={"backbone": network, "view": view} | point,
         inputs={file.header["stage"]: file.identity, "data": data.identity},
     )
-    artifacts.write_text(folder / "load.py", _loader("load_encoder", "encoder.safetensors"))
+    artifacts.write_text(folder / "load.py", _loader("load_encoder", "encoder.safetensors", network["architecture"]))
     return card.of_encoder(network, view, trained, file, place, family)
 
 
@@ -131,10 +131,13 @@ def _student(
     return student.backbone.state_dict(), {"rate": rate, "steps": steps}
 
 
-def _loader(function: str, name: str) -> str:
+def _loader(function: str, name: str, architecture: str = "convnet") -> str:
+    own = ""
+    if architecture not in BUILDERS:  # the loader finds it in the table, and so needs no extension of mkdt
+        own = f'{standalone(f"extensions.{architecture}", "build")}\n\nBUILDERS["{architecture}"] = build\n'
     return f'''"""Loads {name} beside this file, without the package mkdt that its code is from."""
 
-{standalone("loading", function)}
+{standalone("loading", function)}{own}
 
 def load():
     """What ``{function}`` makes of the file beside this one."""

@@ -13,6 +13,7 @@ from mkdt import config as cfg
 from mkdt.artifacts import Artifact, Header, digest
 from mkdt.codedigest import PACKAGE, code_digest
 from mkdt.errors import UserError
+from mkdt.extensions import own_modules
 from mkdt.methods import METHODS
 
 REGISTRY = ".experiments"  # in the results; the Snakefile calls `config.register` with it
@@ -163,4 +164,6 @@ def same_code(place: Place, header: Header) -> bool:
     if (script, True) in {("teacher", "checkpoint" in parameters), ("targets", "published" in parameters)}:
         script += "_import"
     modules = [METHODS[place.names["method"]].module] if script == "subset" else []
+    modules += own_modules(parameters["kind"]) if script == "data" else []
+    modules += own_modules(parameters["student"]["architecture"]) if script in {"pretrain", "krr"} else []
     return code_digest(SCRIPTS / f"{script}.py", *modules) == header["code"]

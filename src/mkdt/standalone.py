@@ -22,7 +22,7 @@ def standalone(module: str, name: str) -> str:
     seen: set[tuple[str, str]] = set()
 
     def visit(module: str, name: str) -> None:
-        text = (PACKAGE / f"{module}.py").read_text(encoding="utf-8")
+        text = (PACKAGE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
         node = _bindings(text).get(name)
         if node is None or (module, name) in seen:  # None: a builtin, or a local name
             return

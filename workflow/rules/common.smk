@@ -12,6 +12,7 @@ import mkdt.config as cfg
 from mkdt import resources, tracking
 from mkdt.codedigest import code_digest
 from mkdt.errors import UserError
+from mkdt.extensions import own_modules
 from mkdt.methods import METHODS, made_by
 
 # Jobs import the library of this checkout, in whichever environment they run.

@@ -9,8 +9,8 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-import tomllib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -18,7 +18,6 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from mkdt.codedigest import PACKAGE
 from mkdt.errors import UserError
 
 OLDEST_PYTHON = (3, 11)
@@ -79,10 +78,11 @@ def _python() -> Iterator[Finding]:
 
 
 def _libraries() -> Iterator[Finding]:
-    project = tomllib.loads((PACKAGE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    missing = []
-    for requirement in project["dependencies"]:
-        name = re.split(r"[<>=!~ \[]", requirement)[0]
+    wanted, missing = ["mkdt"], []
+    with suppress(metadata.PackageNotFoundError):
+        needed = [text for text in metadata.requires("mkdt") or [] if "extra ==" not in text]
+        wanted += [re.split(r"[<>=!~ ;\[]", text)[0] for text in needed]
+    for name in wanted:
         try:
             metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -91,9 +91,7 @@ def _libraries() -> Iterator[Finding]:
         todo = "make .venv/.run sets up .venv, or pip install -e . in your own environment."
         yield Finding("FAIL", "libraries", f"{', '.join(missing)} not installed for this Python: {todo}")
     else:
-        yield Finding(
-            "ok", "libraries", f"all {len(project['dependencies'])}, Snakemake {metadata.version('snakemake')}"
-        )
+        yield Finding("ok", "libraries", f"all {len(wanted)}, Snakemake {metadata.version('snakemake')}")
 
 
 def _config(files: Sequence[Path]) -> Iterator[Finding | dict[str, Any]]:

@@ -34,10 +34,15 @@ def load_encoder(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     Returns:
         the network, from images float32 [n,C,H,W] to features float32 [n,D].
         ``channels`` and ``size`` of the images, ``mean`` and ``std`` [C] of pixels in [0, 1] to normalise them with.
+
+    Raises:
+        ValueError: the file is no exported encoder.
     """
     with safe_open(path, "pt") as file:
-        about = json.loads(file.metadata()["mkdt"])["parameters"]
+        about = json.loads((file.metadata() or {}).get("mkdt", "{}")).get("parameters") or {}
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if not {"backbone", "view"} <= set(about):
+        raise ValueError(f"{path} is no exported encoder: its header does not say which network it is.")
     view = about["view"]
     encoder = build_backbone(about["backbone"], view["channels"], view["size"])
     encoder.load_state_dict(weights)

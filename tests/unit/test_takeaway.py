@@ -117,6 +117,8 @@ def test_an_exported_student_is_the_snapshot_that_validation_chose(
     encoder, view = mkdt.load_encoder(out / "encoder.safetensors")
     torch.testing.assert_close(encoder(images), backbone(images), rtol=0, atol=1e-6)
     assert view["size"] == 8
+    with pytest.raises(ValueError, match="no exported encoder"):
+        mkdt.load_encoder(results / SET)
     other = tmp_path / "other"
     export(results / STUDENT, other, rate=0.01, steps=2)
     assert not torch.equal(

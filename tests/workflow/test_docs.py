@@ -97,8 +97,11 @@ def test_the_tutorial_leads_from_jpegs_to_an_exported_set(project: Project) -> N
 def test_the_commands_of_the_readme(project: Project) -> None:
     """Those with the default config are run, at tiny size under its names; studies are planned; then the Python."""
     default = project.folder / "config/config.yaml"
-    tiny = merge(yaml.safe_load(default.read_text()), SIZES)
-    default.write_text(yaml.safe_dump(tiny | {"budgets": [0.01], "distill_seeds": [0]}))
+    tiny = merge(
+        yaml.safe_load(default.read_text()), SIZES | {"pretrain": {"seeds": [0], "steps": [2], "rates": [0.1]}}
+    )
+    few = {"budgets": [0.01], "distill_seeds": [0], "methods": ["random", "mkdt"]}
+    default.write_text(yaml.safe_dump(tiny | few))
     shell, known, python = Shell(project), 0, 0
     for language, text in blocks("README.md"):
         for line in words(text).splitlines() if language in {"", "sh"} else ():

@@ -1,22 +1,25 @@
 """MKDT: distil unlabelled images into tiny synthetic sets for self-supervised pre-training (arXiv 2410.02116)."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mkdt.loading import load_encoder
     from mkdt.pretraining import pretrain
     from mkdt.synthetic import SyntheticSet, load_synthetic
 
-__all__ = ["SyntheticSet", "load_synthetic", "pretrain"]
+__all__ = ["SyntheticSet", "load_encoder", "load_synthetic", "pretrain"]
+
+_MODULES = {
+    "SyntheticSet": "synthetic",
+    "load_encoder": "loading",
+    "load_synthetic": "synthetic",
+    "pretrain": "pretraining",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import torch only when it is needed: the Snakefile and the config checks do without."""
-    if name == "pretrain":
-        from mkdt import pretraining
-
-        return pretraining.pretrain
-    if name in __all__:
-        from mkdt import synthetic
-
-        return getattr(synthetic, name)
+    if name in _MODULES:
+        return getattr(import_module(f"mkdt.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'mkdt' has no attribute '{name}'")

@@ -7,15 +7,16 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mkdt import downloads
-from mkdt.catalog import FILES
+from mkdt.catalog import FILES, PUBLISHED
 from mkdt.errors import UserError
 
 Split = tuple[Tensor, Tensor | None]  # images uint8 [n,C,H,W], labels int64 [n]
@@ -47,6 +48,8 @@ def load_raw(kind: str, root: str | Path, download: bool = True) -> dict[str, Sp
         # Grey levels run from 0 to 16; stretched to the full byte, rounded once here.
         pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
         return {"all": (torch.from_numpy(pixels)[:, None], torch.from_numpy(digits.target).long())}
+    if kind not in PUBLISHED:
+        return cast(dict[str, Split], import_module(f"mkdt.extensions.{kind}").load(Path(root), download))
     if kind in IDX_FOLDERS:
         return _load_idx(kind, Path(root), download)
     from torchvision import datasets

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from mkdt import extensions
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -32,7 +34,7 @@ NONE_STATED = "none stated by the publisher"
 IMAGENET = "images of ImageNet: its terms (non-commercial research and education)"
 CIFAR, STL10 = "https://www.cs.toronto.edu/~kriz/cifar.html", "https://cs.stanford.edu/~acoates/stl10/"
 
-DATASETS = {
+PUBLISHED = {
     "digits": Dataset(
         1, 8, 10, 1797, 0, 0, "https://archive.ics.uci.edu/dataset/80", "CC BY 4.0 (UCI); shipped with scikit-learn"
     ),
@@ -62,6 +64,7 @@ DATASETS = {
     "flowers102": Dataset(3, 0, 102, 1_020, 6_149, 1_020, "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/"),
 }
 
+DATASETS = PUBLISHED | extensions.declared(Dataset, PUBLISHED)
 PICTURES = ("tiny_imagenet", "aircraft", "cub200", "dogs", "flowers102")  # sets of image files
 
 
@@ -200,7 +203,7 @@ def table() -> str:
         "| `kind` | channels, size | classes | train | test | files below `data.root` | terms |",
         "|---|---|---|---|---|---|---|",
     ]
-    for kind, facts in DATASETS.items():
+    for kind, facts in PUBLISHED.items():
         files = ", ".join(f"`{file.name}`" for file in FILES.get(kind, ())) or "with scikit-learn"
         train = f"{facts.train:,}" + (f", validation {facts.validation:,}" if facts.validation else "")
         lines.append(

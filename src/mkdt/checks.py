@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mkdt import config as cfg
+from mkdt.catalog import DATASETS
 from mkdt.config import Config
 from mkdt.errors import UserError
 from mkdt.methods import METHODS, made_by
@@ -18,6 +19,16 @@ def _fail_if(condition: bool, sentence: str) -> None:
 def check(config: Config) -> None:
     """The conditions between keys; each failure is one sentence."""
     sets, students = config["datasets"], config["students"]
+    for name, entry in sets.items():
+        kinds = [*DATASETS, "folder"]
+        _fail_if(
+            entry["kind"] not in kinds, f"datasets.{name}.kind is '{entry['kind']}', known are {', '.join(kinds)}."
+        )
+    for name, entry in students.items():
+        _fail_if(
+            entry["architecture"] not in cfg.ARCHITECTURES,
+            f"students.{name}.architecture is '{entry['architecture']}', known are {', '.join(cfg.ARCHITECTURES)}.",
+        )
     for key, name in [
         ("source", config["source"]),
         ("probe.selection", config["probe"]["selection"]),

@@ -8,7 +8,12 @@ from importlib import import_module
 from mkdt.errors import UserError
 
 # name: (module with `add_arguments(parser)`, which sets `run`: arguments -> exit code; help)
-COMMANDS = {"track": ("mkdt.sync", "runs and MLflow")}
+COMMANDS = {
+    "doctor": ("mkdt.doctor", "whether a run can succeed on this machine, and what to do if not"),
+    "inspect": ("mkdt.inspection", "an artifact in words: what it is, what made it, how to make it again"),
+    "export": ("mkdt.export", "a set or an encoder in a folder that works alone"),
+    "track": ("mkdt.sync", "runs and MLflow"),
+}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -18,14 +23,14 @@ def main(words: Sequence[str] | None = None) -> int:
         words: the command line; default: this process's.
     """
     words = sys.argv[1:] if words is None else words
-    parser = argparse.ArgumentParser(prog="mkdt", description="Tools beside the workflow; `snakemake` runs it.")
-    commands = parser.add_subparsers(required=True, metavar="command")
-    for name, (module, summary) in COMMANDS.items():
-        command = commands.add_parser(name, help=summary)
-        if words[:1] == [name]:
-            import_module(module).add_arguments(command)
-    arguments = parser.parse_args(words)
     try:
+        parser = argparse.ArgumentParser(prog="mkdt", description="Tools beside the workflow; `snakemake` runs it.")
+        commands = parser.add_subparsers(required=True, metavar="command")
+        for name, (module, summary) in COMMANDS.items():
+            command = commands.add_parser(name, help=summary)
+            if words[:1] == [name]:
+                import_module(module).add_arguments(command)
+        arguments = parser.parse_args(words)
         code: int = arguments.run(arguments)
         return code
     except UserError as error:

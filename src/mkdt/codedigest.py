@@ -21,7 +21,7 @@ def code_digest(script: str | Path, *modules: str) -> str:
         script: a stage's script.
         modules: of ``mkdt``, that it imports by name when it runs.
     """
-    pending, seen = [Path(script), *(PACKAGE / f"{name}.py" for name in modules)], set()
+    pending, seen = [Path(script), *(PACKAGE / f"{name.replace('.', '/')}.py" for name in modules)], set()
     parts = []
     while pending:
         path = pending.pop()

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from mkdt import extensions
 from mkdt.catalog import DATASETS, PICTURES, Dataset
 from mkdt.errors import UserError
 from mkdt.folders import find
@@ -25,8 +28,14 @@ ARCHITECTURES = {
     "resnet": ("blocks", "width"),
     **dict.fromkeys(("resnet10", "resnet18", "vgg11", "alexnet", "mobilenet"), ()),
 }
+OWN = extensions.declared(extensions.Architecture, ARCHITECTURES)
+ARCHITECTURES |= {name: own.arguments for name, own in OWN.items()}
 FOLDER_OPTIONS = ("path", "channels", "labelled")
-POOLS = {"alexnet": 3, "vgg11": 5}  # how often these halve an image
+POOLS = {
+    "alexnet": 3,
+    "vgg11": 5,
+    **{name: own.halvings for name, own in OWN.items()},
+}  # how often these halve an image
 # Keys of `teacher` that belong to one loss alone: another method does not depend on them.
 LOSS_OPTIONS = {
     "barlow_twins": ("off_diagonal",),
@@ -317,13 +326,24 @@ def check_names(config: Config, registry: Path) -> None:
                 )
 
 
-def register(config: Config, registry: Path) -> None:
-    """Note what this experiment's shared names stand for, so that others can be checked against it."""
+def register(config: Config, registry: Path, given: Mapping[str, Any]) -> None:
+    """Note what this experiment's shared names stand for, so that others can be checked against it, and its whole config.
+
+    Args:
+        config: as ``load`` returns it.
+        registry: folder for ``{experiment}.json``, and ``{experiment}.yaml`` for ``snakemake --configfile``.
+        given: as ``load`` was given it: files and command line merged, before ``scale``.
+    """
     registry.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(names(config), sort_keys=True, indent=1)
-    temporary = registry / f".{config['experiment']}.{os.getpid()}"
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(registry / f"{config['experiment']}.json")
+    whole = json.loads(json.dumps(given))  # Snakemake's ordered dicts as plain ones
+    texts = {
+        "json": json.dumps(names(config), sort_keys=True, indent=1),
+        "yaml": yaml.safe_dump(whole, sort_keys=False, allow_unicode=True),
+    }
+    for suffix, text in texts.items():
+        temporary = registry / f".{config['experiment']}.{os.getpid()}"
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(registry / f"{config['experiment']}.{suffix}")
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

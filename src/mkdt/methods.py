@@ -1,6 +1,8 @@
 """What is compared: one entry a method. No torch here: the config is checked by this table before any job."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from mkdt import extensions
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,10 @@ METHODS = {
     "mtt_ssl": Method("mtt", seeded=True),
     "full": Method(),
     "teacher": Method(teacher=True),
+}
+METHODS |= {
+    name: replace(method, rule="subset", module=f"extensions.{name}")
+    for name, method in extensions.declared(Method, METHODS).items()
 }
 
 

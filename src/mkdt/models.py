@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib import import_module
 from itertools import pairwise
 from typing import Any, cast
 
@@ -224,24 +225,27 @@ class Student(nn.Module):
         return cast(Tensor, self.head(self.backbone(images)))
 
 
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "convnet": ConvNet,
+    "resnet": ResNet,
+    "resnet10": partial(ResNet, blocks=[1, 1, 1, 1], width=64),
+    "resnet18": partial(ResNet, blocks=[2, 2, 2, 2], width=64),
+    "vgg11": vgg11,
+    "alexnet": alexnet,
+    "mobilenet": mobilenet,
+    "torchvision_resnet": torchvision_resnet,
+    "timm": timm_model,
+}
+
+
 def build_backbone(spec: Spec, channels: int, size: int) -> nn.Module:
     """A fresh backbone from its config entry (``architecture`` and its arguments).
 
     Its initial weights come from torch's global generator; see ``build_student`` for a named stream.
     """
-    arguments = {key: value for key, value in spec.items() if key != "architecture"}
-    builders: dict[str, Callable[..., nn.Module]] = {
-        "convnet": ConvNet,
-        "resnet": ResNet,
-        "resnet10": partial(ResNet, blocks=[1, 1, 1, 1], width=64),
-        "resnet18": partial(ResNet, blocks=[2, 2, 2, 2], width=64),
-        "vgg11": vgg11,
-        "alexnet": alexnet,
-        "mobilenet": mobilenet,
-        "torchvision_resnet": torchvision_resnet,
-        "timm": timm_model,
-    }
-    return builders[spec["architecture"]](channels, size, **arguments)
+    name, arguments = spec["architecture"], {key: value for key, value in spec.items() if key != "architecture"}
+    build = BUILDERS.get(name) or import_module(f"mkdt.extensions.{name}").build
+    return build(channels, size, **arguments)
 
 
 def build_student(spec: Spec, channels: int, size: int, targets: int, seed: int, purpose: str, *who: int) -> Student:

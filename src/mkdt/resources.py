@@ -119,9 +119,11 @@ def backbone_size(spec: Mapping[str, Any], channels: int, size: int) -> Size:
         )
         sizes = fixed.flops * scale, ceil(fixed.activations * scale), ceil(fixed.largest * scale)
         return Size(fixed.parameters, features, *sizes)
-    # An entry that overrides another architecture's may have kept keys of that one.
+    # An entry that overrides another architecture's may have kept keys of that one. A ResNet-18 stands for an extension.
     resnet = spec["architecture"] == "resnet"
-    blocks, width = (spec["blocks"], spec["width"]) if resnet else (BLOCKS[spec["architecture"]], 64)
+    blocks, width = (
+        (spec["blocks"], spec["width"]) if resnet else (BLOCKS.get(spec["architecture"], BLOCKS["resnet18"]), 64)
+    )
     area = size * size
     parameters, flops = 9 * channels * width + 2 * width, 2 * 9.0 * channels * width * area
     kept, largest, inputs = 3 * width * area, width * area, width
@@ -458,17 +460,18 @@ def table(config: Config, gpus: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+def merge(old: Any, new: Any) -> Any:
+    """Nested settings over others, as Snakemake merges config files."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    return {**old, **{key: merge(old.get(key), value) for key, value in new.items()}}
+
+
 def read(files: Sequence[Path]) -> Config:
     """The checked config that Snakemake makes of the default and these files, the last one winning."""
-
-    def update(old: Any, new: Any) -> Any:
-        if not (isinstance(old, dict) and isinstance(new, dict)):
-            return new
-        return {**old, **{key: update(old.get(key), value) for key, value in new.items()}}
-
     merged: Any = {}
     for file in [SCHEMA.parents[2] / "config" / "config.yaml", *files]:
-        merged = update(merged, yaml.safe_load(file.read_text(encoding="utf-8")))
+        merged = merge(merged, yaml.safe_load(file.read_text(encoding="utf-8")))
     return cfg.load(merged)
 
 

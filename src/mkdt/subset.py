@@ -1,6 +1,6 @@
 """Real subsets: what a selection may look at, a random one, and the images that the experts find hardest.
 
-A new subset method is a function ``{method}_subset`` with the signature of these, and its entry in ``methods``.
+A new subset method is a function ``{method}_subset`` with the signature of these, in a file of ``mkdt.extensions``.
 """
 
 from collections.abc import Mapping, Sequence

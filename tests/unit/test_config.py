@@ -255,7 +255,7 @@ def test_with_a_checkpoint_no_other_key_of_the_teacher_counts(tmp_path: Path) ->
     assert "file" not in slice_["checkpoint"]  # where it lies does not matter, what it holds is in the header
     assert cfg.settings(loaded, "targets") == cfg.settings(cfg.load(DEFAULT), "targets") == {"seed": 0}
     # But one name for two files is two teachers.
-    cfg.register(loaded, tmp_path)
+    cfg.register(loaded, tmp_path, {})
     (tmp_path / "other.pt").touch()
     brought["teacher"]["checkpoint"]["file"] = str(tmp_path / "other.pt")
     with pytest.raises(UserError, match=r"results/digits/barlow_twins.*file: "):
@@ -289,7 +289,7 @@ def test_leftovers_of_another_architecture_do_not_count() -> None:
 
 def test_names_are_checked_across_experiments(tmp_path: Path) -> None:
     """One name with two settings is refused with the difference; equal settings and the own old ones are not."""
-    cfg.register(cfg.load(DEFAULT), tmp_path)
+    cfg.register(cfg.load(DEFAULT), tmp_path, DEFAULT)
     other = merged(DEFAULT, {"experiment": "other", "teacher": {"lr": 0.5}})
     with pytest.raises(UserError, match=r"results/digits/barlow_twins.*digits_1pct.*lr: 0.002 -> 0.5"):
         cfg.check_names(cfg.load(other), tmp_path)

@@ -13,6 +13,7 @@ import mkdt.config as cfg
 from mkdt import resources, tracking
 from mkdt.codedigest import code_digest
 from mkdt.errors import UserError
+from mkdt.extensions import own_modules
 from mkdt.methods import METHODS, made_by
 from mkdt.sync import redact
 
@@ -22,8 +23,9 @@ os.environ.update(PYTHONPATH=os.pathsep.join([LIBRARY, *filter(None, [os.getenv(
 os.environ.setdefault("MKDT_COMMAND", redact(shlex.join(["snakemake", *sys.argv[1:]])))
 
 REGISTRY = cfg.RESULTS / ".experiments"
+GIVEN = config
 try:
-    config = cfg.load(config)
+    config = cfg.load(GIVEN)
     cfg.check_names(config, REGISTRY)
 except UserError as error:
     raise WorkflowError(str(error))
@@ -169,7 +171,7 @@ TRACKER = tracking.Tracker(config, cfg.RESULTS)
 
 
 onstart:
-    cfg.register(config, REGISTRY)
+    cfg.register(config, REGISTRY, GIVEN)
     TRACKER.start()
 
 

@@ -15,6 +15,6 @@ rule data:
         runtime=minutes("data"),
     params:
         settings=lambda wildcards: cfg.settings(config, "data", dataset=wildcards.dataset),
-        code=code("data"),
+        code=lambda wildcards: code("data", *own_modules(config["datasets"][wildcards.dataset]["kind"])),
     script:
         "../scripts/data.py"

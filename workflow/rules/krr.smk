@@ -27,6 +27,6 @@ rule krr:
         runtime=minutes("krr"),
     params:
         settings=cfg.settings(config, "krr"),
-        code=code("krr"),
+        code=code("krr", *own_modules(config["students"][config["krr_st"]["student"]]["architecture"])),
     script:
         "../scripts/krr.py"

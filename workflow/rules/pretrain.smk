@@ -18,6 +18,6 @@ rule pretrain:
         runtime=minutes("pretrain"),
     params:
         settings=lambda wildcards: cfg.settings(config, "pretrain", student=wildcards.student, method=wildcards.method),
-        code=code("pretrain"),
+        code=lambda wildcards: code("pretrain", *own_modules(config["students"][wildcards.student]["architecture"])),
     script:
         "../scripts/pretrain.py"

@@ -18,6 +18,6 @@ rule probe:
         runtime=minutes("probe"),
     params:
         settings=cfg.settings(config, "probe"),
-        code=code("probe"),
+        code=lambda wildcards: code("probe", *own_modules(config["students"][wildcards.student]["architecture"])),
     script:
         "../scripts/probe.py"

@@ -1,0 +1,64 @@
+"""CONTRIBUTING.md is true: its three files, put where it says and nothing else changed, go through the whole workflow."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from conftest import REPOSITORY, Project
+
+from mkdt.artifacts import Artifact
+from mkdt.resources import merge
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_method_a_data_set_and_a_student_are_one_file_each(project: Project) -> None:
+    """Made, compared, inspected, exported; a change of one file reruns what uses it and nothing else."""
+    page = (REPOSITORY / "CONTRIBUTING.md").read_text()
+    files = re.findall(r"`(src/mkdt/extensions/\w+\.py)`:\n\n```python\n(.*?)```", page, re.DOTALL)
+    assert len(files) == 3
+    for path, text in files:
+        (project.folder / path).write_text(text)
+    (config,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    tiny = yaml.safe_load((project.folder / "tiny.yaml").read_text())
+    del tiny["datasets"]
+    (project.folder / "tiny.yaml").write_text(yaml.safe_dump(merge(tiny, yaml.safe_load(config))))
+    project.snakemake = (str(Path(__file__).with_name("warm.py")),)
+    project.run()
+    accuracy = pd.read_csv(project.folder / "results/stripes/report/accuracy.csv")
+    assert set(accuracy["method"]) == {"random", "farthest", "mkdt"}
+    assert set(accuracy["student"]) == {"convnet", "perceptron"}
+    rows = Artifact(project.folder / "results/stripes/sets/farthest/6img/0.safetensors").tensor("init_index")
+    assert len(rows.unique()) == 6
+
+    def run(*words: str, cwd: str = ".") -> str:
+        done = subprocess.run(
+            [sys.executable, *words],
+            cwd=project.folder / cwd,
+            env=project.environment(),
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    mkdt = ("-c", "import sys; from mkdt.cli import main; sys.exit(main())")
+    student = "results/stripes/pretrain/perceptron/farthest/6img/0/0.safetensors"
+    said = run(*mkdt, "inspect", student)
+    assert "perceptron" in said
+    assert "but the" not in said
+    run(*mkdt, "export", student, "--to", "out")
+    blocked = "import sys; sys.modules['mkdt'] = None\nfrom load import load\nimport torch\n"
+    assert "[2, 16]" in run("-c", blocked + "print(load()[0](torch.zeros(2, 1, 8, 8)).shape)", cwd="out")
+
+    extension = project.folder / "src/mkdt/extensions/perceptron.py"
+    extension.write_text(extension.read_text().replace("nn.ReLU()", "nn.Tanh()"))
+    planned = project.planned()
+    assert set(planned) == {
+        f"{rule} {method}" for rule in ("pretrain", "probe") for method in ("random", "farthest", "mkdt")
+    } | {"report"}
+    assert planned["pretrain mkdt"] == 2

@@ -1,0 +1,140 @@
+"""The pages tell the truth: commands and code of README and tutorial are run as they stand, with small settings."""
+
+import os
+import re
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import REPOSITORY, TINY, Project
+
+from mkdt.resources import merge
+
+pytestmark = pytest.mark.slow
+
+WARM = Path(__file__).with_name("warm.py")
+# What makes a run short, without a name that a page mentions.
+SIZES = {key: value for key, value in yaml.safe_load(TINY.read_text()).items() if key not in {"experiment", "datasets"}}
+SIZES["teacher"] = {key: value for key, value in SIZES["teacher"].items() if key != "name"}
+
+
+def blocks(page: str) -> list[tuple[str, str]]:
+    """(language, text) of every fenced block of a page."""
+    return re.findall(r"^```(\w*)\n(.*?)^```", (REPOSITORY / page).read_text(), re.DOTALL | re.MULTILINE)
+
+
+def words(text: str) -> str:
+    """A block without the comments behind its commands."""
+    return re.sub(r"\s+#.*$", "", text, flags=re.MULTILINE)
+
+
+class Shell:
+    """Runs a page's commands in a project, where ``snakemake`` and ``mkdt`` are what an activated environment has."""
+
+    def __init__(self, project: Project) -> None:
+        self.folder = project.folder
+        tools = project.folder / ".tools"
+        tools.mkdir()
+        for name, code in {
+            "snakemake": f'exec "{sys.executable}" "{WARM}" "$@"',
+            "mkdt": f'exec "{sys.executable}" -c "import sys; from mkdt.cli import main; sys.exit(main())" "$@"',
+        }.items():
+            (tools / name).write_text(f"#!/bin/sh\n{code}\n")
+            (tools / name).chmod(stat.S_IRWXU)
+        self.environment = project.environment() | {"PATH": f"{tools}:{os.environ['PATH']}"}
+
+    def run(self, command: list[str], cwd: str = ".", **more: str) -> str:
+        """Run to the end and return what was printed."""
+        done = subprocess.run(
+            command,
+            cwd=self.folder / cwd,
+            env=self.environment | more,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout[-4000:]}"
+        return done.stdout
+
+    def sh(self, text: str) -> str:
+        """Run a block of commands."""
+        return self.run(["bash", "-ec", text])
+
+    def python(self, text: str, cwd: str = ".", **more: str) -> str:
+        """Run a block of Python."""
+        return self.run([sys.executable, "-c", text], cwd, **more)
+
+
+def test_the_tutorial_leads_from_jpegs_to_an_exported_set(project: Project) -> None:
+    """Block by block: pictures, config, run, inspection, export; the last snippet has no mkdt to import."""
+    shell = Shell(project)
+    for language, text in blocks("docs/tutorial.md"):
+        if language == "sh":
+            # What `scale: smoke` makes of a config, test_experiments runs: here it is only planned.
+            printed = shell.sh(text.replace("scale=smoke", "scale=smoke --dry-run"))
+            assert "FAIL" not in printed
+        elif language == "yaml":
+            config = merge(yaml.safe_load(text), {key: SIZES[key] for key in SIZES.keys() - {"students", "budgets"}})
+            (project.folder / "mine.yaml").write_text(yaml.safe_dump(config))
+        elif language == "python" and "load" in text:
+            shell.python(f"import sys; sys.modules['mkdt'] = None\n{text}", "mine_distilled", PYTHONPATH="")
+        elif language == "python":
+            shell.python(text)
+    assert {path.name for path in (project.folder / "mine_teacher").iterdir()} == {
+        "README.md",
+        "encoder.safetensors",
+        "load.py",
+    }
+    card = (project.folder / "mine_distilled/README.md").read_text()
+    assert "its owner decides" in card
+    assert re.search(r"\| convnet \| mine \| linear \| 10 % \|", card)
+
+
+def test_the_commands_of_the_readme(project: Project) -> None:
+    """Those with the default config are run, at tiny size under its names; studies are planned; then the Python."""
+    default = project.folder / "config/config.yaml"
+    tiny = merge(
+        yaml.safe_load(default.read_text()), SIZES | {"pretrain": {"seeds": [0], "steps": [2], "rates": [0.1]}}
+    )
+    few = {"budgets": [0.01], "distill_seeds": [0], "methods": ["random", "mkdt"]}
+    default.write_text(yaml.safe_dump(tiny | few))
+    shell, known, python = Shell(project), 0, 0
+    for language, text in blocks("README.md"):
+        for line in words(text).splitlines() if language in {"", "sh"} else ():
+            if line.startswith("mkdt "):
+                shell.sh(line)
+            elif line.startswith("snakemake "):
+                shell.sh(line + (" --dry-run --quiet" if "--configfile" in line else ""))
+            else:
+                continue
+            known += 1
+        if language == "python":
+            shell.python(text)
+            python += 1
+    assert known >= 5
+    assert python >= 1
+    assert (project.folder / "report.zip").is_file()
+
+
+def test_every_link_leads_somewhere() -> None:
+    """Relative links of all pages; every page is in the index."""
+    pages = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md"), *REPOSITORY.glob("*/README.md")]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+    index = (REPOSITORY / "docs/README.md").read_text()
+    assert not [
+        page.name for page in (REPOSITORY / "docs").glob("*.md") if page.name not in index and page.name != "README.md"
+    ]
+
+
+def test_the_functions_of_the_method_page_exist() -> None:
+    """Each `mkdt.module.name` that a page mentions can be imported."""
+    for page in (REPOSITORY / "docs").glob("*.md"):
+        for module, name in re.findall(r"`mkdt\.(\w+)\.(\w+)[`(]", page.read_text()):
+            imported = __import__(f"mkdt.{module}", fromlist=[name])
+            assert hasattr(imported, name), f"{page.name}: mkdt.{module}.{name}"

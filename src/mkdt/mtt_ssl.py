@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mkdt import seeding
+from mkdt.data import Images
 from mkdt.distill import distill
 from mkdt.experts import record_trajectory
 from mkdt.models import LossFn, Projector, Spec, build_backbone, flat_forward
@@ -56,7 +57,7 @@ def flat_ssl(module: nn.Module, settings: Mapping[str, Any]) -> LossFn:
 
 
 def train_ssl_expert(
-    images: Tensor,
+    images: Images,
     mean: Tensor,
     std: Tensor,
     student: Spec,

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.slow
 WARM = Path(__file__).with_name("warm.py")
 # What makes a run short, without a name that a page mentions.
 SIZES = {key: value for key, value in yaml.safe_load(TINY.read_text()).items() if key not in {"experiment", "datasets"}}
+SIZES["tracking"] = {"enabled": False}  # tests of its own; here it would only import MLflow at every run
 SIZES["teacher"] = {key: value for key, value in SIZES["teacher"].items() if key != "name"}
 
 

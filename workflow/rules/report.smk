@@ -5,7 +5,8 @@ rule report:
         metrics=[TRAINING_SET.format(**variant).replace(".safetensors", ".jsonl") for variant in MATCHED],
         initial=[initial_set(variant) for variant in SYNTHETIC],
         evolution=[TRAINING_SET.format(**variant).replace(".safetensors", ".png") for variant in SYNTHETIC],
-        template=str(Path(workflow.basedir) / "workflow" / "report" / "index.html.jinja"),
+        # Relative: a checkout that moved makes nothing anew.
+        template=os.path.relpath(Path(workflow.basedir) / "workflow" / "report" / "index.html.jinja"),
     output:
         **{
             name.replace(".", "_"): report(

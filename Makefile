@@ -5,7 +5,7 @@ CORES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast test-slurm drill-slurm estimate lint format ui sync bench config-docs clean-resume \
+.PHONY: study-what_matters study-digits demo test test-fast test-slurm drill-slurm estimate lint format ui sync bench config-docs clean-resume \
 	clean-environment
 .DEFAULT_GOAL := demo
 
@@ -75,3 +75,6 @@ clean-environment:
 bench: $(VENV)/.run  ## speed and memory against plain implementations, as ratios
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/stages.py
+
+study-what_matters: $(VENV)/.run  ## docs/studies/what_matters.md: table and figure from the levels that are measured
+	$(BIN)/python workflow/studies/what_matters.py

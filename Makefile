@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: demo test test-fast test-slurm drill-slurm estimate lint format ui sync bench config-docs clean-resume \
-	clean-environment study-ssl_trajectories
+	clean-environment study-ssl_trajectories study-what_matters study-digits
 .DEFAULT_GOAL := demo
 
 $(VENV)/.run: pyproject.toml constraints.txt
@@ -79,3 +79,6 @@ study-ssl_trajectories: $(VENV)/.run  ## docs/studies/ssl_trajectories.md: its s
 bench: $(VENV)/.run  ## speed and memory against plain implementations, as ratios
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/stages.py
+
+study-what_matters: $(VENV)/.run  ## docs/studies/what_matters.md: table and figure from the levels that are measured
+	$(BIN)/python workflow/studies/what_matters.py

@@ -258,7 +258,7 @@ def test_with_a_checkpoint_no_other_key_of_the_teacher_counts(tmp_path: Path) ->
     cfg.register(loaded, tmp_path, {})
     (tmp_path / "other.pt").touch()
     brought["teacher"]["checkpoint"]["file"] = str(tmp_path / "other.pt")
-    with pytest.raises(UserError, match=r"results/digits/barlow_twins.*file: "):
+    with pytest.raises(UserError, match=r"results/digits/vicreg.*file: "):
         cfg.check_names(cfg.load(merged(DEFAULT, brought | {"experiment": "other"})), tmp_path)
 
 
@@ -269,7 +269,7 @@ def test_targets_from_a_file_need_no_teacher(tmp_path: Path) -> None:
     loaded = cfg.load(merged(DEFAULT, {"targets": {"file": str(file)}, "teacher": {"warmup_epochs": 999}}))
     assert cfg.teacher_origin(loaded) == "file"
     assert cfg.settings(loaded, "targets") == {"seed": 0, "published": 1797}
-    assert cfg.names(loaded)["digits/barlow_twins"] == {"seed": 0, "published": 1797, "file": str(file)}
+    assert cfg.names(loaded)["digits/vicreg"] == {"seed": 0, "published": 1797, "file": str(file)}
 
 
 def test_the_subset_of_one_method_does_not_depend_on_the_options_of_another() -> None:
@@ -291,7 +291,7 @@ def test_names_are_checked_across_experiments(tmp_path: Path) -> None:
     """One name with two settings is refused with the difference; equal settings and the own old ones are not."""
     cfg.register(cfg.load(DEFAULT), tmp_path, DEFAULT)
     other = merged(DEFAULT, {"experiment": "other", "teacher": {"lr": 0.5}})
-    with pytest.raises(UserError, match=r"results/digits/barlow_twins.*digits_1pct.*lr: 0.002 -> 0.5"):
+    with pytest.raises(UserError, match=r"results/digits/vicreg.*digits_1pct.*lr: 0.002 -> 0.5"):
         cfg.check_names(cfg.load(other), tmp_path)
     cfg.check_names(cfg.load(merged(DEFAULT, {"experiment": "other", "budgets": [0.05]})), tmp_path)
     cfg.check_names(cfg.load(merged(DEFAULT, {"teacher": {"lr": 0.5}})), tmp_path)

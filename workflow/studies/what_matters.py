@@ -1,0 +1,267 @@
+"""Study 4: what matters in MKDT, one factor at a time, scored on validation images alone.
+
+Every level of a factor is measured once, into a file of its own; several processes may share the levels. Then table and
+figure are made of what is there.
+
+It calls the stages' functions in one process: as jobs, a sweep of some hundred small sets would spend more time on starting
+than on distilling. The settings come from config/studies/what_matters.yaml and pass the checks of a run's config.
+"""
+
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+import torch
+import yaml
+from filelock import FileLock, Timeout
+from matplotlib.figure import Figure
+from snakemake.utils import update_config
+from torch import nn
+
+import mkdt.config as cfg
+from mkdt.artifacts import Artifact, digest, save, write_text
+from mkdt.data import normalise, prepare
+from mkdt.distill import distill
+from mkdt.experts import train_expert
+from mkdt.kmeans import kmeans_subset
+from mkdt.models import build_student, load_state
+from mkdt.pretraining import grid, pretrain_grid
+from mkdt.probe import Downstream, Features, draw_labels, score
+from mkdt.report import STYLES, interval, paired, save_figure, save_table
+from mkdt.seeding import derive
+from mkdt.subset import STEP_SIZE, Source, high_loss_subset, random_subset
+from mkdt.synthetic import SyntheticSet
+from mkdt.teacher import represent, train_teacher
+
+STUDY = Path("config/studies/what_matters.yaml")
+CACHE = cfg.RESULTS / "what_matters"
+RUNS = Path("docs/studies/what_matters/runs")
+CPU = torch.device("cpu")
+SUBSETS = {"random": random_subset, "kmeans": kmeans_subset, "high_loss": high_loss_subset}
+SEEDED = ("random", "kmeans", "mkdt")
+
+
+def kept(stage, settings, make):
+    """The artifact that ``make`` gives, or the one that an earlier run kept under the digest of the same settings."""
+    path = CACHE / stage / f"{digest(settings)[:16]}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if not path.is_file():
+            save(path, make(), stage=stage, parameters=settings, rows=["trajectory"] if stage == "experts" else [])
+    return Artifact(path)
+
+
+class Level:
+    """One setting of all factors, and what the stages make of it."""
+
+    def __init__(self, config):
+        self.config, self.seed, self.source = config, config["seed"], config["source"]
+        self.chosen = cfg.settings(config, "data", dataset=self.source)
+        self.data, _ = prepare(root=config["data"]["root"], **self.chosen)
+        self.statistics = self.data["mean"], self.data["std"]
+        self.images = normalise(self.data["train_images"], *self.statistics)
+
+    @cached_property
+    def teacher(self):
+        """What the teacher says of the training and the validation images."""
+        settings = cfg.settings(self.config, "teacher")
+
+        def make():
+            images = self.data["train_images"]
+            backbone = train_teacher(images, *self.statistics, settings, seed=self.seed, device=CPU)
+            parts = (self.data[f"{split}_images"] for split in ("train", "validation"))
+            targets, held_out = (represent(backbone, part, *self.statistics, CPU) for part in parts)
+            return {"targets": targets, "held_out": held_out}
+
+        return kept("teacher", {"data": self.chosen} | settings, make)
+
+    @cached_property
+    def targets(self):
+        """float32 [n,D]."""
+        return self.teacher.tensor("targets")
+
+    @cached_property
+    def experts(self):
+        """The files of all experts."""
+        settings = cfg.settings(self.config, "experts")
+        return [
+            kept(
+                "experts",
+                settings | {"teacher": self.teacher.identity, "expert": k},
+                lambda k=k: train_expert(
+                    self.images, self.targets, settings["student"], settings, seed=self.seed, expert=k
+                ),
+            )
+            for k in range(self.config["experts"]["count"])
+        ]
+
+    def subset(self, method, seed):
+        """A real subset."""
+        losses = [file.tensor("losses") for file in self.experts] if method == "high_loss" else []
+        source = Source(self.data["train_images"], *self.statistics, self.targets, losses)
+        count = cfg.budget_count(self.config, self.config["budgets"][0])
+        rows = SUBSETS[method](source, {"count": count}, self.seed, seed)
+        return SyntheticSet(self.images[rows], self.targets[rows], torch.tensor(STEP_SIZE), *self.statistics, rows)
+
+    def synthetic(self, init, seed):
+        """The set that distillation makes of a subset."""
+        settings = cfg.settings(self.config, "distill")
+        whole = settings | {"init": init, "distill_seed": seed, "budget": self.config["budgets"][0]}
+        whole |= {"experts": [file.identity for file in self.experts]}
+
+        def make():
+            start = self.subset(init, seed)
+            made, _ = distill(
+                start, self.experts, settings["student"], settings, seed=self.seed, distill_seed=seed, device=CPU
+            )
+            return made.tensors()
+
+        file = kept("sets", whole, make)
+        return SyntheticSet(**{name: file.tensor(name) for name in SyntheticSet.NAMES})
+
+    def students(self, method, images, targets):
+        """(seed, rate, steps, frozen network) of every student that was pre-trained on a set."""
+        settings = cfg.settings(self.config, "pretrain", student=self.config["student"], method=method)
+        rates, steps = grid(settings, method, len(images), STEP_SIZE)
+        shape = images.shape[1], images.shape[2], targets.shape[1]
+        for seed in self.config["pretrain"]["seeds"]:
+            made = pretrain_grid(
+                images, targets, settings["student"], settings,
+                rates=rates, steps=steps, seed=derive(self.seed, "student", seed),
+            )  # fmt: skip
+            model = build_student(settings["student"], *shape, 0, "template")
+            for r, s in made["valid"].nonzero().tolist():
+                load_state(model, made["snapshots"][r, s])
+                yield seed, rates[r], steps[s], model.backbone
+
+    def rows(self, method, init):
+        """Validation accuracies of a method, one row a set, student, point of the grid and label draw."""
+        settings = cfg.settings(self.config, "probe")
+        pixels = [normalise(self.data[f"{split}_images"], *self.statistics) for split in ("train", "validation")]
+        if method == "teacher":  # its representations are the features, with nothing to encode them
+            pixels = [self.targets, self.teacher.tensor("held_out")]
+        train, held_out = zip(pixels, (self.data["train_labels"], self.data["validation_labels"]), strict=True)
+        labelled = Downstream(self.source, train, held_out, held_out)  # the test images stay closed
+        fractions, draws = settings["label_fractions"], settings["label_draws"]
+        drawn = [draw_labels(train[1], f, self.seed, self.source, d) for f in fractions for d in range(draws)]
+        rows = []
+        for set_seed in self.config["distill_seeds"] if method in SEEDED else [0]:
+            if method == "teacher":
+                students = [(0, 0.0, 0, nn.Identity())]
+            elif method in {"none", "full"}:
+                students = self.students(method, self.images, self.targets)
+            else:
+                made = self.synthetic(init, set_seed) if method == "mkdt" else self.subset(method, set_seed)
+                students = self.students(method, made.images, made.targets)
+            for seed, rate, steps, backbone in students:
+                features = Features(backbone, labelled, CPU, torch.cat(drawn), settings["standardise"])
+                found = score(features, labelled, "validation", fractions, draws, settings["l2"], self.seed)
+                who = {"method": method, "distill_seed": set_seed, "seed": seed, "rate": rate, "steps": steps}
+                rows += [who | {key: row[key] for key in ("label_fraction", "label_draw", "accuracy")} for row in found]
+        return rows
+
+
+def measure(study):
+    """Measure every level that has no file of results yet."""
+    default = yaml.safe_load(Path("config/config.yaml").read_text())
+    for entry in study["levels"]:
+        path = run_file(entry)
+        lock = FileLock((CACHE / path.name).with_suffix(".lock"), timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:  # another process measures it
+            continue
+        if path.is_file():
+            continue
+        config = {}
+        for part in (default, study["base"], study["defaults"], entry.get("config", {})):
+            update_config(config, part)
+        level, rows = Level(cfg.load(config)), []
+        for method in entry.get("methods", ["mkdt"]):
+            rows += level.rows(method, entry.get("init", "random"))
+            print(f"{entry['factor']}, {entry['level']}: {method} done", flush=True)
+        save_table(path, pd.DataFrame(rows))
+
+
+def run_file(entry):
+    """Where the rows of a level lie."""
+    return RUNS / f"{entry['factor']} {entry['level']}.csv".replace(" ", "_").replace(",", "")
+
+
+def chosen(rows, method):
+    """The rows of a method at the point of its grid with the best mean accuracy."""
+    part = rows[rows["method"] == method]
+    best = part.groupby(["rate", "steps"])["accuracy"].mean().idxmax()
+    return part[(part["rate"] == best[0]) & (part["steps"] == best[1])]
+
+
+def summarise(study):
+    """One row a level and method: accuracy, difference to the default's and to its own random subset, share of the gain."""
+    levels = [(entry, pd.read_csv(run_file(entry))) for entry in study["levels"] if run_file(entry).is_file()]
+    reference = levels[0][1]  # the first level is the default: its other methods stand beside all levels but teachers
+    lines = []
+    for entry, rows in levels:
+        others = rows if "full" in set(rows["method"]) else reference
+        none, full = (chosen(others, method)["accuracy"].mean() for method in ("none", "full"))
+        for method in rows["method"].unique():
+            part = chosen(rows, method)
+            line = {"factor": entry["factor"], "level": entry["level"], "method": method}
+            line |= {"rate": part["rate"].iloc[0], "steps": part["steps"].iloc[0], "accuracy": part["accuracy"].mean()}
+            line["recovered"] = (line["accuracy"] - none) / (full - none)
+            for name, other in (("random", chosen(others, "random")), ("default", chosen(reference, "mkdt"))):
+                if method == name or (name == "default" and (method != "mkdt" or rows is reference)):
+                    continue
+                found = interval(paired(part, other), "difference")
+                line |= dict(zip((f"vs_{name}", f"vs_{name}_low", f"vs_{name}_high"), found, strict=True))
+            lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def as_text(table):
+    """The table of the page."""
+
+    def spread(line, name):
+        values = [line[f"vs_{name}{end}"] for end in ("", "_low", "_high")]
+        return "-" if pd.isna(values[0]) else "{:+.1f} [{:+.1f}, {:+.1f}]".format(*values)
+
+    lines = [
+        "| factor | level | method | rate, steps | accuracy | recovered | vs random | vs the default |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for _, line in table.iterrows():
+        point = f"{line['rate']:g}, {line['steps']}" if line["steps"] else "-"
+        lines.append(
+            f"| {line['factor']} | {line['level']} | {line['method']} | {point} | {line['accuracy']:.1f} | "
+            f"{100 * line['recovered']:.0f} % | {spread(line, 'random')} | {spread(line, 'default')} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def plot(table):
+    """Each level's difference to the default, with its interval."""
+    part = table[(table["method"] == "mkdt") & table["vs_default"].notna()].iloc[::-1]
+    figure = Figure(figsize=(7, 0.8 + 0.32 * len(part)), layout="constrained")
+    axis = figure.subplots()
+    errors = [part["vs_default"] - part["vs_default_low"], part["vs_default_high"] - part["vs_default"]]
+    names = part["factor"] + ": " + part["level"].astype(str)
+    axis.errorbar(part["vs_default"], names, xerr=errors, color=STYLES["mkdt"][0], marker="D", linestyle="", capsize=2)
+    axis.axvline(0, color="#000000", linewidth=1)
+    axis.set_xlabel("validation accuracy against the default's, points (95 % interval)")
+    axis.grid(axis="x", alpha=0.25)
+    return figure
+
+
+def main():
+    """Measure, then make the page's table and figure."""
+    torch.set_num_threads(1)
+    study = yaml.safe_load(STUDY.read_text())
+    CACHE.mkdir(parents=True, exist_ok=True)
+    measure(study)
+    table = summarise(study)
+    save_table(RUNS.parent / "table.csv", table)
+    write_text(RUNS.parent / "table.md", as_text(table))
+    save_figure(RUNS.parent / "levels.png", plot(table))
+
+
+if __name__ == "__main__":
+    main()

@@ -253,7 +253,7 @@ def plot_matching(table):
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     for axes, (method, part) in zip(figure.subplots(1, 2, sharey=True), table.groupby("method"), strict=True):
         for epoch, group in part.groupby("start_epoch"):
-            mean = group.groupby(20 * (group["step"] // 20))["loss"].mean()
+            mean = group.groupby(20 * ((group["step"] - 1) // 20) + 10)["loss"].mean()
             axes.plot(mean.index, mean, marker=".", label=f"from epoch {epoch}")
         axes.axhline(1, color="#666666", linewidth=0.8)
         axes.set(title=method, xlabel="iteration", ylim=(0, None))

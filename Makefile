@@ -82,3 +82,7 @@ bench: $(VENV)/.run  ## speed and memory against plain implementations, as ratio
 
 study-what_matters: $(VENV)/.run  ## docs/studies/what_matters.md: table and figure from the levels that are measured
 	$(BIN)/python workflow/studies/what_matters.py
+
+study-digits: $(VENV)/.run  ## docs/studies/digits.md
+	$(BIN)/snakemake --cores $(CORES) --quiet rules --configfile config/studies/digits.yaml
+	$(BIN)/python workflow/studies/digits.py

@@ -246,7 +246,7 @@ def plot(table):
     names = part["factor"] + ": " + part["level"].astype(str)
     axis.errorbar(part["vs_default"], names, xerr=errors, color=STYLES["mkdt"][0], marker="D", linestyle="", capsize=2)
     axis.axvline(0, color="#000000", linewidth=1)
-    axis.set_xlabel("validation accuracy against the default's, points (95 % interval)")
+    axis.set_xlabel("difference to the default (points, 95 % interval)")
     axis.grid(axis="x", alpha=0.25)
     return figure
 

@@ -625,7 +625,11 @@ def test_nodes_take_turns_at_sqlite(local: Experiment) -> None:
         )
         for experiment in experiments
     ]
-    for step in range(40):
+    deadline = time.monotonic() + 90
+    while not all((experiment.folder / "progress.json").exists() for experiment in experiments):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    for step in range(20):
         for run in runs:
             run.metrics(step, {"loss": step / 4})
         time.sleep(0.2)
@@ -642,7 +646,7 @@ def test_nodes_take_turns_at_sqlite(local: Experiment) -> None:
     assert sum(a != b for a, b in itertools.pairwise(pids)) > 1, "they were not at work at the same time"
     for experiment in experiments:
         (run,) = experiment.runs()
-        assert experiment.arrived(run.info.run_id) == Counter({("loss", step, step / 4): 1 for step in range(40)})
+        assert experiment.arrived(run.info.run_id) == Counter({("loss", step, step / 4): 1 for step in range(20)})
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -38,11 +38,12 @@ def plot(summary):
     look = styles(METHODS) | {"mkdt_random": STYLES["mkdt"]}
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axis = figure.subplots()
-    for method in [method for method in METHODS if method in set(table["method"])]:
+    # A little sideways for each method, so that markers do not hide each other.
+    for k, method in enumerate([method for method in METHODS if method in set(table["method"])]):
         line = table[table["method"] == method].sort_values("share")
         colour, marker = look[method]
         if method in SUBSETS | DISTILLED:
-            axis.plot(line["share"], line["mean"], color=colour, marker=marker, label=method)
+            axis.plot(line["share"] * (0.97 + 0.01 * k), line["mean"], color=colour, marker=marker, label=method)
         else:
             axis.axhline(line["mean"].iloc[0], color=colour, linestyle="--" if method == "none" else ":", label=method)
     axis.set_xscale("log")

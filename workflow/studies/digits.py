@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 import mkdt.config as cfg
 from mkdt.artifacts import write_text
-from mkdt.report import accuracies, as_text, interval, paired, save_figure, save_table, styles, summarise
+from mkdt.report import STYLES, accuracies, as_text, interval, paired, save_figure, save_table, styles, summarise
 
 PAGE = Path("docs/studies/digits")
 SCORES = cfg.RESULTS / "digits_budgets" / "probe"
@@ -35,14 +35,15 @@ def against_best_subset(scores, accuracy):
 def plot(summary):
     """Accuracy against the budget, a line a method; no pre-training, all images and the teacher across."""
     table = summary[(summary["evaluation"] == "linear")].assign(share=lambda t: t["budget"].str[:-3].astype(float))
-    look = styles(METHODS)
+    look = styles(METHODS) | {"mkdt_random": STYLES["mkdt"]}
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axis = figure.subplots()
-    for method in [method for method in METHODS if method in set(table["method"])]:
+    # A little sideways for each method, so that markers do not hide each other.
+    for k, method in enumerate([method for method in METHODS if method in set(table["method"])]):
         line = table[table["method"] == method].sort_values("share")
         colour, marker = look[method]
         if method in SUBSETS | DISTILLED:
-            axis.plot(line["share"], line["mean"], color=colour, marker=marker, label=method)
+            axis.plot(line["share"] * (0.97 + 0.01 * k), line["mean"], color=colour, marker=marker, label=method)
         else:
             axis.axhline(line["mean"].iloc[0], color=colour, linestyle="--" if method == "none" else ":", label=method)
     axis.set_xscale("log")

@@ -94,9 +94,10 @@ def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def write_picture(path: str | Path, picture: torch.Tensor) -> None:
     """Write a PNG from ``picture``, uint8 [C,H,W] with C = 1 or 3, atomically."""
-    from torchvision.io import write_png
+    from torchvision.io import encode_png
 
-    write_atomically(path, lambda temporary: write_png(picture.cpu(), str(temporary)))
+    # Not write_png, which says nothing when the disk is full.
+    write_atomically(path, lambda temporary: temporary.write_bytes(encode_png(picture.cpu()).numpy().tobytes()))
 
 
 def save(

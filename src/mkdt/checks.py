@@ -80,7 +80,7 @@ def check(config: Config) -> None:
             f"budgets: {budget:g} of source '{config['source']}' is one image, but 'mtt_ssl' needs two: SSL compares images.",
         )
         _fail_if(
-            count > total, f"budgets: {budget:g} asks for {count} images, source '{config['source']}' has {total}."
+            count > total, f"budgets: {budget:g} asks for {count:.12g} images, source '{config['source']}' has {total}."
         )
     labels = [cfg.budget_label(budget) for budget in config["budgets"]]
     _fail_if(len(set(labels)) < len(labels), f"budgets: two entries mean the same ({', '.join(labels)}).")
@@ -210,6 +210,12 @@ def _check_dataset(config: Config, name: str) -> None:
             not published and entry[split] is None and needed,
             f"{key}.{split} must be a number: {kind} has no published {split} split.",
         )
+    for split in ("train", "validation", "test"):
+        value = entry[split]
+        _fail_if(
+            value is not None and value >= 1 and value != int(value),
+            f"{key}.{split} ({value}) is neither a fraction below 1 nor a whole number.",
+        )
     train, validation, test = cfg.cut_sizes(config, name)
     least = max(1, facts.classes)
     for split, count in (("validation", validation), ("test", test)):
@@ -250,7 +256,7 @@ def _check_network(key: str, spec: Mapping[str, Any], size: int) -> None:
             f"{key}.width is {spec['width']}, which norm 'group' cannot cut into 32 groups.",
         )
         _fail_if(
-            size // 2 ** spec["depth"] < 1,
+            spec["depth"] >= size.bit_length(),
             f"{key}.depth is {spec['depth']}, but images of {size}x{size} can be halved only {size.bit_length() - 1} times.",
         )
     smallest = 2 ** cfg.POOLS.get(spec["architecture"], 0)

@@ -53,10 +53,13 @@ def load(raw: Mapping[str, Any]) -> Config:
     from mkdt.checks import check  # it asks this module for sizes
 
     config = conform(raw)
-    check(config)
-    if config["scale"] == "smoke":
-        config = smoke(config, smallest_image(config))
+    try:
         check(config)
+        if config["scale"] == "smoke":
+            config = smoke(config, smallest_image(config))
+            check(config)
+    except OSError as error:  # a path too long, a disk that does not answer
+        raise UserError(f"config: a path in it cannot be looked at ({error}).") from error
     return config
 
 

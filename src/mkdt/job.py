@@ -99,7 +99,7 @@ class Stage:
         Raises:
             UserError: it is damaged or of another stage, or it lacks images where ``data.on_error`` wants all.
         """
-        artifact = artifacts.Artifact(path, stage)
+        artifact = self._artifact(path, stage)
         skipped = artifact.header.get("notes", {}).get("skipped", [])
         # No setting of the rule data: with it, every set would be decoded and used anew for one that has a bad file.
         if skipped and self.data["on_error"] == "fail":
@@ -116,9 +116,25 @@ class Stage:
             self._run.dataset(name, artifact.identity[:32], str(path), context, shapes)
         return artifact
 
+    def _artifact(self, path: str | Path, stage: str | None) -> artifacts.Artifact:
+        """Open an artifact; one that a job made under another name of the results was swapped or copied there."""
+        artifact = artifacts.Artifact(path, stage)
+        place, here = artifact.header.get("notes", {}).get("place"), self._place(path)
+        if None not in (place, here) and place != here:
+            raise UserError(
+                f"{path} is a whole file, but was made as {self._results / place}: put it back, or delete it and make it "
+                f"again with the rule '{artifact.header['stage']}'."
+            )
+        return artifact
+
+    def _place(self, path: str | Path) -> str | None:
+        """A path below the results; None outside."""
+        path = Path(path)
+        return path.relative_to(self._results).as_posix() if path.is_relative_to(self._results) else None
+
     def open_all(self, role: str, paths: Sequence[str], stage: str) -> list[artifacts.Artifact]:
         """Open several artifacts under one role."""
-        opened = [artifacts.Artifact(path, stage) for path in paths]
+        opened = [self._artifact(path, stage) for path in paths]
         self._read |= set(map(str, paths))
         self._identities[role] = artifacts.digest([artifact.identity for artifact in opened])
         for first in range(0, len(opened), IDENTITIES):
@@ -152,7 +168,7 @@ class Stage:
             code=self._code,
             inputs=self._identities,
             rows=rows,
-            notes=notes,
+            notes={"place": self._place(path)} | dict(notes or {}),
         )
         self._run.tag(f"output.{Path(path).name}", artifacts.Artifact(path).identity)
 
@@ -246,7 +262,7 @@ class Stage:
         if now or stop is not None or time.monotonic() - self._saved >= self._every:
             assert self._state_file is not None, "resume() comes before the first checkpoint"
             state = {"state": make(), "rows": self._rows, "run": self._run.id}
-            artifacts.write_atomically(self._state_file, lambda path: torch.save(state, path))
+            artifacts.write_atomically(self._state_file, lambda path: _save_state(state, path))
             self._saved = time.monotonic()
             stop = self._stop
         if stop is not None:
@@ -461,6 +477,13 @@ def _device(wanted: str, gpus: int) -> torch.device:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise UserError("compute.device is cuda, but torch sees no GPU here: set it to auto or cpu.")
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _save_state(state: Mapping[str, Any], path: Path) -> None:
+    try:
+        torch.save(state, path)
+    except RuntimeError as error:  # torch's word for a full disk
+        raise OSError(str(error).split("\n")[0]) from error
 
 
 def _content(path: str | Path) -> str:

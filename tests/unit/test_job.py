@@ -266,6 +266,24 @@ def test_finished_members_are_taken_over_unless_damaged(make: Any) -> None:
         assert not stage.restore(path)
 
 
+def test_swapped_files_are_noticed(make: Any) -> None:
+    """Two experts that changed places are whole files of the right rule; their place in the header gives them away."""
+    first, second = Path("results/d/t/000.safetensors"), Path("results/d/t/001.safetensors")
+    with job.stage(make()) as stage:
+        stage.save(first, {"x": torch.ones(3)})
+        stage.save(second, {"x": torch.zeros(3)})
+        stage.open_all("experts", [str(first), str(second)], "teacher")
+        first.rename("spare")
+        second.rename(first)
+        Path("spare").rename(second)
+        with pytest.raises(UserError, match=r"000\.safetensors.* was made as results/d/t/001\.safetensors.*'teacher'"):
+            stage.open_all("experts", [str(first), str(second)], "teacher")
+        elsewhere = second.rename("brought.safetensors")
+        assert stage.open("brought", elsewhere).tensor("x").tolist() == [1, 1, 1], (
+            "outside the results any name will do"
+        )
+
+
 def test_what_an_earlier_job_finished_is_not_made_again(make: Any) -> None:
     """Outputs that are gone, or that a job without its Snakemake made, come from the resume folder, unless damaged."""
     output, kept = Path("results/d/t/teacher.safetensors"), None

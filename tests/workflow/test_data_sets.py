@@ -91,7 +91,7 @@ def test_decoding_goes_on_after_a_kill_and_bad_files_are_named(project: Project,
 
     (pictures / "7.jpg").write_bytes(content[:100])
     project.run(target, "--forcerun", "data", "--config", "data={on_error: skip}")
-    assert Artifact(project.folder / target, "data").header["notes"] == {"skipped": ["größe/7.jpg"]}
+    assert Artifact(project.folder / target, "data").header["notes"]["skipped"] == ["größe/7.jpg"]
     (pictures / "7.jpg").write_bytes(content)
     project.run(target, "--forcerun", "data", cores=1)
     assert (project.folder / target).read_bytes() == resumed

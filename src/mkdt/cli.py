@@ -8,7 +8,10 @@ from importlib import import_module
 from mkdt.errors import UserError
 
 # name: (module with `add_arguments(parser)`, which sets `run`: arguments -> exit code; help)
-COMMANDS = {"track": ("mkdt.sync", "runs and MLflow")}
+COMMANDS = {
+    "run": ("mkdt.run", "snakemake, after what a killed one left is cleared away"),
+    "track": ("mkdt.sync", "runs and MLflow"),
+}
 
 
 def main(words: Sequence[str] | None = None) -> int:

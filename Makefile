@@ -1,11 +1,11 @@
-# make demo | test | test-slurm | ui | lint | bench: each sets up what it needs. PYTHON and PIP_ARGS may be given on the command line.
+# make demo | run | drill | test | test-slurm | ui | lint | bench: each sets up what it needs. PYTHON and PIP_ARGS may be given on the command line.
 PYTHON ?= python3
 PIP_ARGS ?=
 CORES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast test-slurm drill-slurm estimate lint format ui sync bench config-docs clean-resume \
+.PHONY: demo run drill test test-fast test-slurm drill-slurm estimate lint format ui sync bench config-docs clean-resume \
 	clean-environment study-ssl_trajectories study-what_matters study-digits
 .DEFAULT_GOAL := demo
 
@@ -27,6 +27,12 @@ demo: $(VENV)/.run  ## the whole pipeline on the default config
 	$(BIN)/snakemake --cores $(CORES) --quiet rules
 	@cat results/digits_1pct/report/summary.md
 	@echo "Figures and tables: results/digits_1pct/report/   Runs, curves and pictures: make ui"
+
+run: $(VENV)/.run  ## snakemake, after what a killed run left is cleared away; ARGS='--configfile ...'
+	$(BIN)/mkdt run --cores $(CORES) $(ARGS)
+
+drill: $(VENV)/.dev  ## kill random processes of a small run 25 times, then compare every file with an undisturbed run
+	MKDT_DRILL_ROUNDS=25 $(BIN)/pytest -s tests/workflow/test_drill.py
 
 test: $(VENV)/.dev lint  ## lint, types, unit and workflow tests
 	$(BIN)/pytest

@@ -9,6 +9,7 @@ from mkdt.errors import UserError
 
 # name: (module with `add_arguments(parser)`, which sets `run`: arguments -> exit code; help)
 COMMANDS = {
+    "run": ("mkdt.run", "snakemake, after what a killed one left is cleared away"),
     "doctor": ("mkdt.doctor", "whether a run can succeed on this machine, and what to do if not"),
     "inspect": ("mkdt.inspection", "an artifact in words: what it is, what made it, how to make it again"),
     "export": ("mkdt.export", "a set or an encoder in a folder that works alone"),

@@ -46,10 +46,11 @@ def test_the_default_is_valid_and_strings_become_what_they_mean() -> None:
     assert cfg.load(as_strings(DEFAULT)) == loaded
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "config/experiments").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*/*.yaml")), ids=lambda path: path.stem)
 def test_every_experiment_file_is_valid(path: Path) -> None:
     """A study that does not pass its own checks would waste its first user's time."""
-    cfg.load(merged(DEFAULT, yaml.safe_load(path.read_text())))
+    study = yaml.safe_load(path.read_text())
+    cfg.load(merged(DEFAULT, study.get("base", study)))  # a study of many levels overrides its base
 
 
 def test_a_method_from_a_file_is_named_after_it() -> None:

@@ -339,6 +339,7 @@ def register(config: Config, registry: Path, given: Mapping[str, Any]) -> None:
     """
     registry.mkdir(parents=True, exist_ok=True)
     whole = json.loads(json.dumps(given))  # Snakemake's ordered dicts as plain ones
+    whole["tracking"]["uri"] = None  # it may hold a password, and where runs are sent makes no result
     texts = {
         "json": json.dumps(names(config), sort_keys=True, indent=1),
         "yaml": yaml.safe_dump(whole, sort_keys=False, allow_unicode=True),

@@ -256,7 +256,7 @@ def test_with_a_checkpoint_no_other_key_of_the_teacher_counts(tmp_path: Path) ->
     assert "file" not in slice_["checkpoint"]  # where it lies does not matter, what it holds is in the header
     assert cfg.settings(loaded, "targets") == cfg.settings(cfg.load(DEFAULT), "targets") == {"seed": 0}
     # But one name for two files is two teachers.
-    cfg.register(loaded, tmp_path, {})
+    cfg.register(loaded, tmp_path, loaded)
     (tmp_path / "other.pt").touch()
     brought["teacher"]["checkpoint"]["file"] = str(tmp_path / "other.pt")
     with pytest.raises(UserError, match=r"results/digits/vicreg.*file: "):
@@ -318,3 +318,11 @@ def test_any_value_anywhere_is_taken_or_explained(key: str, inner: int, value: A
         over = {names[inner % len(names)]: value}
     with contextlib.suppress(UserError):
         cfg.load(merged(DEFAULT, {key: over}))
+
+
+def test_no_password_is_noted_with_the_config(tmp_path: Path) -> None:
+    """The address of the tracking server stays out of results/."""
+    given = merged(DEFAULT, {"tracking": {"uri": "https://me:secret@server"}})
+    cfg.register(cfg.load(given), tmp_path, given)
+    assert len(files := list(tmp_path.iterdir())) == 2
+    assert not any("secret" in file.read_text() for file in files)

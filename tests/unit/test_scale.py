@@ -49,7 +49,7 @@ def test_all_experiments_share_one_results_folder_at_both_scales(tmp_path: Path)
         for file in FILES:
             config = loaded(file, scale)
             cfg.check_names(config, tmp_path)
-            cfg.register(config, tmp_path, {})
+            cfg.register(config, tmp_path, config)
             names.setdefault(scale, set()).update({config["experiment"], *cfg.used_datasets(config)})
     assert not names["full"] & names["smoke"]
 

@@ -168,6 +168,7 @@ wildcard_constraints:
 
 
 TRACKER = tracking.Tracker(config, cfg.RESULTS)
+config["tracking"]["uri"] = None  # it may hold a password, and Snakemake writes the config into each job's script
 
 
 onstart:

@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: demo run drill test test-fast test-slurm drill-slurm estimate lint format ui sync bench config-docs clean-resume \
-	clean-environment study-ssl_trajectories study-what_matters study-digits
+	clean-environment study-ssl_trajectories study-what_matters study-digits study-fashion
 .DEFAULT_GOAL := demo
 
 $(VENV)/.run: pyproject.toml constraints.txt
@@ -92,3 +92,6 @@ study-what_matters: $(VENV)/.run  ## docs/studies/what_matters.md: table and fig
 study-digits: $(VENV)/.run  ## docs/studies/digits.md
 	$(BIN)/snakemake --cores $(CORES) --quiet rules --configfile config/studies/digits.yaml
 	$(BIN)/python workflow/studies/digits.py
+
+study-fashion: $(VENV)/.run  ## docs/studies/fashion.md; downloads Fashion-MNIST
+	$(BIN)/snakemake --cores $(CORES) --quiet rules --configfile config/studies/fashion.yaml

@@ -185,17 +185,31 @@ class Stage:
 
     # -- what several rules do alike
 
-    def start_distilling(self) -> tuple[SyntheticSet, dict[str, Any] | None]:
-        """The subset that a distillation starts from, and the state of an earlier job; after all other inputs are open."""
+    def distill(self, distiller: Callable[..., tuple[SyntheticSet, torch.Tensor]], *inputs: Any) -> None:
+        """Distil the initial subset; write the set, its metrics, and a picture of how it came about.
+
+        Args:
+            distiller: called with the subset, ``inputs``, the student and the settings, and by name ``seed``, ``distill_seed``,
+                ``device``, ``state``, ``report`` and ``checkpoint``; returns the set and its history, float32 [k,m',C,H,W].
+            inputs: what else it sees; they are open before the subset, since all inputs decide the resume state.
+        """
         self.open("initial", self.input.initial, "subset")
         initial = load_synthetic(self.input.initial)
         state = self.resume()
         self.show(0, initial.pixels())
         self.expect(self.settings["iterations"], "iteration", state["iteration"] if state else 0)
-        return initial, state
-
-    def save_distilled(self, synthetic: SyntheticSet, history: torch.Tensor) -> None:
-        """Write a distilled set, its metrics, and a picture of how it came about (``history`` float32 [k,m',C,H,W])."""
+        synthetic, history = distiller(
+            initial,
+            *inputs,
+            self.settings["student"],
+            self.settings,
+            seed=self.seed,
+            distill_seed=int(self.wildcards.distill_seed),
+            device=self.device,
+            state=state,
+            report=self.report,
+            checkpoint=self.checkpoint,
+        )
         self.write_metrics(self.output.metrics)
         pictures = torch.cat([synthetic.pixels(images) for images in history])
         artifacts.write_picture(self.output.evolution, grid(pictures, columns=history.shape[1], most=len(pictures)))

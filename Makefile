@@ -6,7 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: demo run drill test test-fast test-slurm drill-slurm estimate lint format ui sync bench config-docs clean-resume \
-	clean-environment study-ssl_trajectories study-what_matters study-digits study-fashion
+	clean-environment study-ssl_trajectories study-what_matters study-digits study-fashion \
+	study-architectures
 .DEFAULT_GOAL := demo
 
 $(VENV)/.run: pyproject.toml constraints.txt
@@ -95,3 +96,7 @@ study-digits: $(VENV)/.run  ## docs/studies/digits.md
 
 study-fashion: $(VENV)/.run  ## docs/studies/fashion.md; downloads Fashion-MNIST
 	$(BIN)/snakemake --cores $(CORES) --quiet rules --configfile config/studies/fashion.yaml
+
+study-architectures: $(VENV)/.run  ## docs/studies/architectures.md
+	$(BIN)/snakemake --cores $(CORES) --quiet rules --configfile config/studies/architectures.yaml
+	$(BIN)/python workflow/studies/architectures.py

@@ -1,6 +1,6 @@
 """The report: tables with numbers and intervals, and the figures that go with them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from scipy.stats import t as student_t
 from torch import Tensor
 
 from mkdt.artifacts import write_atomically, write_text
+from mkdt.methods import METHODS
 
 KEYS = ["source", "budget", "method", "student", "downstream", "evaluation", "label_fraction"]
 RUN = ["distill_seed", "seed", "label_draw"]
@@ -71,6 +72,13 @@ def interval(table: pd.DataFrame, value: str, factors: Sequence[str] = RUN) -> t
     freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
     half = float(student_t.ppf((1 + LEVEL) / 2, freedom)) * variance**0.5
     return mean, mean - half, mean + half
+
+
+def read_scores(files: Iterable[str | Path], source: str) -> pd.DataFrame:
+    """The rows of all files of rule probe, with the column ``source`` before them."""
+    scores = pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
+    scores.insert(0, "source", source)
+    return scores
 
 
 def accuracies(scores: pd.DataFrame, budgets: Sequence[str]) -> pd.DataFrame:
@@ -140,6 +148,38 @@ def summarise(accuracy: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows).reindex(columns=columns)
 
 
+def against_best_subset(scores: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
+    """Distilled sets against the real subset of their budget that the validation split prefers, by the linear probe.
+
+    Args:
+        scores: as from ``read_scores``.
+        accuracy: what ``accuracies`` made of them.
+
+    Returns:
+        one row a setting and distilled method: ``KEYS`` but the evaluation, ``subset`` (the one preferred), and the paired
+        ``difference`` to it in points with ``low`` and ``high`` of its 95 % interval.
+    """
+    setting = [key for key in KEYS if key not in {"method", "evaluation"}]
+    subsets = [name for name, method in METHODS.items() if method.rule == "subset"]
+    validation = scores[(scores["split"] == "validation") & (scores["evaluation"] == "linear") & scores["chosen"]]
+    validation = validation[validation["method"].isin(subsets)]
+    places = dict(iter(validation.groupby(["student", "budget"])))
+    rows = []
+    for values, group in accuracy[accuracy["evaluation"] == "linear"].groupby(setting, sort=True):
+        where = dict(zip(setting, values, strict=True))
+        parts = {str(method): part for method, part in group.groupby("method")}
+        distilled = [method for method in parts if method in METHODS and METHODS[method].distilled]
+        place = where["student"], where["budget"]
+        if not distilled or place not in places:
+            continue
+        subset = str(places[place].groupby("method")["accuracy"].mean().idxmax())
+        for method in distilled:
+            found = interval(paired(parts[method], parts[subset]), "difference")
+            row = where | {"method": method, "subset": subset}
+            rows.append(row | dict(zip(("difference", "low", "high"), found, strict=True)))
+    return pd.DataFrame(rows, columns=[*setting, "method", "subset", "difference", "low", "high"])
+
+
 def curve(scores: pd.DataFrame, budgets: Sequence[str]) -> pd.DataFrame:
     """Test accuracy of the linear probe against the number of pre-training steps, each at the rate that validation preferred there.
 
@@ -167,6 +207,25 @@ def by_fraction(accuracy: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table, without a line break at its end."""
+    first, *rest = ("| " + " | ".join(cells) + " |" for cells in [header, *rows])
+    return "\n".join([first, "|" + "---|" * len(header), *rest])
+
+
+def spread(row: Mapping[Any, Any], names: Sequence[str] = ("difference", "low", "high")) -> str:
+    """A difference with its interval: ``+1.5 [+0.2, +2.8]``; ``-`` where there is none."""
+    difference, low, high = (row[name] for name in names)
+    if pd.isna(difference):
+        return "-"
+    return f"{difference:+.1f}" + (f" [{low:+.1f}, {high:+.1f}]" if pd.notna(low) else "")
+
+
+def share(recovered: float) -> str:
+    """A recovered share in whole per cent; ``-`` where there is no gain to share."""
+    return f"{100 * recovered:.0f} %" if pd.notna(recovered) else "-"
+
+
 def as_text(summary: pd.DataFrame, protocol: str) -> str:
     """The summary as a Markdown table for a terminal: one row a method, one pair of columns a label fraction."""
     lines = []
@@ -178,10 +237,11 @@ def as_text(summary: pd.DataFrame, protocol: str) -> str:
             f"{source} at {budget}, {student}, {EVALUATIONS[str(evaluation)]} on {downstream}, protocol {protocol}; "
             "accuracy in per cent: mean ± deviation, difference to random [95 % interval], recovered",
             "",
-            "| method | lr, steps |"
-            + "".join(f" {fraction:.4g} of labels | vs random | recovered |" for fraction in fractions),
-            "|---|---|" + "---|---|---|" * len(fractions),
         ]
+        header = ["method", "lr, steps"]
+        for fraction in fractions:
+            header += [f"{fraction:.4g} of labels", "vs random", "recovered"]
+        rows = []
         for method in group["method"].unique():
             part = group[group["method"] == method].set_index("label_fraction")
             first = part.iloc[0]
@@ -189,12 +249,10 @@ def as_text(summary: pd.DataFrame, protocol: str) -> str:
             cells = [method, f"{first['rate']:.3g}, {first['steps']}{edge}" if first["steps"] else "-"]
             for fraction in fractions:
                 row = part.loc[fraction]
-                cells.append(f"{row['mean']:.1f} ± {row['std']:.1f}")
-                spread = f" [{row['low']:+.1f}, {row['high']:+.1f}]" if pd.notna(row["low"]) else ""
-                cells.append(f"{row['difference']:+.1f}{spread}" if pd.notna(row["difference"]) else "-")
-                cells.append(f"{100 * row['recovered']:.0f} %" if pd.notna(row["recovered"]) else "-")
-            lines.append("| " + " | ".join(cells) + " |")
+                cells += [f"{row['mean']:.1f} ± {row['std']:.1f}", spread(row), share(row["recovered"])]
+            rows.append(cells)
         lines += [
+            markdown(header, rows),
             "",
             *(["\\* chosen at the edge of the grid: a larger one might give more."] * bool(group["at_edge"].any())),
             "",
@@ -271,31 +329,36 @@ def draw_curve(axis: Axes, points: pd.DataFrame, methods: Sequence[str], against
     axis.grid(alpha=0.25)
 
 
-def draw_differences(axis: Axes, summary: pd.DataFrame, methods: Sequence[str]) -> None:
+def draw_differences(
+    axis: Axes, summary: pd.DataFrame, methods: Sequence[str], by: Sequence[str] = ("downstream", "label_fraction")
+) -> None:
     """Draw differences to the random subset with their intervals: a band a downstream set and label fraction.
 
     Args:
         axis: where to draw.
-        summary: rows of ``summarise`` of one evaluation, budget and student.
+        summary: rows of ``summarise`` that differ in ``method`` and ``by`` alone.
         methods: which, in order.
+        by: the columns that name a band.
     """
-    bands = list(summary[["downstream", "label_fraction"]].drop_duplicates().itertuples(index=False, name=None))
+    by = list(by)
+    bands = list(summary[by].drop_duplicates().itertuples(index=False, name=None))
     compared = summary[summary["difference"].notna()]
     shown = [method for method in methods if (compared["method"] == method).any()]
     look = styles(methods)
     for k, method in enumerate(shown):
         part = compared[compared["method"] == method]
-        height = [
-            bands.index(band) for band in part[["downstream", "label_fraction"]].itertuples(index=False, name=None)
-        ]
+        height = [bands.index(band) for band in part[by].itertuples(index=False, name=None)]
         colour, marker, _ = look[method]
         axis.errorbar(
             part["difference"], [h + 0.7 * ((k + 0.5) / len(shown) - 0.5) for h in height],
             xerr=[part["difference"] - part["low"], part["high"] - part["difference"]],
-            color=colour, marker=marker, linestyle="", markersize=6, elinewidth=1.5, capsize=2.5,
+            color=colour, marker=marker, linestyle="", markersize=6, elinewidth=1.5, capsize=2.5, label=method,
         )  # fmt: skip
     axis.axvline(0, color="#000000", linewidth=0.8)
-    axis.set_yticks(range(len(bands)), [f"{name}\n{100 * fraction:.4g} %" for name, fraction in bands])
+    names = [
+        "\n".join(f"{100 * part:.4g} %" if isinstance(part, float) else str(part) for part in band) for band in bands
+    ]
+    axis.set_yticks(range(len(bands)), names)
     axis.set_ylim(len(bands) - 0.5, -0.5)
     for k in range(1, len(bands)):
         axis.axhline(k - 0.5, color="#999999", linewidth=0.5, linestyle=":")

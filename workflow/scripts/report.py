@@ -14,8 +14,7 @@ from mkdt.tracking import code_version
 
 with job.stage(snakemake) as stage:
     settings, output = stage.settings, stage.output
-    scores = pd.concat([pd.read_csv(path) for path in stage.input.scores])
-    scores.insert(0, "source", settings["source"])
+    scores = report.read_scores(stage.input.scores, settings["source"])
     accuracy = report.accuracies(scores, settings["budgets"])
     summary = report.summarise(accuracy, settings["methods"])
     points = report.curve(scores, settings["budgets"])

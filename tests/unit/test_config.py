@@ -282,6 +282,16 @@ def test_the_subset_of_one_method_does_not_depend_on_the_options_of_another() ->
         assert (slices[0] == slices[1]) == same
 
 
+@pytest.mark.parametrize("init", ["random", "high_loss", "kmeans"])
+def test_a_name_decides_where_distillation_starts_and_else_the_key(init: str) -> None:
+    """`mkdt` and `mtt_ssl` follow `distill.init`, `krr_st` its own key; each of them has a method with the start in its name."""
+    other = "kmeans" if init == "random" else "random"
+    loaded = cfg.load(merged(DEFAULT, {"distill": {"init": init}, "krr_st": {"init": other}}))
+    assert [cfg.initial_method(loaded, method) for method in ("mkdt", "mtt_ssl", "krr_st")] == [init, init, other]
+    assert cfg.initial_method(loaded, f"mkdt_{init}") == init
+    assert cfg.initial_method(loaded, f"mkdt_{other}") == other
+
+
 def test_leftovers_of_another_architecture_do_not_count() -> None:
     """An experiment that switches to resnet18 inherits blocks and width from the default; they mean nothing there."""
     loaded = cfg.load(merged(DEFAULT, {"teacher": {"backbone": {"architecture": "resnet18"}}}))

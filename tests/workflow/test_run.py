@@ -100,6 +100,7 @@ def test_the_other_methods_go_the_same_way(changed: Project) -> None:
         "--config",
         f"methods=[{','.join(methods)}]",
         "krr_st={init: high_loss}",
+        "distill={init: kmeans}",  # of mtt_ssl
         "pretrain={students: [convnet, convnet_bn]}",
         "probe={finetune: {rates: [0.01], steps: 2, batch: 8, weight_decay: 0}}",
     )
@@ -111,6 +112,8 @@ def test_the_other_methods_go_the_same_way(changed: Project) -> None:
     sets = changed.folder / "results/tiny/sets"
     started = Artifact(sets / "krr_st/6img/0.safetensors").tensor("init_index")
     assert torch.equal(started, Artifact(sets / "high_loss/6img/0.safetensors").tensor("init_index"))
+    started = Artifact(sets / "mtt_ssl/6img/1.safetensors").tensor("init_index")
+    assert torch.equal(started, Artifact(sets / "kmeans/6img/1.safetensors").tensor("init_index"))
 
 
 def test_all_methods_start_from_the_same_students(project: Project) -> None:

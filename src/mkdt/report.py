@@ -27,15 +27,20 @@ STYLES: dict[str, Style] = {
     "random": ("#0072B2", "o", "-"),
     "high_loss": ("#E69F00", "s", "-."),
     "mkdt": ("#D55E00", "D", "-"),
+    "mkdt_random": ("#882255", "<", "-"),
     "full": ("#009E73", "^", ":"),
     "teacher": ("#666666", "*", ":"),
+}
+AGAINST = {
+    "steps": "pre-training steps",
+    "label_fraction": "share of the labels",
+    "share": "budget, share of the images",
 }
 UNTRAINED = {"none": "none (no pre-training)"}
 SPARE_STYLES: list[Style] = [
     ("#CC79A7", "v", "--"),
     ("#56B4E9", "P", "-."),
     ("#F0E442", "X", ":"),
-    ("#882255", "<", "-"),
     ("#332288", ">", "--"),
     ("#999999", "p", "-."),
 ]
@@ -300,7 +305,7 @@ def draw_curve(axis: Axes, points: pd.DataFrame, methods: Sequence[str], against
         axis: where to draw.
         points: of one setting, with ``method``, ``mean``, ``low``, ``high`` and ``against``.
         methods: which, in order.
-        against: the column of the horizontal axis, logarithmic. What has it 0 everywhere (no steps) is a level line.
+        against: the column of the horizontal axis, one of ``AGAINST``, logarithmic. What has it 0 everywhere (no steps) is a level line.
     """
     look = styles(methods)
     # A little sideways for each method, so that intervals do not hide each other.
@@ -322,10 +327,9 @@ def draw_curve(axis: Axes, points: pd.DataFrame, methods: Sequence[str], against
         )  # fmt: skip
     axis.set_xscale("log")
     ticks = sorted(value for value in points[against].unique() if value)
-    fractions = against == "label_fraction"
-    axis.set_xticks(ticks, [f"{100 * value:g} %" if fractions else str(value) for value in ticks])
+    axis.set_xticks(ticks, [str(value) if against == "steps" else f"{100 * value:g} %" for value in ticks])
     axis.minorticks_off()
-    axis.set_xlabel("share of the labels" if fractions else "pre-training steps")
+    axis.set_xlabel(AGAINST[against])
     axis.grid(alpha=0.25)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def noise_share(draws: Tensor) -> float:
-    """E|x - m|^2 / E|x|^2 from independent draws, float [R,P], R > 1; in [0, 1] up to rounding."""
+    """E|x - m|^2 / E|x|^2 from independent draws, float [R,P], R > 1; from 0 to, by chance, R / (R - 1)."""
     noise = draws.var(0).sum()
     return float(noise / draws.square().sum(1).mean())
 

@@ -1,10 +1,27 @@
 """The scripts of the studies on made scores: their tables, texts and figures."""
 
+from pathlib import Path
+from typing import Any
+
 import architectures
+import digits
 import pandas as pd
 import pytest
+import ssl_trajectories
+import torch
+import what_matters
+import yaml
+from torch import Tensor
 
-from mkdt import report
+from mkdt import artifacts, report, studies
+from mkdt import config as cfg
+from mkdt.errors import UserError
+from mkdt.experts import train_expert
+from mkdt.mtt_ssl import train_ssl_expert
+from mkdt.resources import merge
+from mkdt.synthetic import SyntheticSet
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 def scores(
@@ -74,3 +91,176 @@ def test_the_table_of_architectures(two_students: pd.DataFrame) -> None:
     )
     (axis,) = architectures.plot(ordered, ["none", "random", "kmeans", "mkdt", "full"]).axes
     assert [label.get_text() for label in axis.get_yticklabels()] == ["convnet", "alexnet"]
+
+
+def test_the_scores_so_far_make_the_tables(
+    two_students: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Methods and budgets that are still to be measured are left out; nothing at all is refused."""
+    monkeypatch.setattr(studies, "RESULTS", tmp_path)
+    config = {
+        "experiment": "e",
+        "source": "digits",
+        "budgets": [0.005, 0.01],
+        "methods": ["none", "sas", "random", "full"],
+    }
+    with pytest.raises(UserError, match="no scores yet"):
+        studies.tables(config)
+    for (student, method, budget), rows in two_students.drop(columns="source").groupby(["student", "method", "budget"]):
+        path = tmp_path / "e/probe" / str(student) / str(method) / f"{budget}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        report.save_table(path, rows)
+    scores, accuracy, summary = studies.tables(config)
+    assert len(scores) == len(two_students)
+    assert set(accuracy["budget"]) == {"1pct"}
+    for _, rows in summary.groupby("student"):
+        assert list(rows["method"]) == ["none", "random", "full"]
+
+
+def test_the_figure_of_budgets(two_students: pd.DataFrame) -> None:
+    """A line for each method with a budget, in per cent of the images; the others go across."""
+    one = two_students[two_students["student"] == "convnet"]
+    larger = one[one["budget"] != "all"].assign(budget="5pct", accuracy=lambda table: table["accuracy"] + 1)
+    accuracy = report.accuracies(pd.concat([one, larger]), ["1pct", "5pct"])
+    (axis,) = digits.plot(accuracy, ["none", "random", "mkdt", "full"], {"1pct": 0.01, "5pct": 0.05}).axes
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["1 %", "5 %"]
+    _, names = axis.get_legend_handles_labels()
+    assert sorted(names) == ["full", "mkdt", "none (no pre-training)", "random"]
+    lines = {tuple(line.get_ydata()) for line in axis.get_lines()}
+    assert (76.0, 77.0) in lines  # random: 74 and the means over seeds and draws
+    assert (82.0, 82.0) in lines  # full
+
+
+TINY: dict[str, Any] = {
+    "base": {
+        "datasets": {"digits": {"kind": "digits", "train": 60, "validation": 40, "test": 397, "image_size": None}},
+        "teacher": {
+            "epochs": 2,
+            "warmup_epochs": 1,
+            "batch": 30,
+            "projector": [8, 8],
+            "backbone": {"blocks": [1], "width": 8},
+        },
+        "students": {"convnet": {"width": 4}},
+        "experts": {"count": 2, "per_job": 2, "epochs": 2},
+        "budgets": [10],
+        "distill_seeds": [0, 1],
+        "distill": {"iterations": 2, "steps": 2, "retain": 2, "start_epochs": 1},
+        "pretrain": {"seeds": [0, 1], "rates": [0.05], "steps": [2, 4]},
+        "probe": {"label_fractions": [0.5], "label_draws": 2, "selection_draws": 2},
+    },
+    "defaults": {"teacher": {"method": "vicreg"}},
+    "levels": [
+        {"factor": "teacher", "level": "VICReg", "methods": ["none", "teacher", "random", "full", "mkdt"]},
+        {"factor": "initialisation", "level": "kmeans", "methods": ["kmeans", "mkdt"], "init": "kmeans"},
+        {"factor": "N", "level": 1, "config": {"distill": {"steps": 1, "retain": 1}}},
+    ],
+}
+
+
+@pytest.mark.slow
+def test_what_matters_from_the_levels_to_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each level is measured once, with the seeds that its methods have; the first one is what others are held against."""
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(what_matters, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(what_matters, "RUNS", tmp_path / "runs")
+    (tmp_path / "cache").mkdir()
+    what_matters.measure(TINY | {"levels": TINY["levels"][:2]})
+    runs = {path.name: path.read_bytes() for path in (tmp_path / "runs").iterdir()}
+    assert set(runs) == {"teacher_VICReg.csv", "initialisation_kmeans.csv"}
+    first = pd.read_csv(tmp_path / "runs/teacher_VICReg.csv")
+    # Two label draws for each network: the teacher; two students, untrained; at two points of the grid; and for two subsets.
+    assert first["method"].value_counts().to_dict() == {"teacher": 2, "none": 4, "full": 8, "random": 16, "mkdt": 16}
+    what_matters.measure(TINY)  # the third alone is missing
+    assert {name: (tmp_path / "runs" / name).read_bytes() for name in runs} == runs
+    table = what_matters.summarise(TINY)
+    assert table["factor"].tolist() == ["teacher"] * 5 + ["initialisation"] * 2 + ["N"]
+    line = table.set_index("method").loc["full"]
+    assert line["recovered"] == 1
+    text = what_matters.as_text(table).splitlines()
+    assert len(text) == 10
+    assert text[-1].startswith("| N | 1 | mkdt | 0.05, ")
+    (axis,) = what_matters.plot(table).axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["initialisation: kmeans", "N: 1"]
+
+
+@pytest.fixture
+def ssl_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl_trajectories.Source:
+    """What the workflow makes for study 3, at the smallest size, and loops as short."""
+    for name, value in {
+        "RUNS": 2,
+        "EPOCHS": 1,
+        "BATCH": 12,
+        "BATCHES": 2,
+        "VIEWS": 2,
+        "SIZES": [8],
+        "DRAWS": 2,
+    }.items():
+        monkeypatch.setattr(ssl_trajectories, name, value)
+    monkeypatch.setattr(cfg, "RESULTS", tmp_path)
+    raw = yaml.safe_load((REPOSITORY / "config/config.yaml").read_text())
+    raw = merge(raw, yaml.safe_load((REPOSITORY / "config/studies/ssl_trajectories.yaml").read_text()))
+    raw = merge(
+        raw, TINY["base"] | {"teacher": {}, "datasets": {}, "distill_seeds": [0], "mtt_ssl": {"projector": [4, 4]}}
+    )
+    config = cfg.load(raw)
+    stream = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (24, 1, 8, 8), generator=stream, dtype=torch.uint8)
+    mean, std = torch.tensor([0.5]), torch.tensor([0.3])
+    normal = (images.float() / 255 - 0.5) / 0.3
+    targets = torch.tanh(normal.flatten(1) @ torch.randn(64, 3, generator=stream) / 8)
+
+    def keep(path: str, **tensors: Tensor) -> None:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        artifacts.save(tmp_path / path, tensors, stage="made", rows=["trajectory"] if "trajectory" in tensors else [])
+
+    keep("digits_tuning/data.safetensors", train_images=images, train_labels=torch.arange(24) % 10, mean=mean, std=std)
+    keep("digits_tuning/barlow_twins/targets.safetensors", targets=targets)
+    for k in range(2):
+        settings = cfg.settings(config, "experts")
+        expert = train_expert(normal, targets, settings["student"], settings, seed=0, expert=k)
+        keep(f"digits_tuning/barlow_twins/convnet/experts/{k:03d}.safetensors", **expert)
+        settings = cfg.settings(config, "sslexperts") | {"batch": 12}
+        expert = train_ssl_expert(normal, mean, std, settings["student"], settings, seed=0, expert=k)
+        keep(f"ssl_trajectories/ssl_experts/{k:03d}.safetensors", **expert)
+    made = SyntheticSet(normal[:10], targets[:10], torch.tensor(0.1), mean, std, torch.arange(10))
+    keep("ssl_trajectories/sets/random/10img/0.safetensors", **made.tensors())
+    return ssl_trajectories.Source(config)
+
+
+def test_all_objectives_start_from_the_same_backbone(ssl_source: ssl_trajectories.Source) -> None:
+    """Their noise is compared on equal ground; the heads differ."""
+    first, *others = (ssl_source.model(objective)[0] for objective in ssl_trajectories.NAMES)
+    for other in others:
+        assert all(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.slow
+def test_what_is_drawn_makes_the_noise(ssl_source: ssl_trajectories.Source) -> None:
+    """Without views regression has none from one expert and epoch; SSL has, from its views."""
+    weights, gradients, hypergradients = ssl_trajectories.measure(ssl_source)
+    assert len(weights) == 5 * 2  # objectives and rates, one epoch
+    assert weights["noise_share"].between(0, 2).all()  # of two draws
+    without = gradients["objective"].isin(["supervised", "kd"])
+    assert (gradients.loc[without, "views"] == 0).all()
+    assert (gradients.loc[~without, "views"] > 0).all()
+    share = hypergradients.set_index(["method", "drawn"])["noise_share"]
+    assert share["mkdt", "views"] == pytest.approx(0, abs=1e-6)
+    assert share["mtt_ssl", "views"] > 1e-3
+    left, right = ssl_trajectories.plot(weights, gradients).axes
+    assert len(left.get_lines()) == 10
+    assert len(right.get_lines()) == 5 + 3  # and the part of the views, where there are any
+
+
+def test_the_figure_of_the_matching_loss() -> None:
+    """A mean a start epoch over windows of 20 iterations, a panel a method."""
+    rows = [
+        {"method": method, "start_epoch": epoch, "step": step, "loss": float(epoch)}
+        for method in ("mkdt", "mtt_ssl")
+        for epoch in (0, 1)
+        for step in range(1, 41)
+    ]
+    for axis in ssl_trajectories.plot_matching(pd.DataFrame(rows)).axes:
+        lines = {line.get_label(): line for line in axis.get_lines()}
+        assert list(lines["from epoch 1"].get_xdata()) == [10, 30]
+        assert list(lines["from epoch 1"].get_ydata()) == [1.0, 1.0]

@@ -6,13 +6,15 @@ reads. It calls the stages' functions in one process; results go to docs/studies
 
 import copy
 import shutil
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mkdt import config as cfg
@@ -25,7 +27,7 @@ from mkdt.models import Projector, build_backbone
 from mkdt.mtt_ssl import distill_ssl, draw_views
 from mkdt.report import save_figure, save_table
 from mkdt.ssl import LOSSES, build_views
-from mkdt.synthetic import load_synthetic
+from mkdt.synthetic import SyntheticSet, load_synthetic
 from mkdt.variance import nested_shares, noise_share
 
 CONFIG = Path("config/studies/ssl_trajectories.yaml")
@@ -54,7 +56,7 @@ NAMES = {
 class Source:
     """What the workflow made, and the five objectives on it, all on one student's backbone with equal initial weights."""
 
-    def __init__(self, config):
+    def __init__(self, config: cfg.Config) -> None:
         self.config, self.seed = config, config["seed"]
         data = Artifact(cfg.RESULTS / config["source"] / "data.safetensors")
         folder = cfg.RESULTS / config["source"] / config["teacher"]["name"]
@@ -75,21 +77,21 @@ class Source:
             Artifact(cfg.RESULTS / config["experiment"] / "ssl_experts" / f"{k:03d}.safetensors") for k in numbers
         ]
 
-    def model(self, objective):
+    def model(self, objective: str) -> nn.Sequential:
         """The student with the objective's head; the backbone's weights are the same for all of them."""
         spec = self.config["students"][self.config["student"]]
         with seeding.global_stream(self.seed, "variance backbone"):
-            backbone = build_backbone(spec, self.channels, self.size)
+            backbone: Any = build_backbone(spec, self.channels, self.size)
         with seeding.global_stream(self.seed, "variance head"):
             if objective in LOSSES:
                 widths = [backbone.dimension, *self.config["mtt_ssl"]["projector"]]
-                head = Projector(widths, running_statistics=False)
+                head: nn.Module = Projector(widths, running_statistics=False)
             else:
                 outputs = len(self.labels.unique()) if objective == "supervised" else self.targets.shape[1]
                 head = nn.Linear(backbone.dimension, outputs)
         return nn.Sequential(backbone, head)
 
-    def loss(self, objective, model, rows, *draw):
+    def loss(self, objective: str, model: nn.Module, rows: Tensor, *draw: int) -> Tensor:
         """The objective's loss on rows of the training images, with views named by ``draw``."""
         images = self.images[rows]
         if objective == "supervised":
@@ -102,34 +104,29 @@ class Source:
             return F.mse_loss(model(first), self.targets[rows])
         return LOSSES[objective](*model(torch.cat([first, second])).chunk(2), **self.options[objective])
 
-    def weights(self, objective, lr):
+    def weights(self, objective: str, lr: float) -> tuple[Tensor, list[nn.Sequential]]:
         """Backbones of ``RUNS`` runs from one start, float [RUNS,EPOCHS+1,P], and the model of the first at each epoch."""
         settings = {"epochs": EPOCHS, "batch": BATCH, "lr": lr, "momentum": MOMENTUM, "weight_decay": 0.0}
         rows, models = [], []
         for run in range(RUNS):
             model = self.model(objective)
             width = sum(parameter.numel() for parameter in model[0].parameters())
-            if run == 0:
-                models.append(copy.deepcopy(model))
 
-            def keep(make, model=model, run=run):
+            def keep(make: object, model: nn.Sequential = model, run: int = run) -> None:
                 if run == 0:
                     models.append(copy.deepcopy(model))
 
+            def loss(rows: Tensor, step: int, model: nn.Sequential = model, run: int = run) -> Tensor:
+                return self.loss(objective, model, rows, run, step)
+
+            keep(None)
             recorded = record_trajectory(
-                model,
-                lambda rows, step, model=model, run=run: self.loss(objective, model, rows, run, step),
-                len(self.images),
-                settings,
-                seed=self.seed,
-                expert=run,
-                whole_batches=True,
-                checkpoint=keep,
+                model, loss, len(self.images), settings, seed=self.seed, expert=run, whole_batches=True, checkpoint=keep
             )
             rows.append(recorded["trajectory"][:, :width])
         return torch.stack(rows), models
 
-    def gradients(self, objective, model, size):
+    def gradients(self, objective: str, model: nn.Sequential, size: int) -> Tensor:
         """Gradients by the backbone, float [BATCHES,VIEWS,P]; one draw where there are no views."""
         views = 1 if objective in {"supervised", "kd"} else VIEWS
         found = []
@@ -142,13 +139,14 @@ class Source:
                 found.append(torch.cat([part.reshape(-1) for part in parts]))
         return torch.stack(found).view(BATCHES, views, -1)
 
-    def hypergradients(self, method, initial, experts, start_epochs):
+    def hypergradients(self, method: str, initial: SyntheticSet, experts: int, start_epochs: int) -> Tensor:
         """First gradients of the synthetic images, float [DRAWS,m*C*H*W], over draws of expert, epoch and views."""
         rate = 1e3  # images are some 1e-1 to 1 in size, the gradient 1e-2: no digits are lost in the difference
-        stage, run, files = {
+        ways: dict[str, tuple[str, Callable[..., tuple[SyntheticSet, Any]], list[Artifact]]] = {
             "mkdt": ("distill", distill, self.experts),
             "mtt_ssl": ("mtt", distill_ssl, self.ssl_experts),
-        }[method]
+        }
+        stage, run, files = ways[method]
         settings = cfg.settings(self.config, stage) | {
             "iterations": 1,
             "start_epochs": start_epochs,
@@ -170,7 +168,7 @@ class Source:
         return torch.stack(found)
 
 
-def measure(source):
+def measure(source: Source) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """The three tables."""
     weights, gradients = [], []
     for objective, lr in product(NAMES, RATES):
@@ -209,7 +207,7 @@ def measure(source):
     return pd.DataFrame(weights), pd.DataFrame(gradients), pd.DataFrame(rows)
 
 
-def matching(source):
+def matching(source: Source) -> pd.DataFrame:
     """Matching loss of every distillation of the workflow's run, iteration by iteration."""
     tables = []
     budget = cfg.budget_label(source.config["budgets"][0])
@@ -221,7 +219,7 @@ def matching(source):
     return pd.concat(tables)[columns]
 
 
-def plot(weights, gradients):
+def plot(weights: pd.DataFrame, gradients: pd.DataFrame) -> Figure:
     """Noise shares of weights over epochs, and of gradients over batch sizes, by objective."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -248,7 +246,7 @@ def plot(weights, gradients):
     return figure
 
 
-def plot_matching(table):
+def plot_matching(table: pd.DataFrame) -> Figure:
     """Mean matching loss by start epoch, smoothed over 20 iterations; 1 is a student that stays where it is."""
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     for axes, (method, part) in zip(figure.subplots(1, 2, sharey=True), table.groupby("method"), strict=True):
@@ -263,7 +261,7 @@ def plot_matching(table):
     return figure
 
 
-def main():
+def main() -> None:
     """Measure, and write tables and figures."""
     torch.set_num_threads(1)
     source = Source(resources.read([CONFIG]))

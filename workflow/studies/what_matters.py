@@ -7,29 +7,33 @@ It calls the stages' functions in one process: as jobs, a sweep of some hundred 
 than on distilling. The settings come from config/studies/what_matters.yaml and pass the checks of a run's config.
 """
 
-from functools import cached_property
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial, reduce
+from importlib import import_module
 from pathlib import Path
+from typing import Any, cast
 
 import pandas as pd
 import torch
 import yaml
 from filelock import FileLock, Timeout
 from matplotlib.figure import Figure
-from snakemake.utils import update_config
-from torch import nn
+from threadpoolctl import threadpool_limits
+from torch import Tensor, nn
 
 import mkdt.config as cfg
 from mkdt.artifacts import Artifact, digest, save, write_text
 from mkdt.data import normalise, prepare
 from mkdt.distill import distill
 from mkdt.experts import train_expert
-from mkdt.kmeans import kmeans_subset
+from mkdt.methods import METHODS
 from mkdt.models import build_student, load_state
 from mkdt.pretraining import grid, pretrain_grid
 from mkdt.probe import Downstream, Features, draw_labels, score
-from mkdt.report import STYLES, interval, paired, save_figure, save_table
+from mkdt.report import draw_differences, interval, markdown, paired, save_figure, save_table, share, spread
+from mkdt.resources import merge
 from mkdt.seeding import derive
-from mkdt.subset import STEP_SIZE, Source, high_loss_subset, random_subset
+from mkdt.subset import STEP_SIZE, Source
 from mkdt.synthetic import SyntheticSet
 from mkdt.teacher import represent, train_teacher
 
@@ -37,11 +41,10 @@ STUDY = Path("config/studies/what_matters.yaml")
 CACHE = cfg.RESULTS / "what_matters"
 RUNS = Path("docs/studies/what_matters/runs")
 CPU = torch.device("cpu")
-SUBSETS = {"random": random_subset, "kmeans": kmeans_subset, "high_loss": high_loss_subset}
-SEEDED = ("random", "kmeans", "mkdt")
+Settings = dict[str, Any]
 
 
-def kept(stage, settings, make):
+def kept(stage: str, settings: Settings, make: Callable[[], dict[str, Tensor]]) -> Artifact:
     """The artifact that ``make`` gives, or the one that an earlier run kept under the digest of the same settings."""
     path = CACHE / stage / f"{digest(settings)[:16]}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +57,7 @@ def kept(stage, settings, make):
 class Level:
     """One setting of all factors, and what the stages make of it."""
 
-    def __init__(self, config):
+    def __init__(self, config: cfg.Config) -> None:
         self.config, self.seed, self.source = config, config["seed"], config["source"]
         self.chosen = cfg.settings(config, "data", dataset=self.source)
         self.data, _ = prepare(root=config["data"]["root"], **self.chosen)
@@ -62,11 +65,11 @@ class Level:
         self.images = normalise(self.data["train_images"], *self.statistics)
 
     @cached_property
-    def teacher(self):
+    def teacher(self) -> Artifact:
         """What the teacher says of the training and the validation images."""
         settings = cfg.settings(self.config, "teacher")
 
-        def make():
+        def make() -> dict[str, Tensor]:
             images = self.data["train_images"]
             backbone = train_teacher(images, *self.statistics, settings, seed=self.seed, device=CPU)
             parts = (self.data[f"{split}_images"] for split in ("train", "validation"))
@@ -76,40 +79,38 @@ class Level:
         return kept("teacher", {"data": self.chosen} | settings, make)
 
     @cached_property
-    def targets(self):
+    def targets(self) -> Tensor:
         """float32 [n,D]."""
         return self.teacher.tensor("targets")
 
     @cached_property
-    def experts(self):
+    def experts(self) -> list[Artifact]:
         """The files of all experts."""
         settings = cfg.settings(self.config, "experts")
-        return [
-            kept(
-                "experts",
-                settings | {"teacher": self.teacher.identity, "expert": k},
-                lambda k=k: train_expert(
-                    self.images, self.targets, settings["student"], settings, seed=self.seed, expert=k
-                ),
-            )
-            for k in range(self.config["experts"]["count"])
-        ]
 
-    def subset(self, method, seed):
+        def make(expert: int) -> dict[str, Tensor]:
+            return train_expert(self.images, self.targets, settings["student"], settings, seed=self.seed, expert=expert)
+
+        made_from = settings | {"teacher": self.teacher.identity}
+        numbers = range(self.config["experts"]["count"])
+        return [kept("experts", made_from | {"expert": k}, partial(make, k)) for k in numbers]
+
+    def subset(self, method: str, seed: int) -> SyntheticSet:
         """A real subset."""
         losses = [file.tensor("losses") for file in self.experts] if method == "high_loss" else []
         source = Source(self.data["train_images"], *self.statistics, self.targets, losses)
         count = cfg.budget_count(self.config, self.config["budgets"][0])
-        rows = SUBSETS[method](source, {"count": count}, self.seed, seed)
+        select = getattr(import_module(f"mkdt.{METHODS[method].module}"), f"{method}_subset")
+        rows = select(source, {"count": count}, self.seed, seed)
         return SyntheticSet(self.images[rows], self.targets[rows], torch.tensor(STEP_SIZE), *self.statistics, rows)
 
-    def synthetic(self, init, seed):
+    def synthetic(self, init: str, seed: int) -> SyntheticSet:
         """The set that distillation makes of a subset."""
         settings = cfg.settings(self.config, "distill")
         whole = settings | {"init": init, "distill_seed": seed, "budget": self.config["budgets"][0]}
         whole |= {"experts": [file.identity for file in self.experts]}
 
-        def make():
+        def make() -> dict[str, Tensor]:
             start = self.subset(init, seed)
             made, _ = distill(
                 start, self.experts, settings["student"], settings, seed=self.seed, distill_seed=seed, device=CPU
@@ -117,9 +118,9 @@ class Level:
             return made.tensors()
 
         file = kept("sets", whole, make)
-        return SyntheticSet(**{name: file.tensor(name) for name in SyntheticSet.NAMES})
+        return SyntheticSet(**{name: file.tensor(name) for name in SyntheticSet.NAMES}, provenance=file.header)
 
-    def students(self, method, images, targets):
+    def students(self, method: str, images: Tensor, targets: Tensor) -> Iterator[tuple[int, float, int, nn.Module]]:
         """(seed, rate, steps, frozen network) of every student that was pre-trained on a set."""
         settings = cfg.settings(self.config, "pretrain", student=self.config["student"], method=method)
         rates, steps = grid(settings, method, len(images), STEP_SIZE)
@@ -134,20 +135,20 @@ class Level:
                 load_state(model, made["snapshots"][r, s])
                 yield seed, rates[r], steps[s], model.backbone
 
-    def rows(self, method, init):
+    def rows(self, method: str, init: str) -> list[Settings]:
         """Validation accuracies of a method, one row a set, student, point of the grid and label draw."""
         settings = cfg.settings(self.config, "probe")
         pixels = [normalise(self.data[f"{split}_images"], *self.statistics) for split in ("train", "validation")]
         if method == "teacher":  # its representations are the features, with nothing to encode them
             pixels = [self.targets, self.teacher.tensor("held_out")]
-        train, held_out = zip(pixels, (self.data["train_labels"], self.data["validation_labels"]), strict=True)
+        train, held_out = ((pixels[k], self.data[f"{split}_labels"]) for k, split in enumerate(("train", "validation")))
         labelled = Downstream(self.source, train, held_out, held_out)  # the test images stay closed
         fractions, draws = settings["label_fractions"], settings["label_draws"]
         drawn = [draw_labels(train[1], f, self.seed, self.source, d) for f in fractions for d in range(draws)]
         rows = []
-        for set_seed in self.config["distill_seeds"] if method in SEEDED else [0]:
+        for set_seed in self.config["distill_seeds"] if METHODS[method].seeded else [0]:
             if method == "teacher":
-                students = [(0, 0.0, 0, nn.Identity())]
+                students = iter([(0, 0.0, 0, cast(nn.Module, nn.Identity()))])
             elif method in {"none", "full"}:
                 students = self.students(method, self.images, self.targets)
             else:
@@ -161,7 +162,7 @@ class Level:
         return rows
 
 
-def measure(study):
+def measure(study: Settings) -> None:
     """Measure every level that has no file of results yet."""
     default = yaml.safe_load(Path("config/config.yaml").read_text())
     for entry in study["levels"]:
@@ -173,29 +174,30 @@ def measure(study):
             continue
         if path.is_file():
             continue
-        config = {}
-        for part in (default, study["base"], study["defaults"], entry.get("config", {})):
-            update_config(config, part)
+        config = reduce(merge, [default, study["base"], study["defaults"], entry.get("config", {})])
         level, rows = Level(cfg.load(config)), []
-        for method in entry.get("methods", ["mkdt"]):
-            rows += level.rows(method, entry.get("init", "random"))
-            print(f"{entry['factor']}, {entry['level']}: {method} done", flush=True)
+        with threadpool_limits(
+            1
+        ):  # the probe is small: threads of BLAS that wait for a busy core made it many times slower
+            for method in entry.get("methods", ["mkdt"]):
+                rows += level.rows(method, entry.get("init", "random"))
+                print(f"{entry['factor']}, {entry['level']}: {method} done", flush=True)
         save_table(path, pd.DataFrame(rows))
 
 
-def run_file(entry):
+def run_file(entry: Settings) -> Path:
     """Where the rows of a level lie."""
     return RUNS / f"{entry['factor']} {entry['level']}.csv".replace(" ", "_").replace(",", "")
 
 
-def chosen(rows, method):
+def chosen(rows: pd.DataFrame, method: str) -> pd.DataFrame:
     """The rows of a method at the point of its grid with the best mean accuracy."""
     part = rows[rows["method"] == method]
-    best = part.groupby(["rate", "steps"])["accuracy"].mean().idxmax()
-    return part[(part["rate"] == best[0]) & (part["steps"] == best[1])]
+    rate, steps = cast(tuple[float, int], part.groupby(["rate", "steps"])["accuracy"].mean().idxmax())
+    return part[(part["rate"] == rate) & (part["steps"] == steps)]
 
 
-def summarise(study):
+def summarise(study: Settings) -> pd.DataFrame:
     """One row a level and method: accuracy, difference to the default's and to its own random subset, share of the gain."""
     levels = [(entry, pd.read_csv(run_file(entry))) for entry in study["levels"] if run_file(entry).is_file()]
     reference = levels[0][1]  # the first level is the default: its other methods stand beside all levels but teachers
@@ -217,41 +219,33 @@ def summarise(study):
     return pd.DataFrame(lines)
 
 
-def as_text(table):
+def as_text(table: pd.DataFrame) -> str:
     """The table of the page."""
-
-    def spread(line, name):
-        values = [line[f"vs_{name}{end}"] for end in ("", "_low", "_high")]
-        return "-" if pd.isna(values[0]) else "{:+.1f} [{:+.1f}, {:+.1f}]".format(*values)
-
-    lines = [
-        "| factor | level | method | rate, steps | accuracy | recovered | vs random | vs the default |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for _, line in table.iterrows():
+    rows = []
+    for line in table.to_dict("records"):
         point = f"{line['rate']:g}, {line['steps']}" if line["steps"] else "-"
-        lines.append(
-            f"| {line['factor']} | {line['level']} | {line['method']} | {point} | {line['accuracy']:.1f} | "
-            f"{100 * line['recovered']:.0f} % | {spread(line, 'random')} | {spread(line, 'default')} |"
-        )
-    return "\n".join(lines) + "\n"
+        named = [str(line[key]) for key in ("factor", "level", "method")]
+        against = [spread(line, [f"vs_{name}{end}" for end in ("", "_low", "_high")]) for name in ("random", "default")]
+        rows.append([*named, point, f"{line['accuracy']:.1f}", share(line["recovered"]), *against])
+    header = ["factor", "level", "method", "rate, steps", "accuracy", "recovered", "vs random", "vs the default"]
+    return markdown(header, rows) + "\n"
 
 
-def plot(table):
+def plot(table: pd.DataFrame) -> Figure:
     """Each level's difference to the default, with its interval."""
-    part = table[(table["method"] == "mkdt") & table["vs_default"].notna()].iloc[::-1]
+    names = {f"vs_default{end}": name for end, name in (("", "difference"), ("_low", "low"), ("_high", "high"))}
+    part = table[(table["method"] == "mkdt") & table["vs_default"].notna()]
+    part = (
+        part.drop(columns="level").assign(level=part["factor"] + ": " + part["level"].astype(str)).rename(columns=names)
+    )
     figure = Figure(figsize=(7, 0.8 + 0.32 * len(part)), layout="constrained")
     axis = figure.subplots()
-    errors = [part["vs_default"] - part["vs_default_low"], part["vs_default_high"] - part["vs_default"]]
-    names = part["factor"] + ": " + part["level"].astype(str)
-    axis.errorbar(part["vs_default"], names, xerr=errors, color=STYLES["mkdt"][0], marker="D", linestyle="", capsize=2)
-    axis.axvline(0, color="#000000", linewidth=1)
+    draw_differences(axis, part, ["mkdt"], by=["level"])
     axis.set_xlabel("difference to the default (points, 95 % interval)")
-    axis.grid(axis="x", alpha=0.25)
     return figure
 
 
-def main():
+def main() -> None:
     """Measure, then make the page's table and figure."""
     torch.set_num_threads(1)
     study = yaml.safe_load(STUDY.read_text())

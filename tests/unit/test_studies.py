@@ -264,3 +264,30 @@ def test_the_figure_of_the_matching_loss() -> None:
         lines = {line.get_label(): line for line in axis.get_lines()}
         assert list(lines["from epoch 1"].get_xdata()) == [10, 30]
         assert list(lines["from epoch 1"].get_ydata()) == [1.0, 1.0]
+
+
+STUDIES = REPOSITORY / "docs/studies"
+
+
+def table_rows(text: str) -> list[str]:
+    """The rows of all Markdown tables in a text."""
+    return [line for line in text.splitlines() if line.startswith("|")]
+
+
+def test_the_table_of_the_readme_is_the_demos() -> None:
+    """Its numbers are those of the committed summary.csv of `make demo`, to the digit."""
+    summary = pd.read_csv(STUDIES / "what_matters/demo_summary.csv")
+    rows = table_rows(report.as_text(summary[summary["evaluation"] == "linear"], "fair"))
+    assert "\n".join(rows) in (REPOSITORY / "README.md").read_text()
+
+
+def test_the_tables_of_the_pages_are_those_of_their_csvs() -> None:
+    """A page copies the text that its script wrote from raw rows; both stand beside it, and say the same."""
+    matters = what_matters.as_text(pd.read_csv(STUDIES / "what_matters/table.csv"))
+    assert matters == (STUDIES / "what_matters/table.md").read_text()
+    assert matters in (STUDIES / "what_matters.md").read_text()
+    for study in ("digits", "fashion", "ssl_trajectories"):
+        written = (STUDIES / study / "summary.md").read_text()
+        accuracy = pd.read_csv(STUDIES / study / "accuracy.csv")
+        methods = list(dict.fromkeys(pd.read_csv(STUDIES / study / "summary.csv")["method"]))
+        assert table_rows(written) == table_rows(report.as_text(report.summarise(accuracy, methods), "fair")), study

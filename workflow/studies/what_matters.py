@@ -176,9 +176,8 @@ def measure(study: Settings) -> None:
             continue
         config = reduce(merge, [default, study["base"], study["defaults"], entry.get("config", {})])
         level, rows = Level(cfg.load(config)), []
-        with threadpool_limits(
-            1
-        ):  # the probe is small: threads of BLAS that wait for a busy core made it many times slower
+        # The probe is small: threads of BLAS that wait for a busy core made it many times slower.
+        with threadpool_limits(1):
             for method in entry.get("methods", ["mkdt"]):
                 rows += level.rows(method, entry.get("init", "random"))
                 print(f"{entry['factor']}, {entry['level']}: {method} done", flush=True)

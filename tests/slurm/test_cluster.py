@@ -105,7 +105,7 @@ class Disturbed:
         return found[0]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # as `reference`, which would come first otherwise
 def disturbed(
     slurm: Callable[[bool], None], undisturbed: object, tmp_path_factory: pytest.TempPathFactory
 ) -> Disturbed:

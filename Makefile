@@ -5,9 +5,8 @@ CORES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo run drill test test-fast test-slurm drill-slurm estimate lint format ui sync bench config-docs clean-resume \
-	clean-environment study-ssl_trajectories study-what_matters study-digits study-fashion \
-	study-architectures
+.PHONY: demo run drill test test-fast test-slurm estimate lint format ui sync bench config-docs clean-resume \
+	clean-environment study-ssl_trajectories study-what_matters study-digits study-fashion study-architectures
 .DEFAULT_GOAL := demo
 
 $(VENV)/.run: pyproject.toml constraints.txt
@@ -41,11 +40,8 @@ test: $(VENV)/.dev lint  ## lint, types, unit and workflow tests
 test-fast: $(VENV)/.dev  ## without the slow part
 	$(BIN)/pytest -m "not slow"
 
-test-slurm: $(VENV)/.dev $(VENV)/.slurm  ## the workflow on a SLURM of its own on this machine (root, Debian); skipped elsewhere
-	$(BIN)/pytest -m "slurm and not drill" -rs --durations=10 tests/slurm
-
-drill-slurm: $(VENV)/.dev $(VENV)/.slurm  ## the same, interrupting jobs in every way
-	$(BIN)/pytest -m drill -rs --durations=0 tests/slurm
+test-slurm: $(VENV)/.dev $(VENV)/.slurm  ## the workflow, its jobs killed in every way, on a SLURM of its own on this machine (root, Debian); skipped elsewhere
+	$(BIN)/pytest -m slurm -rs --durations=5 tests/slurm
 
 estimate: $(VENV)/.run  ## docs/estimates.md: jobs, hours, memory and disk of every experiment
 	$(BIN)/python -m mkdt.resources config/config.yaml config/experiments/*.yaml > docs/estimates.md

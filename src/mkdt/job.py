@@ -518,6 +518,7 @@ def _link(source: Path, target: Path) -> None:
     except OSError:
         shutil.copyfile(source, temporary)
     temporary.replace(target)
+    temporary.unlink(missing_ok=True)  # a rename onto another name of the same file does nothing
 
 
 def grid(pictures: torch.Tensor, columns: int = 10, most: int = 100, pixels: int = 48) -> torch.Tensor:

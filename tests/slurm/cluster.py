@@ -38,7 +38,8 @@ CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={home}/munge.socket
+# cred_expire: a requeued job waits so many seconds before it starts again (SLURM's default: 120).
+AuthInfo=socket={home}/munge.socket,cred_expire=10
 CredType=cred/munge
 StateSaveLocation={home}/state
 SlurmdSpoolDir={home}/spool

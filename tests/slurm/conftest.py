@@ -1,8 +1,9 @@
 """A SLURM for the tests, and the workflow in it: started, watched, disturbed and compared with a local run."""
 
 import importlib.util
-import re
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -32,7 +33,17 @@ def _workflow_tests() -> type:
 Project = _workflow_tests()
 
 PROFILE = ["--workflow-profile", "workflow/profiles/slurm"]
-WITHOUT_GPU = ("rule_targets_probe", "rule_subset")  # jobs of these tests that ask for none
+WITHOUT_GPU = ("targets_probe", "subset")  # jobs of these tests that ask for none
+EXPERTS = "digits/tiny_teacher/convnet/experts"
+# The long jobs as `squeue` shows them: the log of each, and where its resume state lies.
+LONG = (
+    {"teacher": ("digits/tiny_teacher/teacher.log", "teacher.safetensors/*/teacher.state.pt")}
+    | {f"experts_{i}_{i + 1}": (f"{EXPERTS}_{i}.log", f"experts/*/00{i}.state.pt") for i in (0, 2)}
+    | {
+        f"distill_wildcards_mkdt_6img_{seed}": (f"tiny/sets/mkdt/6img/{seed}.log", f"mkdt/**/{seed}.state.pt")
+        for seed in (0, 1)
+    }
+)
 
 
 class ClusterProject(Project):
@@ -45,28 +56,23 @@ class ClusterProject(Project):
         shutil.copy2(HERE / "slurm.yaml", folder / "slurm.yaml")
         return cls(folder)
 
-    def copy(self, folder: Path) -> "ClusterProject":
-        """This project with its results, time stamps kept."""
-        shutil.copytree(self.folder, folder, symlinks=True)
-        return ClusterProject(folder)
-
     def command(self, *arguments: str, cores: int = 0) -> list[str]:
         """The command line of a run: on the cluster, or with ``cores`` on this machine."""
-        program = ["-m", "snakemake"] if cores else [str(HERE / "quick.py")]
+        program = HERE.parent / "workflow" / "warm.py" if cores else HERE / "quick.py"
         where = ["--cores", str(cores)] if cores else [*PROFILE, "--latency-wait", "10"]
-        return [sys.executable, *program, *arguments, *where, "--configfile", "tiny.yaml", "slurm.yaml"]
+        return [sys.executable, str(program), *arguments, *where, "--configfile", "tiny.yaml", "slurm.yaml"]
 
-    def without(self, *patterns: str) -> "ClusterProject":
-        """This project after some of its results, and all resume states, are gone."""
-        shutil.rmtree(self.folder / "results/.resume", ignore_errors=True)
-        for pattern in patterns:
-            for path in (self.folder / "results").glob(pattern):
-                path.unlink()
-        return self
+    def log(self, job: str) -> tuple[int, str]:
+        """Time stamp (ns) and text of the log of a long job's last attempt; (0, "") where there is none."""
+        path = self.folder / "results/logs" / LONG[job][0]
+        try:
+            return path.stat().st_mtime_ns, path.read_text()
+        except FileNotFoundError:
+            return 0, ""
 
-    def state(self, pattern: str) -> Path | None:
-        """A resume state below a folder that matches, where one lies."""
-        return next((self.folder / "results/.resume").glob(f"**/{pattern}/**/*.state.pt"), None)
+    def resumes(self, pattern: str) -> list[Path]:
+        """Files below the resume folder."""
+        return list((self.folder / "results/.resume").glob(f"**/{pattern}"))
 
 
 class Run:
@@ -79,39 +85,42 @@ class Run:
 
     def __init__(self, project: ClusterProject, *arguments: str) -> None:
         self.project, self.arguments = project, arguments
-        self.log = project.folder / "snakemake.log"
+        self.printed = project.folder / "snakemake.log"
         self.jobs: dict[str, tuple[str, list[str]]] = {}
         self.crowds: list[tuple[int, list[str]]] = []
+        self._interrupted: dict[str, int] = {}  # per job the time stamp of its log when it was last interrupted
 
     def __enter__(self) -> "Run":
-        self._log = self.log.open("a")
-        self._process = subprocess.Popen(
-            self.project.command(*self.arguments),
-            cwd=self.project.folder,
-            env=self.project.environment(),
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        self._printed = self.printed.open("a")
+        self._start()
         self._stop = threading.Event()
         self._watcher = threading.Thread(target=self._watch)
         self._watcher.start()
         return self
 
+    def _start(self) -> None:
+        self._process = subprocess.Popen(
+            self.project.command(*self.arguments),
+            cwd=self.project.folder,
+            env=self.project.environment(),
+            stdout=self._printed,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is not None and self._process.poll() is None:
             self._process.kill()
             self._process.wait()
-            subprocess.run(["scancel", "--user=root"], check=True)
-            await_condition("an empty queue", lambda: not queue(self.project), 60)
+            scancel("--user=root")
         self._stop.set()
         self._watcher.join()
-        self._log.close()
+        self._printed.close()
 
     def _watch(self) -> None:
-        while not self._stop.wait(0.3):
+        while not self._stop.wait(0.2):
             waiting, running = [], 0
-            for job, rule, state, reason in queue(self.project, "--states=all"):
+            for job, rule, state, reason in queue(self.project):
                 seen = self.jobs.setdefault(job, (rule, []))[1]
                 if seen[-1:] != [state]:
                     seen.append(state)
@@ -120,62 +129,79 @@ class Run:
                     waiting += [reason] * (state == "PENDING")
             self.crowds.append((running, waiting))
 
-    def alive(self) -> bool:
-        """Whether Snakemake still runs."""
-        return self._process.poll() is None
+    def await_condition(self, what: str, ready: Callable[[], object]) -> None:
+        """Wait for a condition, looking often."""
+        deadline = time.monotonic() + 180
+        while not ready():
+            assert self._process.poll() is None, f"ended before {what}: {self.text()}"
+            assert time.monotonic() < deadline, f"waited in vain for {what}: {self.text()}"
+            time.sleep(0.02)
 
-    def job(self, rule: str) -> str:
-        """The id of the running job of a rule."""
-        return next(
-            job for job, name, state, _ in queue(self.project) if name.startswith(f"rule_{rule}") and state == "RUNNING"
-        )
+    def job(self, name: str) -> str | None:
+        """The id of a long job that runs and has left a resume state since it began or was last interrupted."""
+        running = [job for job, (rule, states) in self.jobs.items() if rule == name and states[-1] == "RUNNING"]
+        states = self.project.resumes(LONG[name][1])
+        begun, log = self.project.log(name)  # the log's last line is one of the attempt's first: then come states
+        if not running or not states or not log or begun == self._interrupted.get(name):
+            return None
+        return running[-1] if states[0].stat().st_mtime_ns > begun else None
 
-    def in_the_middle_of(self, rule: str) -> str:
-        """Wait until a job of the rule has left a resume state; the job's id."""
-        folder = {"teacher": "teacher.safetensors", "experts": "experts", "distill": "sets/mkdt"}[rule.split("_")[0]]
+    def interrupt(self, ways: dict[str, list[Callable[[str], object]]]) -> None:
+        """Interrupt jobs in the middle of their work, each in all its ways: the next when the next attempt is there.
 
-        def begun() -> bool:
-            assert self.alive(), self.text()
-            return self.project.state(folder) is not None
+        ``ways`` are called with the job's id. An attempt that began anew, instead of going on, fails the test.
+        """
+        left = {name: list(actions) for name, actions in ways.items()}
 
-        await_condition(f"a resume state of {rule}", begun, 500)
-        return self.job(rule)
+        def step() -> bool:
+            for name in [name for name in left if left[name]]:
+                if job := self.job(name):
+                    begun, log = self.project.log(name)
+                    assert name not in self._interrupted or "resuming from" in log, log
+                    self._interrupted[name] = begun
+                    left[name].pop(0)(job)
+            return not any(left.values())
 
-    def kill_snakemake(self) -> None:
-        """SIGKILL to Snakemake alone: its jobs go on."""
+        self.await_condition(f"the middle of {', '.join(ways)}", step)
+
+    def restart(self) -> None:
+        """SIGKILL to Snakemake alone, whose jobs go on; another one takes its place."""
         self._process.kill()
         self._process.wait()
+        self.project.run("--unlock", cores=0)
+        self._start()
 
-    def finish(self, fails: bool = False) -> None:
+    def finish(self) -> None:
         """Wait for Snakemake's end."""
-        self._process.wait(600)
+        self._process.wait(300)
         time.sleep(0.5)  # one more look at the queue
-        assert (self._process.returncode != 0) == fails, self.text()
+        assert self._process.returncode == 0, self.text()
 
     def text(self) -> str:
         """The end of what Snakemake printed."""
-        return self.log.read_text()[-6000:]
+        return self.printed.read_text()[-6000:]
 
     def counts(self) -> Counter[str]:
         """How many SLURM jobs each rule had, requeued ones counted once."""
-        return Counter(re.sub(r"^rule_(\w+?)(_wildcards_.*)?$", r"\1", rule) for rule, _ in self.jobs.values())
+        return Counter(rule.split("_wildcards_")[0] for rule, _ in self.jobs.values())
 
 
-def queue(project: ClusterProject, *arguments: str) -> list[tuple[str, str, str, str]]:
-    """(id, comment, state, reason) of the project's jobs."""
+def scancel(*arguments: str) -> None:
+    """Cancel or signal jobs."""
+    subprocess.run(["scancel", *arguments], check=True)
+
+
+def queue(project: ClusterProject) -> list[tuple[str, str, str, str]]:
+    """(id, rule and wildcards, state, reason) of the project's jobs, ended ones too."""
     text = subprocess.run(
-        ["squeue", "--noheader", "--format=%i|%k|%T|%r|%Z", *arguments], capture_output=True, text=True
+        ["squeue", "--noheader", "--states=all", "--format=%i|%k|%T|%r|%Z"], capture_output=True, text=True
     ).stdout
     rows = [line.split("|") for line in text.splitlines()]
-    return [(job, rule, state, reason) for job, rule, state, reason, folder in rows if folder == str(project.folder)]
-
-
-def await_condition(what: str, ready: Callable[[], bool], seconds: float) -> None:
-    """Wait for a condition, looking often."""
-    deadline = time.monotonic() + seconds
-    while not ready():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.02)
+    return [
+        (job, rule.removeprefix("rule_"), state, reason)
+        for job, rule, state, reason, folder in rows
+        if folder == str(project.folder)
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -192,14 +218,19 @@ def slurm() -> Iterator[Callable[[bool], None]]:
 
 
 @pytest.fixture(scope="session")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> ClusterProject:
-    """The same experiment, run on this machine without SLURM and undisturbed."""
-    project = ClusterProject.fresh(tmp_path_factory.mktemp("reference") / "project")
-    project.run(cores=2)
-    return project
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ClusterProject, subprocess.Popen[str]]]:
+    """The same experiment without SLURM, started: it runs beside the first test on the cluster."""
+    project = ClusterProject.fresh(tmp_path_factory.mktemp("undisturbed") / "project")
+    process = project.start(cores=1)
+    yield project, process
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> ClusterProject:
-    """A checkout without results."""
-    return ClusterProject.fresh(tmp_path / "project")
+@pytest.fixture(scope="session")
+def reference(undisturbed: tuple[ClusterProject, subprocess.Popen[str]]) -> dict[str, bytes]:
+    """The files of the undisturbed run, by path."""
+    project, process = undisturbed
+    text, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, text[-4000:]
+    return project.artifacts()

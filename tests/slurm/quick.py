@@ -1,4 +1,4 @@
-"""Snakemake that looks at its SLURM jobs every two seconds: the plugin waits ten seconds longer at each look."""
+"""Snakemake that looks at its SLURM jobs every second: the plugin waits ten seconds longer at each look."""
 
 from typing import Any
 
@@ -7,5 +7,5 @@ from snakemake_executor_plugin_slurm import Executor
 
 if __name__ == "__main__":
     patched: Any = Executor
-    patched.next_seconds_between_status_checks = property(lambda self: 2, lambda self, seconds: None)
+    patched.next_seconds_between_status_checks = property(lambda self: 1, lambda self, seconds: None)
     main()

@@ -253,6 +253,11 @@ def test_finished_members_are_taken_over_unless_damaged(make: Any) -> None:
         assert not stage.restore(path)
         stage.save(path, {"x": torch.ones(3)})
         stage.keep(path)
+        stage.keep(path)
+    assert [file.name for file in Path(path).parent.glob("*teacher.safetensors*")] == ["teacher.safetensors"]
+    assert (
+        len([file for file in Path("results/.resume").rglob("*teacher.safetensors*") if file.is_file()]) == 2
+    )  # + lock
     Path(path).unlink()  # Snakemake removes the outputs of a failed job
     with job.stage(make()) as stage:
         stage.resume(shared="members")

@@ -59,10 +59,10 @@ class Project:
         """The copy's own source comes first, so that a test may edit it."""
         return os.environ | {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"}
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, cores: int = 2) -> subprocess.Popen[str]:
         """Start a run in the background, in a process group of its own."""
         return subprocess.Popen(
-            self.command(*arguments),
+            self.command(*arguments, cores=cores),
             cwd=self.folder,
             env=self.environment(),
             stdout=subprocess.PIPE,

@@ -16,6 +16,7 @@ import yaml
 
 from mkdt import config as cfg
 from mkdt.config import Config
+from mkdt.errors import UserError
 from mkdt.methods import METHODS, made_by
 from mkdt.schema import SCHEMA
 
@@ -475,16 +476,27 @@ def read(files: Sequence[Path]) -> Config:
     return cfg.load(merged)
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Print docs/estimates.md: the tables of every config that is named, with one GPU a job and without."""
-    print("# What each experiment needs\n\nMade by `make estimate`; docs/cluster.md says how it is reckoned.")
+def main(arguments: Sequence[str]) -> int:
+    """Print docs/estimates.md: the tables of every config that is named, with one GPU a job and without.
+
+    Returns:
+        the exit code: 1 after one sentence where a config is not good; then nothing else is printed.
+    """
+    configs = {}
     for name in arguments:
-        config = read([Path(name)])
+        try:
+            configs[name] = read([Path(name)])
+        except (UserError, OSError, yaml.YAMLError) as error:
+            print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+            return 1
+    print("# What each experiment needs\n\nMade by `make estimate`; docs/cluster.md says how it is reckoned.")
+    for name, config in configs.items():
         print(f"\n## {config['experiment']}\n\n`{name}`")
         for gpus in (1, 0):
             kind = "One GPU a job:" if gpus else f"No GPU, {config['compute']['threads']} thread(s) a job:"
             print(f"\n{kind}\n\n{table(config, gpus)}", end="")
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

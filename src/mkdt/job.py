@@ -91,6 +91,30 @@ class Stage:
             dict(flat(self.settings)),
         )
 
+    def check_room(self, megabytes: float) -> None:
+        """Refuse to start where the disk has not the room that the job may need, before anything is computed.
+
+        Args:
+            megabytes: of its outputs and resume points; those that earlier jobs left are there already.
+
+        Raises:
+            UserError: says what is needed, what is free, and what to do.
+        """
+        first = Path(self.output[0])
+        names = {*(Path(path).name for path in self.output), f"{first.stem}.state.pt"}
+        there = [0]
+        for place in (first, first.parent):  # as `resume` names the folder, of one job or of several that share members
+            for folder in (self._results / ".resume" / place.relative_to(self._results)).glob("*/"):
+                files = [file for file in folder.glob("*") if file.name in names] + [*folder.glob("scratch/*")]
+                there.append(sum(file.stat().st_size for file in files))
+        needed, free = 1e6 * megabytes - max(there), shutil.disk_usage(self._results).free
+        if needed > free:
+            raise UserError(
+                f"this job may write {needed / 1e9:.3g} GB (outputs and resume points), but the disk of "
+                f"{self._results.resolve()} has {free / 1e9:.3g} GB free: free space (mkdt clean says what can go) or let "
+                f"{self._results} be a link to a larger disk, and give the same command again."
+            )
+
     # -- inputs and outputs
 
     def open(self, role: str, path: str | Path, stage: str | None = None) -> artifacts.Artifact:
@@ -459,6 +483,7 @@ def stage(job: Any) -> Iterator[Stage]:
             log.info("%s on %s, %d thread(s)", running.rule, running.device, job.threads)
             if running.device.type == "cpu" and os.getenv("CUDA_VISIBLE_DEVICES"):  # set by SLURM in a job with GPUs
                 log.warning("this job was given a GPU, but torch sees none.")
+            running.check_room(job.resources.get("disk_mb", 0))
             with suppress(_Finished):
                 yield running
         status = "FINISHED"

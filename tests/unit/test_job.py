@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -73,6 +74,32 @@ def test_a_users_mistake_is_one_sentence_and_exit_code_one(make: Any, capsys: py
     assert caught.value.code == 1
     assert capsys.readouterr().err == "teacher: data.root is empty: put files there.\n"
     assert "Traceback" not in log_text()
+
+
+def test_a_job_without_room_does_not_start(
+    make: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it may write against what is free; what an earlier job of its own left there already takes no more room."""
+    given = make()
+    given.resources["disk_mb"] = 2000
+    usage = job.shutil.disk_usage(".")
+    with monkeypatch.context() as patch:
+        patch.setattr(job.shutil, "disk_usage", lambda path: usage._replace(free=2_000_000_100))
+        with job.stage(given) as stage:
+            stage.resume()
+            stage.checkpoint(lambda: {"x": torch.ones(1000)})
+            raise_after = stage._folder
+    assert raise_after is not None
+    for states, starts in ((1, False), (2, True)):
+        (raise_after / "teacher.state.pt").write_bytes(b"x" * 1_000_000 * states)
+        monkeypatch.setattr(job.shutil, "disk_usage", lambda path: usage._replace(free=1_998_500_000))
+        started = False
+        with pytest.raises(SystemExit) if not starts else nullcontext(), job.stage(given):
+            started = True
+        assert started == starts
+    said = capsys.readouterr().err
+    assert said.startswith("teacher: this job may write 2 GB (outputs and resume points), but the disk of /")
+    assert said.count("\n") == 1
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPU")

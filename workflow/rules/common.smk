@@ -153,6 +153,11 @@ def memory(stage):
     return lambda wildcards, attempt: attempt * resources.memory_mb(needs(stage, wildcards), gpus)
 
 
+def disk(stage):
+    """MB of free space without which a job of the stage does not start. No limit, unless `--resources disk_mb=` sets one."""
+    return lambda wildcards: resources.disk_mb(needs(stage, wildcards))
+
+
 def minutes(stage):
     """Time limit of a job of the stage, more at each attempt; what it did before a limit is not lost."""
     gpus = 0 if stage in resources.WITHOUT_GPU else GPU

@@ -21,6 +21,7 @@ for batch in BATCHES:
         resources:
             gpu=GPU,
             mem_mb=memory("experts"),
+            disk_mb=disk("experts"),
             runtime=minutes("experts"),
         params:
             settings=cfg.settings(config, "experts"),

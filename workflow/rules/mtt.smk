@@ -19,6 +19,7 @@ for batch in BATCHES:
         resources:
             gpu=GPU,
             mem_mb=memory("sslexperts"),
+            disk_mb=disk("sslexperts"),
             runtime=minutes("sslexperts"),
         params:
             settings=cfg.settings(config, "sslexperts"),
@@ -52,6 +53,7 @@ rule mtt:
     resources:
         gpu=GPU,
         mem_mb=memory("mtt"),
+        disk_mb=disk("mtt"),
         runtime=minutes("mtt"),
     params:
         settings=cfg.settings(config, "mtt"),

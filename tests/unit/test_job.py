@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from mkdt import artifacts, job
+from mkdt import artifacts, job, resources
 from mkdt.errors import UserError
 from mkdt.tracking import parse
+
+CONFIG = resources.read([])  # the default; jobs get the checked one
 
 
 class Files(list[str]):
@@ -48,9 +50,11 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             log=["results/logs/teacher.log"],
             threads=1,
             resources={"gpu": gpus} if gpus else {},
-            config={
+            config=CONFIG
+            | {
                 "experiment": "e",
                 "source": "d",
+                "datasets": {"d": CONFIG["datasets"]["digits"]},
                 "tracking": {"enabled": tracking},
                 "data": {"on_error": "fail"},
                 "compute": {"device": device, "resume_minutes": minutes, "tf32": False, "threads": 1},
@@ -296,19 +300,44 @@ def test_finished_members_are_taken_over_unless_damaged(make: Any) -> None:
 def test_swapped_files_are_noticed(make: Any) -> None:
     """Two experts that changed places are whole files of the right rule; their place in the header gives them away."""
     first, second = Path("results/d/t/000.safetensors"), Path("results/d/t/001.safetensors")
-    with job.stage(make()) as stage:
+    given = make()
+    given.rule = "targets"
+    with job.stage(given) as stage:
         stage.save(first, {"x": torch.ones(3)})
         stage.save(second, {"x": torch.zeros(3)})
-        stage.open_all("experts", [str(first), str(second)], "teacher")
+        stage.open_all("experts", [str(first), str(second)], "targets")
         first.rename("spare")
         second.rename(first)
         Path("spare").rename(second)
-        with pytest.raises(UserError, match=r"000\.safetensors.* was made as results/d/t/001\.safetensors.*'teacher'"):
-            stage.open_all("experts", [str(first), str(second)], "teacher")
+        with pytest.raises(UserError, match=r"000\.safetensors.* was made as results/d/t/001\.safetensors.*'targets'"):
+            stage.open_all("experts", [str(first), str(second)], "targets")
         elsewhere = second.rename("brought.safetensors")
         assert stage.open("brought", elsewhere).tensor("x").tolist() == [1, 1, 1], (
             "outside the results any name will do"
         )
+
+
+def test_files_of_another_run_are_noticed(make: Any) -> None:
+    """A copy from another results folder has the right place: its settings, or what it was made from, give it away."""
+    folder = Path("results/d") / CONFIG["teacher"]["name"]
+    teacher, targets = folder / "teacher.safetensors", folder / "targets.safetensors"
+    given = make()
+    for rule, path, width in (("teacher", teacher, 8), ("targets", targets, None)):
+        given.rule, given.output = rule, Files(first=str(path))
+        given.params.settings = job.settings(given.config, rule)
+        if width:
+            given.params.settings["backbone"] = given.params.settings["backbone"] | {"width": width}
+        with job.stage(given) as stage:
+            if rule == "targets":
+                stage.note_input("teacher", "that of another run")
+            stage.save(path, {"x": torch.ones(3)})
+    with job.stage(make()) as stage:
+        with pytest.raises(UserError, match=rf"{teacher}.*backbone.width: 8 -> .*delete it.*'teacher'"):
+            stage.open("teacher", teacher, "teacher")
+        with pytest.raises(
+            UserError, match=rf"{targets}.*another file of the rule 'teacher' than {teacher}.*'targets'"
+        ):
+            stage.open("targets", targets, "targets")
 
 
 def test_what_an_earlier_job_finished_is_not_made_again(make: Any) -> None:

@@ -83,6 +83,11 @@ SCORES = sorted(
 )
 
 
+def kept(experts):
+    """These experts, but for folders that `mkdt clean` emptied."""
+    return [path for path in experts if not (Path(path).parent / cfg.CLEANED).is_file()]
+
+
 def initial_set(wildcards):
     """The subset that distillation starts from; the high-loss subset is one for all distill seeds."""
     method = cfg.initial_method(config, wildcards["method"])
@@ -183,6 +188,9 @@ onstart:
 
 onsuccess:
     TRACKER.end(True)
+    for experts in [EXPERTS, SSL_EXPERTS]:  # all there again
+        if experts and all(Path(path).is_file() for path in experts):
+            Path(experts[0]).with_name(cfg.CLEANED).unlink(missing_ok=True)
     if Path(REPORT[0]).is_file():
         print(f"Tables and figures: {EXPERIMENT}/report/", file=sys.stderr)
 

@@ -1,3 +1,10 @@
+# As `snakemake experts`, for those of mtt_ssl.
+rule sslexperts:
+    input:
+        SSL_EXPERTS,
+    localrule: True
+
+
 # The experts of mtt_ssl are trained by SSL, not by regression; batches as for the others.
 for batch in BATCHES:
 

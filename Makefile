@@ -5,8 +5,8 @@ CORES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo run drill test test-fast test-slurm estimate lint format ui sync bench config-docs clean-resume \
-	clean-environment study-ssl_trajectories study-what_matters study-digits study-fashion study-architectures
+.PHONY: demo run drill test test-fast test-slurm estimate lint format ui sync bench config-docs clean-environment \
+	study-ssl_trajectories study-what_matters study-digits study-fashion study-architectures clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/.run: pyproject.toml constraints.txt
@@ -69,8 +69,8 @@ sync: $(VENV)/.run  ## send to MLflow what has not reached it yet, each value on
 config-docs: $(VENV)/.run  ## config/README.md from the schema
 	$(BIN)/python -c 'from mkdt.schema import reference; print(reference(), end="")' > config/README.md
 
-clean-resume:  ## resume points and second names of finished files; not while a job runs
-	rm -rf results/.resume
+clean: $(VENV)/.run  ## what can be made again: experts whose sets are there, what no result shares; asks first
+	$(BIN)/mkdt clean
 
 clean-environment:
 	rm -rf $(VENV)

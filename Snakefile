@@ -44,7 +44,8 @@ include: "workflow/rules/report.smk"  # tables, figures and the page
 include: "workflow/rules/tracking.smk"  # send to MLflow what has not reached it; only when asked for
 
 
-# Every artifact that is kept is named: otherwise a lost expert would go unnoticed while the report is there.
+# Every artifact that is kept is named: otherwise a lost expert would go unnoticed while the report is there. Experts that
+# `mkdt clean` removed are not asked for; what needs them makes them again.
 rule all:
     default_target: True
     input:
@@ -52,8 +53,8 @@ rule all:
         TEACHER,
         TARGETS,
         TARGETS_PROBE,
-        EXPERTS,
-        SSL_EXPERTS if "mtt_ssl" in config["methods"] else [],
+        kept(EXPERTS),
+        kept(SSL_EXPERTS if "mtt_ssl" in config["methods"] else []),
         SETS,
         PRETRAINED,
         SCORES,

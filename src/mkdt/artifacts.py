@@ -149,6 +149,11 @@ def save(
     write_atomically(path, lambda temporary: save_file(prepared, temporary, metadata))
 
 
+def by_rule(stage: str | None) -> str:
+    """Which rule makes a file, to end a sentence with; rules of several jobs of a stage have its name and their numbers."""
+    return f" with the rule '{stage}'" if stage else ""
+
+
 def _open(path: Path) -> Any:
     """Open a tensor file. safetensors opens it twice, by name: again, until no other file took the name meanwhile."""
     while True:
@@ -175,9 +180,9 @@ class Artifact:
         """
         self.path = Path(path)
         self._checked: set[tuple[str, int]] = set()
-        again = f"make it again with the rule '{stage}'" if stage else "make it again"
+        again = f"delete it, and snakemake makes it again{by_rule(stage)}"
         if not self.path.is_file():
-            raise UserError(f"{path} does not exist: {again}.")
+            raise UserError(f"{path} does not exist: snakemake makes it{by_rule(stage)}.")
         try:
             self._file = _open(self.path)
             self.header: Header = json.loads((self._file.metadata() or {})[HEADER_KEY])
@@ -231,7 +236,7 @@ class Artifact:
         if tensor_digest(tensor) != (wanted if row < 0 else wanted[row]):
             raise UserError(
                 f"{self.path}: the content of '{name}' does not match its digest, the file was altered: "
-                f"delete it and make it again with the rule '{self.header['stage']}'."
+                f"delete it, and snakemake makes it again{by_rule(self.header['stage'])}."
             )
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise UserError(f"{self.path}: '{name}' has values that are not finite.")

@@ -13,6 +13,7 @@ COMMANDS = {
     "doctor": ("mkdt.doctor", "whether a run can succeed on this machine, and what to do if not"),
     "inspect": ("mkdt.inspection", "an artifact in words: what it is, what made it, how to make it again"),
     "export": ("mkdt.export", "a set or an encoder in a folder that works alone"),
+    "clean": ("mkdt.clean", "removes what can be made again; says what it frees and what getting it back costs"),
     "track": ("mkdt.sync", "runs and MLflow"),
 }
 

@@ -21,6 +21,9 @@ from mkdt.schema import conform, flat
 Config = dict[str, Any]
 
 RESULTS = Path("results")  # everything produced, relative to the working directory
+CLEANED = (
+    ".cleaned"  # in a folder of experts that `mkdt clean` emptied: they are not asked for until something needs them
+)
 RESERVED = ("logs", "benchmarks", "mlartifacts")  # folders in it that are no data set and no experiment
 # Arguments of each architecture: what an overriding file left over from another one is dropped.
 ARCHITECTURES = {

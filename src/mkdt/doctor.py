@@ -178,10 +178,13 @@ def _room(config: dict[str, Any]) -> Iterator[Finding]:
     import psutil
 
     from mkdt import config as cfg
+    from mkdt.costs import costs
     from mkdt.resources import jobs, memory_mb, need
 
     needs = [need(config, stage, **arguments) for stage, arguments in jobs(config)]
-    disk, memory = sum(one.disk for one in needs) / 1e9, max(memory_mb(one, 0) for one in needs) / 1e3
+    memory = max(memory_mb(one, 0) for one in needs) / 1e3
+    written = costs(config, cfg.RESULTS)["disk"].sum()
+    disk = max(0, sum(one.disk for one in needs) - written + max(one.resume for one in needs)) / 1e9
     try:
         cfg.RESULTS.mkdir(exist_ok=True)
         with tempfile.TemporaryFile(dir=cfg.RESULTS):
@@ -189,8 +192,10 @@ def _room(config: dict[str, Any]) -> Iterator[Finding]:
     except OSError as error:
         yield Finding("FAIL", "disk", f"{cfg.RESULTS}/ cannot be written ({error}): unlock it, or free space.")
     else:
-        text = f"{free:.1f} GB free for {cfg.RESULTS}/, a whole run writes about {disk:.1f} GB"
-        yield Finding("ok" if free > disk else "FAIL", "disk", text + ("" if free > disk else ": free space."))
+        what = "what is left of a run" if written else "a whole run"
+        text = f"{free:.1f} GB free for {cfg.RESULTS}/, {what} writes about {disk:.1f} GB"
+        todo = ": free space; mkdt clean says what can go."
+        yield Finding("ok" if free > disk else "FAIL", "disk", text + ("" if free > disk else todo))
     total = psutil.virtual_memory().total / 1e9
     if memory > total and not shutil.which("sbatch"):
         todo = "jobs may be killed for it; smaller batches or retain: 0 need less."

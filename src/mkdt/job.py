@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from mkdt import artifacts
-from mkdt.config import RESULTS, budget_words, differences
+from mkdt.config import RESULTS, budget_words, differences, settings
 from mkdt.errors import UserError
 from mkdt.schema import flat
 from mkdt.synthetic import SyntheticSet, load_synthetic
@@ -52,7 +53,7 @@ class Stage:
         self.input, self.output, self.wildcards, self.rule = job.input, job.output, job.wildcards, job.rule
         self.settings: dict[str, Any] = dict(job.params.settings)
         self.seed: int = self.settings["seed"]
-        self.data = job.config["data"]
+        self.data, self._config = job.config["data"], job.config
         self.device = _device(job.config["compute"]["device"], job.resources.get("gpu", 0))
         self._code: str = job.params.code
         self._results = RESULTS
@@ -91,6 +92,30 @@ class Stage:
             dict(flat(self.settings)),
         )
 
+    def check_room(self, megabytes: float) -> None:
+        """Refuse to start where the disk has not the room that the job may need, before anything is computed.
+
+        Args:
+            megabytes: of its outputs and resume points; those that earlier jobs left are there already.
+
+        Raises:
+            UserError: says what is needed, what is free, and what to do.
+        """
+        first = Path(self.output[0])
+        names = {*(Path(path).name for path in self.output), f"{first.stem}.state.pt"}
+        there = [0]
+        for place in (first, first.parent):  # as `resume` names the folder, of one job or of several that share members
+            for folder in (self._results / ".resume" / place.relative_to(self._results)).glob("*/"):
+                files = [file for file in folder.glob("*") if file.name in names] + [*folder.glob("scratch/*")]
+                there.append(sum(file.stat().st_size for file in files))
+        needed, free = 1e6 * megabytes - max(there), shutil.disk_usage(self._results).free
+        if needed > free:
+            raise UserError(
+                f"this job may write {needed / 1e9:.3g} GB (outputs and resume points), but the disk of "
+                f"{self._results.resolve()} has {free / 1e9:.3g} GB free: free space (mkdt clean says what can go) or let "
+                f"{self._results} be a link to a larger disk, and give the same command again."
+            )
+
     # -- inputs and outputs
 
     def open(self, role: str, path: str | Path, stage: str | None = None) -> artifacts.Artifact:
@@ -117,15 +142,43 @@ class Stage:
         return artifact
 
     def _artifact(self, path: str | Path, stage: str | None) -> artifacts.Artifact:
-        """Open an artifact; one that a job made under another name of the results was swapped or copied there."""
+        """Open an artifact. One that this run did not make was swapped, or copied there from elsewhere.
+
+        Raises:
+            UserError: it is damaged, of another stage, or of another run: made under another name of the results, by
+                other settings, or from other data, teacher or targets than those that are there. Snakemake makes again
+                whatever a change of the config or of a file touches, before it is read; so no file of this run differs.
+        """
         artifact = artifacts.Artifact(path, stage)
         place, here = artifact.header.get("notes", {}).get("place"), self._place(path)
+        again = f"delete it, and snakemake makes it again{artifacts.by_rule(artifact.header['stage'])}"
         if None not in (place, here) and place != here:
             raise UserError(
-                f"{path} is a whole file, but was made as {self._results / place}: put it back, or delete it and make it "
-                f"again with the rule '{artifact.header['stage']}'."
+                f"{path} is a whole file, but was made as {self._results / place}: put it back, or {again}."
             )
+        if stage is None or here is None or place is None:  # brought from outside
+            return artifact
+        now = json.loads(artifacts.canonical(settings(self._config, stage, **_names(stage, here))))
+        then = {key: artifact.header["parameters"].get(key) for key in now}
+        if then != now:
+            raise UserError(
+                f"{path} is a whole file, but of another run, with other settings ({differences(then, now)}): {again}."
+            )
+        for role, shared in self._shared.items():
+            if artifact.header["inputs"].get(role, shared.identity) != shared.identity:
+                raise UserError(
+                    f"{path} is a whole file, but was made from another file of the rule '{role}' than {shared.path}: {again}."
+                )
         return artifact
+
+    @cached_property
+    def _shared(self) -> dict[str, artifacts.Artifact]:
+        """By role the artifacts that much is made from, those that are there."""
+        source = self._results / self._config["source"]
+        teacher = source / self._config["teacher"]["name"]
+        files = {"data": source, "teacher": teacher, "targets": teacher}
+        found = {role: folder / f"{role}.safetensors" for role, folder in files.items()}
+        return {role: artifacts.Artifact(path, role) for role, path in found.items() if path.is_file()}
 
     def _place(self, path: str | Path) -> str | None:
         """A path below the results; None outside."""
@@ -194,7 +247,7 @@ class Stage:
             inputs: what else it sees; they are open before the subset, since all inputs decide the resume state.
         """
         self.open("initial", self.input.initial, "subset")
-        initial = load_synthetic(self.input.initial)
+        initial = load_synthetic(self.input.initial, "subset")
         state = self.resume()
         self.show(0, initial.pixels())
         self.expect(self.settings["iterations"], "iteration", state["iteration"] if state else 0)
@@ -459,6 +512,7 @@ def stage(job: Any) -> Iterator[Stage]:
             log.info("%s on %s, %d thread(s)", running.rule, running.device, job.threads)
             if running.device.type == "cpu" and os.getenv("CUDA_VISIBLE_DEVICES"):  # set by SLURM in a job with GPUs
                 log.warning("this job was given a GPU, but torch sees none.")
+            running.check_room(job.resources.get("disk_mb", 0))
             with suppress(_Finished):
                 yield running
         status = "FINISHED"
@@ -478,6 +532,18 @@ def stage(job: Any) -> Iterator[Stage]:
             signal.signal(number, signal.SIG_IGN)
         if running is not None:
             running._finish(status)
+
+
+def _names(stage: str, path: str) -> dict[str, str]:
+    """What a path below the results says that settings depend on (docs/artifacts.md)."""
+    parts = Path(path).parts
+    if stage == "data":
+        return {"dataset": parts[0]}
+    if stage == "subset":
+        return {"method": parts[-3], "budget": parts[-2]}
+    if stage == "pretrain":
+        return {"student": parts[-5], "method": parts[-4]}
+    return {}
 
 
 def _device(wanted: str, gpus: int) -> torch.device:

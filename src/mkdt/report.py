@@ -1,6 +1,7 @@
 """The report: tables with numbers and intervals, and the figures that go with them."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from scipy.stats import t as student_t
 from torch import Tensor
 
-from mkdt.artifacts import write_atomically, write_text
+from mkdt.artifacts import by_rule, write_atomically, write_text
+from mkdt.errors import UserError
 from mkdt.methods import METHODS
 
 KEYS = ["source", "budget", "method", "student", "downstream", "evaluation", "label_fraction"]
@@ -44,6 +46,25 @@ SPARE_STYLES: list[Style] = [
     ("#332288", ">", "--"),
     ("#999999", "p", "-."),
 ]
+
+
+def read_table(path: str | Path, rule: str | None) -> pd.DataFrame:
+    """A CSV or a file of JSON lines that a rule wrote.
+
+    Raises:
+        UserError: it cannot be read, or its last line is cut; a changed figure in it is not noticed.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        if not text.endswith("\n"):
+            raise ValueError("the last line is cut")
+        buffer = StringIO(text)
+        table = pd.read_json(buffer, lines=True) if Path(path).suffix == ".jsonl" else pd.read_csv(buffer)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}): delete it, and snakemake makes it again{by_rule(rule)}."
+        ) from error
+    return table
 
 
 def interval(table: pd.DataFrame, value: str, factors: Sequence[str] = RUN) -> tuple[float, float, float]:
@@ -81,7 +102,7 @@ def interval(table: pd.DataFrame, value: str, factors: Sequence[str] = RUN) -> t
 
 def read_scores(files: Iterable[str | Path], source: str) -> pd.DataFrame:
     """The rows of all files of rule probe, with the column ``source`` before them."""
-    scores = pd.concat([pd.read_csv(file) for file in files], ignore_index=True)
+    scores = pd.concat([read_table(file, "probe") for file in files], ignore_index=True)
     scores.insert(0, "source", source)
     return scores
 

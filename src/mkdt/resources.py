@@ -16,6 +16,7 @@ import yaml
 
 from mkdt import config as cfg
 from mkdt.config import Config
+from mkdt.errors import UserError
 from mkdt.methods import METHODS, made_by
 from mkdt.schema import SCHEMA
 
@@ -38,8 +39,11 @@ SAFETY, SLOT = 2, 10
 LONGEST = 24 * 60  # many partitions refuse more; a stage that takes longer goes on in its next attempt
 ENCODE_BATCH = 1024  # of mkdt.teacher and mkdt.probe
 STATISTICS_IMAGES = 5000  # of mkdt.probe
-FLOAT = 4
+FLOAT, LONG = 4, 8
 
+ROOM = 5e6  # bytes for what the model leaves out: headers, logs, pictures, the report; the demo's are half a megabyte
+LINE = 200  # bytes of one step in a metrics file
+HISTORY = 16  # images of which distillation keeps how they form (mkdt.synthetic)
 CHUNK = 1e9  # of image files while they are decoded: measured 0.6 GB for photographs of 500x375
 TARGETS_PIXELS = 256  # of mkdt.targets_probe: images are made smaller for the probe on pixels
 
@@ -76,6 +80,7 @@ class Need:
         steps: number of training steps, each with a cost of its own.
         seconds: time that does not shrink with a faster device (augmentation, fits, reading).
         disk: bytes of the outputs.
+        resume: bytes of the resume points at their largest; a new one is written before the old one goes.
     """
 
     host: float = 0
@@ -84,6 +89,7 @@ class Need:
     steps: float = 0
     seconds: float = 0
     disk: float = 0
+    resume: float = 0
 
 
 # Networks of one form, counted by torch on one image of 3x32x32; all but the parameters grow with the area. The width of
@@ -189,6 +195,11 @@ def _images(config: Config, dataset: str) -> int:
     return facts.train + facts.validation + facts.test
 
 
+def _history(settings: Mapping[str, Any], pixels: int) -> int:
+    """Bytes of the pictures that a distillation keeps of how its set forms."""
+    return FLOAT * HISTORY * pixels * (int(settings["pictures"]) + 1)
+
+
 def training_images(config: Config, budget: str) -> int:
     """Number of images a method trains on, by the budget in the path."""
     counts = {cfg.budget_label(value): cfg.budget_count(config, value) for value in config["budgets"]}
@@ -211,9 +222,11 @@ def need(config: Config, stage: str, *, dataset: str = "", student: str = "", bu
     if stage == "data":
         facts, images = cfg.facts_of(config, dataset), _images(config, dataset)
         small = images * _pixels(config, dataset)
+        kept = sum(cfg.split_sizes(config, dataset)) * (_pixels(config, dataset) + 2 * LONG)  # with label and row
         # Arrays are decoded, reordered, split, and written from a copy; image files go into the output chunk by chunk.
         host = CHUNK if cfg.decodes_files(config, dataset) else 2 * images * facts.channels * facts.size**2 + 3 * small
-        return Need(host=host, seconds=images / 400, disk=small)
+        decoded = small if cfg.decodes_files(config, dataset) else 0
+        return Need(host=host, seconds=images / 400, disk=kept, resume=decoded)
     if stage == "teacher":
         spec = config["teacher"]
         batch = min(spec["batch"], count)
@@ -229,14 +242,16 @@ def need(config: Config, stage: str, *, dataset: str = "", student: str = "", bu
             flops=views * 3 * (teacher.flops + 2 * projector),
             steps=(count // batch) * spec["epochs"],
             seconds=views * pixels / 3 * AUGMENT,
-            disk=FLOAT * parameters,
+            # Without the projector; the running statistics of batch norms are a few per cent of all but the tiniest.
+            disk=1.2 * FLOAT * teacher.parameters + LINE * spec["epochs"],
+            resume=2 * FLOAT * 3 * parameters,
         )
     if stage == "targets":
         return Need(
             host=count * pixels + 3 * FLOAT * count * dimension,
             device=FLOAT * (teacher.parameters + ENCODE_BATCH * (2 * pixels + 4 * teacher.largest)),
             flops=count * teacher.flops,
-            disk=FLOAT * count * dimension,
+            disk=FLOAT * (count + cfg.split_sizes(config, source)[1]) * dimension,
         )
     if stage == "teacher_import":
         return Need(host=4 * FLOAT * teacher.parameters, disk=FLOAT * teacher.parameters)
@@ -266,7 +281,8 @@ def need(config: Config, stage: str, *, dataset: str = "", student: str = "", bu
             + FLOAT * max(batch * (3 * pixels + size.activations), ENCODE_BATCH * 3 * (pixels + size.largest)),
             flops=members * count * size.flops * (3 * epochs + 1),
             steps=members * epochs * ceil(count / batch),
-            disk=members * (trajectory + FLOAT * count),
+            disk=members * (trajectory + FLOAT * count + LINE * epochs),
+            resume=2 * (trajectory + 2 * FLOAT * size.parameters),
         )
     if stage == "subset":
         few, views = training_images(config, budget), config["sas"]["views"] if "sas" in config["methods"] else 0
@@ -277,12 +293,12 @@ def need(config: Config, stage: str, *, dataset: str = "", student: str = "", bu
             # k-means: at most 300 iterations of scikit-learn; SAS: the views, and a pass over the targets a choice.
             flops=views * count * teacher.flops,
             seconds=count * (views * pixels / 3 * AUGMENT + 2 * few * dimension * 300 / CPU_RATE),
-            disk=FLOAT * few * (pixels + dimension),
+            disk=few * (FLOAT * (pixels + dimension) + LONG),
         )
     if stage == "krr":
         krr, few = config["krr_st"], training_images(config, budget)
         size, real = student_size(config, krr["student"]), min(krr["batch"], count)
-        tensors = FLOAT * few * (pixels + dimension)
+        tensors = few * (FLOAT * (pixels + dimension) + LONG)
         return Need(
             host=count * (pixels + FLOAT * dimension) + 8 * tensors,
             # The pool of students with their momenta; the graph of all synthetic images, the ridge system in float64.
@@ -292,7 +308,8 @@ def need(config: Config, stage: str, *, dataset: str = "", student: str = "", bu
             + 4 * 8 * few * (few + size.features),
             flops=krr["iterations"] * (6 * few + real) * size.flops + krr["iterations"] * 3 * few**3,
             steps=2 * krr["iterations"],
-            disk=tensors,
+            disk=tensors + LINE * krr["iterations"],
+            resume=2 * (3 * tensors + _history(krr, pixels) + 2 * FLOAT * krr["students"] * size.parameters),
         )
     if stage == "sslexperts":
         size, epochs, members = ssl_student_size(config), config["experts"]["epochs"], config["experts"]["per_job"]
@@ -305,7 +322,8 @@ def need(config: Config, stage: str, *, dataset: str = "", student: str = "", bu
             flops=views * 3 * size.flops,
             steps=members * epochs * (count // batch),
             seconds=views * pixels / 3 * AUGMENT,
-            disk=members * trajectory,
+            disk=members * (trajectory + LINE * epochs),
+            resume=2 * (trajectory + 2 * FLOAT * size.parameters),
         )
     if stage in {"distill", "mtt"}:
         distill, size, few = config["distill"], student_size(config, config["student"]), training_images(config, budget)
@@ -317,7 +335,7 @@ def need(config: Config, stage: str, *, dataset: str = "", student: str = "", bu
             FLOAT * batch * 2 * size.activations
         )  # a step's graph can be differentiated twice (benchmarks/README.md)
         kept = 0 if distill["compile"] else steps if distill["retain"] == "auto" else distill["retain"]
-        tensors = FLOAT * few * (pixels + dimension)
+        tensors = few * (FLOAT * (pixels + dimension) + LONG)
         trajectories = FLOAT * size.parameters * (config["experts"]["epochs"] + 1) * config["experts"]["count"]
         return Need(
             # Pages of the experts' files that were read count as the process's memory.
@@ -330,7 +348,8 @@ def need(config: Config, stage: str, *, dataset: str = "", student: str = "", bu
             flops=distill["iterations"] * batch * size.flops * (9 * steps + 3 * (steps - kept)),
             steps=distill["iterations"] * 3 * steps,
             seconds=distill["iterations"] * 2 * views * pixels / 3 * AUGMENT,
-            disk=tensors,
+            disk=tensors + LINE * distill["iterations"],
+            resume=2 * (3 * tensors + _history(distill, pixels) + LINE * distill["iterations"]),
         )
     if stage == "pretrain":
         settings, size, few = config["pretrain"], student_size(config, student), training_images(config, budget)
@@ -347,7 +366,8 @@ def need(config: Config, stage: str, *, dataset: str = "", student: str = "", bu
             device=images + FLOAT * (few * dimension + 3 * size.parameters + batch * (3 * pixels + size.activations)),
             flops=seeds * rates * steps * batch * size.flops * 3,
             steps=seeds * rates * steps,
-            disk=seeds * snapshots,
+            disk=seeds * (snapshots + LINE * points),
+            resume=2 * (snapshots + 3 * FLOAT * size.parameters),
         )
     if stage == "probe":
         return _probe(config, student, budget)
@@ -388,6 +408,11 @@ def _probe(config: Config, student: str, budget: str) -> Need:
 def memory_mb(needs: Need, gpus: int) -> int:
     """Main memory to ask for, in MB: on a GPU's node the tensors of the device do not count."""
     return ceil((BASE + needs.host + (CUDA if gpus else needs.device)) / 1e6)
+
+
+def disk_mb(needs: Need) -> int:
+    """Free space to ask for before a job starts, in MB: its outputs, its resume points, and room for the rest."""
+    return ceil((ROOM + needs.disk + needs.resume) / 1e6)
 
 
 def hours(needs: Need, gpus: int, threads: int) -> float:
@@ -475,16 +500,27 @@ def read(files: Sequence[Path]) -> Config:
     return cfg.load(merged)
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Print docs/estimates.md: the tables of every config that is named, with one GPU a job and without."""
-    print("# What each experiment needs\n\nMade by `make estimate`; docs/cluster.md says how it is reckoned.")
+def main(arguments: Sequence[str]) -> int:
+    """Print docs/estimates.md: the tables of every config that is named, with one GPU a job and without.
+
+    Returns:
+        the exit code: 1 after one sentence where a config is not good; then nothing else is printed.
+    """
+    configs = {}
     for name in arguments:
-        config = read([Path(name)])
+        try:
+            configs[name] = read([Path(name)])
+        except (UserError, OSError, yaml.YAMLError) as error:
+            print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+            return 1
+    print("# What each experiment needs\n\nMade by `make estimate`; docs/cluster.md says how it is reckoned.")
+    for name, config in configs.items():
         print(f"\n## {config['experiment']}\n\n`{name}`")
         for gpus in (1, 0):
             kind = "One GPU a job:" if gpus else f"No GPU, {config['compute']['threads']} thread(s) a job:"
             print(f"\n{kind}\n\n{table(config, gpus)}", end="")
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -31,9 +31,7 @@ def take_over() -> None:
     from there. The lock is removed only where no Snakemake of this folder lives on this machine; where the folder is
     shared, another machine's is not seen: run it on one.
     """
-    here = [process for process in psutil.process_iter() if _belongs_here(process)]
-    owners = [process for process in here if _is_snakemake(process)]
-    orphans = [process for process in here if _is_job(process) and not set(process.parents()) & set(owners)]
+    owners, orphans = living()
     for process in orphans:
         process.terminate()
     if orphans:
@@ -43,6 +41,13 @@ def take_over() -> None:
     if not owners and LOCKS.is_dir() and any(LOCKS.iterdir()):
         shutil.rmtree(LOCKS)
         print("mkdt run: removed the lock of a killed run.", file=sys.stderr)
+
+
+def living() -> tuple[list[psutil.Process], list[psutil.Process]]:
+    """The Snakemakes of this folder on this machine, and the jobs that go on without one."""
+    here = [process for process in psutil.process_iter() if _belongs_here(process)]
+    owners = [process for process in here if _is_snakemake(process)]
+    return owners, [process for process in here if _is_job(process) and not set(process.parents()) & set(owners)]
 
 
 def _words(process: psutil.Process) -> list[str]:

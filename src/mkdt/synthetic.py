@@ -74,13 +74,17 @@ def first_images(images: Tensor, count: int = 16) -> Tensor:
     return images[:count].detach().cpu().clone()
 
 
-def load_synthetic(path: str | Path) -> SyntheticSet:
+def load_synthetic(path: str | Path, stage: str | None = None) -> SyntheticSet:
     """Read a synthetic set or real subset from its safetensors file, every tensor checked.
+
+    Args:
+        path: the file.
+        stage: the rule that must have made it; None takes any.
 
     Raises:
         UserError: the file is missing, damaged, or its tensors do not fit together.
     """
-    file = artifacts.Artifact(path)
+    file = artifacts.Artifact(path, stage)
     tensors = {name: file.tensor(name) for name in SyntheticSet.NAMES}
     found = SyntheticSet(**tensors, provenance=file.header)
     m = found.images.shape[0] if found.images.ndim else 0

@@ -1,13 +1,13 @@
 """A full disk: one sentence, nothing under the final name, and the same call works once there is room."""
 
 import gc
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from small_disk import small_file_system
 
 from mkdt import artifacts, job
 from mkdt.errors import UserError
@@ -18,13 +18,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
     """A file system of one megabyte."""
     folder = tmp_path / "small"
     folder.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a small file system")
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"no small file system here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
+    yield from small_file_system(folder, 1)
 
 
 def test_a_full_disk_leaves_no_part_of_a_file(small: Path) -> None:

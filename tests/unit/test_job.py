@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from mkdt import artifacts, job
+from mkdt import artifacts, job, resources
 from mkdt.errors import UserError
 from mkdt.tracking import parse
+
+CONFIG = resources.read([])  # the default; jobs get the checked one
 
 
 class Files(list[str]):
@@ -47,9 +50,11 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             log=["results/logs/teacher.log"],
             threads=1,
             resources={"gpu": gpus} if gpus else {},
-            config={
+            config=CONFIG
+            | {
                 "experiment": "e",
                 "source": "d",
+                "datasets": {"d": CONFIG["datasets"]["digits"]},
                 "tracking": {"enabled": tracking},
                 "data": {"on_error": "fail"},
                 "compute": {"device": device, "resume_minutes": minutes, "tf32": False, "threads": 1},
@@ -73,6 +78,32 @@ def test_a_users_mistake_is_one_sentence_and_exit_code_one(make: Any, capsys: py
     assert caught.value.code == 1
     assert capsys.readouterr().err == "teacher: data.root is empty: put files there.\n"
     assert "Traceback" not in log_text()
+
+
+def test_a_job_without_room_does_not_start(
+    make: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it may write against what is free; what an earlier job of its own left there already takes no more room."""
+    given = make()
+    given.resources["disk_mb"] = 2000
+    usage = job.shutil.disk_usage(".")
+    with monkeypatch.context() as patch:
+        patch.setattr(job.shutil, "disk_usage", lambda path: usage._replace(free=2_000_000_100))
+        with job.stage(given) as stage:
+            stage.resume()
+            stage.checkpoint(lambda: {"x": torch.ones(1000)})
+            raise_after = stage._folder
+    assert raise_after is not None
+    for states, starts in ((1, False), (2, True)):
+        (raise_after / "teacher.state.pt").write_bytes(b"x" * 1_000_000 * states)
+        monkeypatch.setattr(job.shutil, "disk_usage", lambda path: usage._replace(free=1_998_500_000))
+        started = False
+        with pytest.raises(SystemExit) if not starts else nullcontext(), job.stage(given):
+            started = True
+        assert started == starts
+    said = capsys.readouterr().err
+    assert said.startswith("teacher: this job may write 2 GB (outputs and resume points), but the disk of /")
+    assert said.count("\n") == 1
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPU")
@@ -274,19 +305,44 @@ def test_finished_members_are_taken_over_unless_damaged(make: Any) -> None:
 def test_swapped_files_are_noticed(make: Any) -> None:
     """Two experts that changed places are whole files of the right rule; their place in the header gives them away."""
     first, second = Path("results/d/t/000.safetensors"), Path("results/d/t/001.safetensors")
-    with job.stage(make()) as stage:
+    given = make()
+    given.rule = "targets"
+    with job.stage(given) as stage:
         stage.save(first, {"x": torch.ones(3)})
         stage.save(second, {"x": torch.zeros(3)})
-        stage.open_all("experts", [str(first), str(second)], "teacher")
+        stage.open_all("experts", [str(first), str(second)], "targets")
         first.rename("spare")
         second.rename(first)
         Path("spare").rename(second)
-        with pytest.raises(UserError, match=r"000\.safetensors.* was made as results/d/t/001\.safetensors.*'teacher'"):
-            stage.open_all("experts", [str(first), str(second)], "teacher")
+        with pytest.raises(UserError, match=r"000\.safetensors.* was made as results/d/t/001\.safetensors.*'targets'"):
+            stage.open_all("experts", [str(first), str(second)], "targets")
         elsewhere = second.rename("brought.safetensors")
         assert stage.open("brought", elsewhere).tensor("x").tolist() == [1, 1, 1], (
             "outside the results any name will do"
         )
+
+
+def test_files_of_another_run_are_noticed(make: Any) -> None:
+    """A copy from another results folder has the right place: its settings, or what it was made from, give it away."""
+    folder = Path("results/d") / CONFIG["teacher"]["name"]
+    teacher, targets = folder / "teacher.safetensors", folder / "targets.safetensors"
+    given = make()
+    for rule, path, width in (("teacher", teacher, 8), ("targets", targets, None)):
+        given.rule, given.output = rule, Files(first=str(path))
+        given.params.settings = job.settings(given.config, rule)
+        if width:
+            given.params.settings["backbone"] = given.params.settings["backbone"] | {"width": width}
+        with job.stage(given) as stage:
+            if rule == "targets":
+                stage.note_input("teacher", "that of another run")
+            stage.save(path, {"x": torch.ones(3)})
+    with job.stage(make()) as stage:
+        with pytest.raises(UserError, match=rf"{teacher}.*backbone.width: 8 -> .*delete it.*'teacher'"):
+            stage.open("teacher", teacher, "teacher")
+        with pytest.raises(
+            UserError, match=rf"{targets}.*another file of the rule 'teacher' than {teacher}.*'targets'"
+        ):
+            stage.open("targets", targets, "targets")
 
 
 def test_what_an_earlier_job_finished_is_not_made_again(make: Any) -> None:

@@ -144,3 +144,17 @@ def test_the_paper_protocol_prices_its_epochs() -> None:
     """Without a grid there is one point, and the number of steps follows from the epochs."""
     settings = config(pretrain={"protocol": "paper", "epochs": 3, "batch": 100, "seeds": [0]})
     assert resources.need(settings, "pretrain", student="convnet", budget="all").steps == 3 * 13
+
+
+@pytest.mark.parametrize("text", ["budgets: [0]\n", "budgets: [1\n", None])
+def test_a_bad_config_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None) -> None:
+    """Before any table: the file is named, exit code 1, no traceback."""
+    file = tmp_path / "mine.yaml"
+    if text is not None:
+        file.write_text(text)
+    assert resources.main([str(CONFIGS[0]), str(file)]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"{file}: ")
+    assert said.err.count("\n") == 1
+    assert resources.main([str(CONFIGS[0])]) == 0

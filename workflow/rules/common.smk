@@ -83,6 +83,11 @@ SCORES = sorted(
 )
 
 
+def kept(experts):
+    """These experts, but for folders that `mkdt clean` emptied."""
+    return [path for path in experts if not (Path(path).parent / cfg.CLEANED).is_file()]
+
+
 def initial_set(wildcards):
     """The subset that distillation starts from; the high-loss subset is one for all distill seeds."""
     method = cfg.initial_method(config, wildcards["method"])
@@ -153,6 +158,11 @@ def memory(stage):
     return lambda wildcards, attempt: attempt * resources.memory_mb(needs(stage, wildcards), gpus)
 
 
+def disk(stage):
+    """MB of free space without which a job of the stage does not start. No limit, unless `--resources disk_mb=` sets one."""
+    return lambda wildcards: resources.disk_mb(needs(stage, wildcards))
+
+
 def minutes(stage):
     """Time limit of a job of the stage, more at each attempt; what it did before a limit is not lost."""
     gpus = 0 if stage in resources.WITHOUT_GPU else GPU
@@ -178,6 +188,9 @@ onstart:
 
 onsuccess:
     TRACKER.end(True)
+    for experts in [EXPERTS, SSL_EXPERTS]:  # all there again
+        if experts and all(Path(path).is_file() for path in experts):
+            Path(experts[0]).with_name(cfg.CLEANED).unlink(missing_ok=True)
     if Path(REPORT[0]).is_file():
         print(f"Tables and figures: {EXPERIMENT}/report/", file=sys.stderr)
 

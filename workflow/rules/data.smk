@@ -12,6 +12,7 @@ rule data:
     threads: lambda wildcards: cfg.decoding_threads(config, wildcards.dataset)
     resources:
         mem_mb=memory("data"),
+        disk_mb=disk("data"),
         runtime=minutes("data"),
     params:
         settings=lambda wildcards: cfg.settings(config, "data", dataset=wildcards.dataset),

@@ -23,6 +23,7 @@ rule distill:
     resources:
         gpu=GPU,
         mem_mb=memory("distill"),
+        disk_mb=disk("distill"),
         runtime=minutes("distill"),
     params:
         settings=cfg.settings(config, "distill"),

@@ -1,3 +1,10 @@
+# `snakemake experts` makes what is missing of them and nothing else (after `mkdt clean`, say).
+rule experts:
+    input:
+        EXPERTS,
+    localrule: True
+
+
 # One job trains several experts, since a job must be worth its start-up; one expert is one file, the same
 # whichever job makes it. So the batch size is no parameter: a change of it makes nothing anew.
 for batch in BATCHES:
@@ -21,6 +28,7 @@ for batch in BATCHES:
         resources:
             gpu=GPU,
             mem_mb=memory("experts"),
+            disk_mb=disk("experts"),
             runtime=minutes("experts"),
         params:
             settings=cfg.settings(config, "experts"),

@@ -24,6 +24,7 @@ rule krr:
     resources:
         gpu=GPU,
         mem_mb=memory("krr"),
+        disk_mb=disk("krr"),
         runtime=minutes("krr"),
     params:
         settings=cfg.settings(config, "krr"),

@@ -1,3 +1,10 @@
+# As `snakemake experts`, for those of mtt_ssl.
+rule sslexperts:
+    input:
+        SSL_EXPERTS,
+    localrule: True
+
+
 # The experts of mtt_ssl are trained by SSL, not by regression; batches as for the others.
 for batch in BATCHES:
 
@@ -19,6 +26,7 @@ for batch in BATCHES:
         resources:
             gpu=GPU,
             mem_mb=memory("sslexperts"),
+            disk_mb=disk("sslexperts"),
             runtime=minutes("sslexperts"),
         params:
             settings=cfg.settings(config, "sslexperts"),
@@ -52,6 +60,7 @@ rule mtt:
     resources:
         gpu=GPU,
         mem_mb=memory("mtt"),
+        disk_mb=disk("mtt"),
         runtime=minutes("mtt"),
     params:
         settings=cfg.settings(config, "mtt"),

@@ -15,6 +15,7 @@ rule pretrain:
     resources:
         gpu=GPU,
         mem_mb=memory("pretrain"),
+        disk_mb=disk("pretrain"),
         runtime=minutes("pretrain"),
     params:
         settings=lambda wildcards: cfg.settings(config, "pretrain", student=wildcards.student, method=wildcards.method),

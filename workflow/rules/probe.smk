@@ -15,6 +15,7 @@ rule probe:
     resources:
         gpu=GPU,
         mem_mb=memory("probe"),
+        disk_mb=disk("probe"),
         runtime=minutes("probe"),
     params:
         settings=cfg.settings(config, "probe"),

@@ -27,6 +27,7 @@ rule report:
         ENVIRONMENT
     resources:
         mem_mb=memory("report"),
+        disk_mb=disk("report"),
         runtime=minutes("report"),
     params:
         settings=cfg.settings(config, "report"),

@@ -18,6 +18,7 @@ rule subset:
     resources:
         gpu=lambda wildcards: GPU if METHODS[wildcards.method].teacher else 0,
         mem_mb=memory("subset"),
+        disk_mb=disk("subset"),
         runtime=minutes("subset"),
     params:
         settings=lambda wildcards: cfg.settings(config, "subset", method=wildcards.method, budget=wildcards.budget),

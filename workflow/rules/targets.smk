@@ -14,6 +14,7 @@ rule targets:
     resources:
         gpu=GPU,
         mem_mb=memory("targets"),
+        disk_mb=disk("targets"),
         runtime=minutes("targets"),
     params:
         settings=cfg.settings(config, "targets"),

@@ -13,6 +13,7 @@ rule targets_import:
         ENVIRONMENT
     resources:
         mem_mb=memory("targets_import"),
+        disk_mb=disk("targets_import"),
         runtime=minutes("targets_import"),
     params:
         settings=cfg.settings(config, "targets"),

@@ -16,6 +16,7 @@ rule targets_probe:
     threads: THREADS
     resources:
         mem_mb=memory("targets_probe"),
+        disk_mb=disk("targets_probe"),
         runtime=minutes("targets_probe"),
     params:
         settings=cfg.settings(config, "targets_probe"),

@@ -25,6 +25,7 @@ rule teacher:
     resources:
         gpu=GPU * DEVICES,
         mem_mb=lambda wildcards, attempt: DEVICES * memory("teacher")(wildcards, attempt),
+        disk_mb=disk("teacher"),
         runtime=minutes("teacher"),
     params:
         settings=cfg.settings(config, "teacher"),

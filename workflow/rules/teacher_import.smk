@@ -17,6 +17,7 @@ rule teacher_import:
     threads: THREADS
     resources:
         mem_mb=memory("teacher_import"),
+        disk_mb=disk("teacher_import"),
         runtime=minutes("teacher_import"),
     params:
         settings=cfg.settings(config, "teacher"),

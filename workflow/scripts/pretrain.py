@@ -7,6 +7,7 @@ from mkdt import job
 from mkdt.artifacts import Artifact
 from mkdt.data import Normalised
 from mkdt.errors import UserError
+from mkdt.methods import METHODS
 from mkdt.pretraining import grid, pretrain_grid
 from mkdt.seeding import derive
 from mkdt.subset import STEP_SIZE
@@ -22,8 +23,9 @@ with job.stage(snakemake) as stage:
     method, data = stage.wildcards.method, stage.open("data", stage.input.data, "data")
     mean, std, step_size = data.tensor("mean"), data.tensor("std"), STEP_SIZE
     if hasattr(stage.input, "set"):
-        stage.open("set", stage.input.set)
-        training_set = load_synthetic(stage.input.set)
+        maker = METHODS[method].rule if method in METHODS else None  # a file that is brought has any
+        stage.open("set", stage.input.set, maker)
+        training_set = load_synthetic(stage.input.set, maker)
         images, targets, step_size = (
             training_set.normalised(mean, std),
             training_set.targets,

@@ -3,12 +3,11 @@
 import os
 from pathlib import Path
 
-import pandas as pd
-
 from mkdt import job, page, report
 from mkdt.artifacts import write_text
 from mkdt.config import RESULTS
 from mkdt.costs import costs
+from mkdt.methods import METHODS
 from mkdt.synthetic import load_synthetic
 from mkdt.tracking import code_version
 
@@ -27,7 +26,7 @@ with job.stage(snakemake) as stage:
     for initial, path, picture in zip(stage.input.initial, stage.input.sets, stage.input.evolution, strict=True):
         method, budget, seed = Path(path).with_suffix("").parts[-3:]
         if (method, budget) not in shown:
-            sets = load_synthetic(path), load_synthetic(initial)
+            sets = load_synthetic(path, METHODS[method].rule), load_synthetic(initial, "subset")
             shown[method, budget] = page.Shown(method, budget, seed, *sets, Path(picture).read_bytes())
     if shown:
         first = {one.method: one for one in reversed(shown.values())}
@@ -38,7 +37,7 @@ with job.stage(snakemake) as stage:
         ]
         report.save_figure(output.sets_png, report.plot_images(rows))
     runs = {"/".join(Path(path).with_suffix("").parts[-3:]): path for path in stage.input.metrics}
-    matching = {name: pd.read_json(path, lines=True) for name, path in runs.items()}
+    matching = {name: report.read_table(path, METHODS[name.split("/")[0]].rule) for name, path in runs.items()}
     if matching:
         report.save_figure(output.matching_png, report.plot_matching(matching))
     table = costs(snakemake.config, RESULTS)

@@ -1,0 +1,56 @@
+"""Room on the disk: what jobs are said to write is what they write, and a job without room does not start."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Project
+from small_disk import small_file_system
+
+from mkdt import resources
+from mkdt.artifacts import Artifact
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def small(project: Project) -> Iterator[Path]:
+    """The project's results on a disk of four megabytes."""
+    folder = project.folder / "results"
+    folder.mkdir()
+    yield from small_file_system(folder, 4)
+
+
+def test_a_job_without_room_does_not_start(project: Project, small: Path) -> None:
+    """One sentence before anything is decoded, nothing written but the log; the same command works once there is room."""
+    target = ("results/digits/data.safetensors", "--config", "tracking={enabled: false}")
+    text = project.run(*target, fails=True)
+    assert "data: this job may write 0.006 GB" in text
+    assert str(small) in text
+    assert "free space" in text
+    assert "Traceback" not in text
+    assert not (small / "digits").exists()
+    subprocess.run(["mount", "-o", "remount,size=64m", small], check=True)
+    project.run(*target)
+    assert (small / "digits" / "data.safetensors").is_file()
+
+
+def test_jobs_write_what_they_are_said_to_write(finished: Project) -> None:
+    """No less than the tensors of the real files, which grow with the sizes; with headers and pictures no more than asked for."""
+    config = resources.read([finished.folder / "tiny.yaml"])
+    for stage, patterns in {
+        "data": ["digits/data.safetensors"],
+        "teacher": ["digits/tiny_teacher/teacher.*"],
+        "targets": ["digits/tiny_teacher/targets.safetensors"],
+        "experts": ["digits/tiny_teacher/convnet/experts/00[01]*"],
+        "subset": ["tiny/sets/random/6img/0.safetensors"],
+        "distill": ["tiny/sets/mkdt/6img/0.*"],
+        "pretrain": ["tiny/pretrain/convnet/mkdt/6img/0/*"],
+    }.items():
+        files = [file for pattern in patterns for file in (finished.folder / "results").glob(pattern)]
+        artifacts = [Artifact(file) for file in files if file.suffix == ".safetensors"]
+        tensors = sum(artifact.tensor(name).nbytes for artifact in artifacts for name in artifact.names)
+        need = resources.need(config, stage, dataset="digits", student="convnet", budget="6img")
+        assert tensors <= need.disk + 100 <= 2 * tensors, stage  # a set's mean, std and step size
+        assert sum(file.stat().st_size for file in files) < 1e6 * resources.disk_mb(need), stage

@@ -39,6 +39,7 @@ METHODS = {
     "mkdt": Method("distill", seeded=True, experts=True),
     "mkdt_random": Method("distill", seeded=True, experts=True, init="random"),
     "mkdt_high_loss": Method("distill", seeded=True, experts=True, init="high_loss"),
+    "mkdt_kmeans": Method("distill", seeded=True, experts=True, init="kmeans"),
     "krr_st": Method("krr", seeded=True),
     "mtt_ssl": Method("mtt", seeded=True),
     "full": Method(),

@@ -23,7 +23,7 @@ RATES = [10.0**exponent for exponent in (2, 5, 10, 20, 30)]
 
 
 def test_the_rule() -> None:
-    """Not finite, or a hundred times the start; a start of nothing counts as one."""
+    """Not finite, or a million times the start; a start of nothing counts as one."""
     assert not diverged(EXPLODED, 1.0)
     assert not diverged(1.0, 0.0)
     for loss in (EXPLODED * 1.01, float("nan"), float("inf")):

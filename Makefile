@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: demo run drill test test-fast test-slurm estimate lint format ui sync bench config-docs clean-environment \
-	study-ssl_trajectories study-what_matters study-digits study-fashion study-architectures clean
+	study-ssl_trajectories study-what_matters study-digits study-fashion study-architectures clean test-minimum
 .DEFAULT_GOAL := demo
 
 $(VENV)/.run: pyproject.toml constraints.txt
@@ -39,6 +39,12 @@ test: $(VENV)/.dev lint  ## lint, types, unit and workflow tests
 
 test-fast: $(VENV)/.dev  ## without the slow part
 	$(BIN)/pytest -m "not slow"
+
+test-minimum:  ## the fast part with the lower bounds of pyproject.toml, in .venv-minimum (Python 3.11, 7 GB)
+	test -x .venv-minimum/bin/python || $(PYTHON) -m venv .venv-minimum
+	sed -nE 's/^    "([A-Za-z0-9-]+)>=([0-9.]+).*/\1==\2/p' pyproject.toml > .venv-minimum/lowest.txt
+	.venv-minimum/bin/python -m pip install --quiet $(PIP_ARGS) --constraint .venv-minimum/lowest.txt --editable '.[dev]'
+	.venv-minimum/bin/python -m pytest -m "not slow"
 
 test-slurm: $(VENV)/.dev $(VENV)/.slurm  ## the workflow, its jobs killed in every way, on a SLURM of its own on this machine (root, Debian); skipped elsewhere
 	$(BIN)/pytest -m slurm -rs --durations=5 tests/slurm

@@ -163,6 +163,27 @@ def _open(path: Path) -> Any:
             return file
 
 
+def _expect_form(header: Header, shapes: Mapping[str, Sequence[int]]) -> None:
+    """A header has the entries that ``save`` writes, whoever wrote it: its digest only says that nobody altered it since.
+
+    Raises:
+        ValueError: an entry is missing, of another type, or does not fit the tensors' shapes.
+    """
+    forms: dict[str, type | tuple[type, ...]] = {"stage": str, "code": str, "inputs": dict, "digests": dict}
+    wrong = [key for key, form in forms.items() if not isinstance(header.get(key), form)]
+    if not isinstance(header.get("notes", {}), dict) or not isinstance(
+        header.get("notes", {}).get("skipped", []), list
+    ):
+        wrong.append("notes")
+    if header["format"] != FORMAT or "parameters" not in header or wrong:
+        raise ValueError(f"its header has no proper {', '.join(wrong) or 'format'}")
+    for name in {*shapes, *header["digests"]}:
+        kept, shape = header["digests"].get(name), shapes.get(name)
+        by_row = isinstance(kept, list) and shape and len(kept) == shape[0]
+        if shape is None or not (isinstance(kept, str) or by_row):
+            raise ValueError(f"its digests do not fit the tensor '{name}'")
+
+
 class Artifact:
     """A tensor file of this project, memory-mapped and checked as it is read.
 
@@ -189,10 +210,10 @@ class Artifact:
             self.names = sorted(self._file.keys())
             if self.header.pop("check") != digest(self.header):
                 raise ValueError("the header does not match its digest")
-            if self.header["format"] != FORMAT or set(self.header["digests"]) != set(self.names):
-                raise ValueError("format")
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{path} is damaged or not a file of this project ({error}): {again}.") from error
+            _expect_form(self.header, {name: self._file.get_slice(name).get_shape() for name in self.names})
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            reason = str(error).split("\n")[0][:200]
+            raise UserError(f"{path} is damaged or not a file of this project ({reason}): {again}.") from error
         made_by = self.header["stage"]
         if stage is not None and made_by != stage:
             raise UserError(f"{path} was made by the rule '{made_by}', not by '{stage}': {again}.")

@@ -144,9 +144,13 @@ def _own(path: Path) -> Checkpoint:
     file = Artifact(path, "teacher")
     weights = {name: file.tensor(name) for name in file.names}
     parameters = file.header["parameters"]
-    first = next(weights[name] for name in ("conv1.weight", *weights) if name in weights and weights[name].ndim == 4)
-    view = parameters.get("view", {"channels": first.shape[1]} | AS_THE_SOURCE)
-    return Checkpoint("mkdt", dict(parameters["backbone"]), dict(view), weights)
+    first = [weights[name] for name in ("conv1.weight", *weights) if name in weights and weights[name].ndim == 4]
+    if not first or not isinstance(parameters, dict) or not isinstance(parameters.get("backbone"), dict):
+        raise UserError(
+            f"{path} does not say which network it is: fetch it again, or make it again with the rule 'teacher'."
+        )
+    view = {"channels": first[0].shape[1]} | AS_THE_SOURCE | dict(parameters.get("view", {}))
+    return Checkpoint("mkdt", parameters["backbone"], view, weights)
 
 
 def _timm(name: str, path: str | Path | None, any_size: bool) -> Checkpoint:
@@ -251,7 +255,11 @@ def _check(found: Checkpoint, source: str, channels: int, size: int) -> None:
             raise UserError(
                 f"teacher.checkpoint.{key} has {len(view[key])} values, {source} takes {view['channels']} channels."
             )
-    backbone = build_backbone(found.backbone, view["channels"], view["size"] or size)
+    try:
+        backbone = build_backbone(found.backbone, view["channels"], view["size"] or size)
+    # A record that a file brings along may ask for anything.
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{source} asks for a network that cannot be built ({error!r}): fetch it again.") from error
     fill(backbone, found.weights, source)
     seen = view["size"] or size
     try:

@@ -38,7 +38,7 @@ def check(config: Config) -> None:
     others = [config["krr_st"]["student"]] * ("krr_st" in config["methods"])
     for key, name in [
         ("student", config["student"]),
-        *(("krr_st.student", name) for name in others),
+        ("krr_st.student", config["krr_st"]["student"]),  # its rule has it as a parameter, used or not
         *((f"pretrain.students.{i}", name) for i, name in enumerate(config["pretrain"]["students"])),
     ]:
         _fail_if(name not in students, f"{key} names '{name}', which is not in students ({', '.join(students)}).")
@@ -53,6 +53,7 @@ def check(config: Config) -> None:
         _check_dataset(config, name)
     origin = cfg.teacher_origin(config)
     _check_origin(config)
+    _check_arguments(f"students.{config['krr_st']['student']}", students[config["krr_st"]["student"]])
     for key, spec in [
         *[("teacher.backbone", config["teacher"]["backbone"])] * (origin == "trained"),
         *(
@@ -247,9 +248,13 @@ def _check_dataset(config: Config, name: str) -> None:
         )
 
 
-def _check_network(key: str, spec: Mapping[str, Any], size: int) -> None:
+def _check_arguments(key: str, spec: Mapping[str, Any]) -> None:
     for argument in cfg.ARCHITECTURES[spec["architecture"]]:
         _fail_if(argument not in spec, f"{key} is a {spec['architecture']} and needs the key '{argument}'.")
+
+
+def _check_network(key: str, spec: Mapping[str, Any], size: int) -> None:
+    _check_arguments(key, spec)
     if spec["architecture"] == "convnet":
         _fail_if(
             spec["norm"] == "group" and spec["width"] > 32 and spec["width"] % 32 != 0,

@@ -12,6 +12,7 @@ from torch import Tensor
 from mkdt import seeding
 from mkdt.artifacts import Artifact
 from mkdt.compiled import CompiledStep
+from mkdt.divergence import diverged
 from mkdt.errors import UserError
 from mkdt.models import LossFn, Spec, build_student, flat_mse
 from mkdt.synthetic import SyntheticSet, first_images, moments
@@ -70,13 +71,15 @@ def distill(
         state: what ``checkpoint`` was given before an interruption.
         report: called every iteration with ``loss``, ``step_size``, ``image_gradient`` (norm), ``expert`` and
             ``start_epoch``; at intervals also with ``pictures``, the set as uint8 [m,C,H,W].
-        checkpoint: called after each iteration with a function that returns the state.
+        checkpoint: called before each update with a function that returns the state, once its loss is known to be good:
+            what is kept is never a set that has exploded.
 
     Returns:
         the set after the last update, and its history: float32 [k,m',C,H,W], the first images at k moments.
 
     Raises:
-        UserError: loss or gradient is not finite; the state before it is checkpointed first.
+        UserError: loss, gradient or set is not finite, or the loss is ``divergence.EXPLODED`` times the first one (or 1,
+            the loss of a student that stays where it is, if the first is less).
     """
     channels, size = initial.images.shape[1], initial.images.shape[2]
     if loss_fn is None:
@@ -92,9 +95,9 @@ def distill(
     optimizer = _optimizer(images, targets, step_parameter, settings)
     pictured = set(moments(settings))
     history = [first_images(images)]
-    first, retain = 0, settings["retain"]
+    first, retain, start_loss = 0, settings["retain"], 0.0
     if state is not None:
-        first, retain = state["iteration"], state["retain"]
+        first, retain, start_loss = state["iteration"], state["retain"], state["start_loss"]
         for tensor, saved in zip((images, targets, step_parameter), state["set"], strict=True):
             tensor.copy_(saved)
         for part, saved in zip(optimizer, state["optimizer"], strict=True):
@@ -105,6 +108,7 @@ def distill(
         return {
             "iteration": iteration,
             "retain": retain,
+            "start_loss": start_loss,
             "set": [images, targets, step_parameter],
             "optimizer": [part.state_dict() for part in optimizer],
             "history": torch.stack(history),
@@ -151,13 +155,14 @@ def distill(
             (d_images,) = torch.autograd.grad(seen, leaf, d_images)
         norm = torch.linalg.vector_norm(d_images)
         checks = torch.stack([loss, norm, torch.linalg.vector_norm(d_targets), d_step.abs()])
-        if not bool(torch.isfinite(checks).all()):
-            checkpoint(lambda iteration=iteration: current_state(iteration), now=True)
+        start_loss = start_loss or max(1.0, float(loss))
+        if not bool(torch.isfinite(checks).all()) or diverged(float(loss), start_loss):
             raise UserError(
-                f"distill: loss or gradient is not finite at iteration {iteration} (expert {expert}, start epoch "
-                f"{epoch}, step size {float(step_size):.3g}); the state before it is kept: lower {key} or "
-                "distill.step_size.lr."
+                f"distill: diverged, with a loss of {float(loss):.3g} ({start_loss:.3g} at the start) or a gradient that is "
+                f"not finite, at iteration {iteration} (expert {expert}, start epoch {epoch}, step size "
+                f"{float(step_size):.3g}); the last resume point is from before: lower {key} or distill.step_size.lr."
             )
+        checkpoint(lambda iteration=iteration: current_state(iteration))
         images.grad, targets.grad = d_images, d_targets if settings["learn_targets"] else None
         step_parameter.grad = d_step * step_size if log_space else d_step
         for part in optimizer:
@@ -178,8 +183,11 @@ def distill(
             report(iteration + 1, values, pictures=replace(initial, images=images.cpu()).pixels())
         else:
             report(iteration + 1, values)
-        checkpoint(lambda iteration=iteration: current_state(iteration + 1))
 
+    if not all(bool(part.isfinite().all()) for part in (images, targets, step_parameter)):
+        raise UserError(
+            f"distill: the last update gave values that are not finite: lower {key} or distill.step_size.lr."
+        )
     final = replace(
         initial,
         images=images.cpu().clone(),

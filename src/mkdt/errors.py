@@ -6,3 +6,7 @@ class UserError(Exception):
 
     Everything that prints it prints the sentence alone; a traceback is for bugs.
     """
+
+    def __init__(self, sentence: str) -> None:
+        """A sentence stays on one line, whatever names it quotes."""
+        super().__init__(" ".join(sentence.splitlines()))

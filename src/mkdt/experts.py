@@ -12,6 +12,7 @@ from torch.nn.utils import vector_to_parameters
 
 from mkdt import seeding
 from mkdt.data import Images, in_batches
+from mkdt.divergence import diverged
 from mkdt.errors import UserError
 from mkdt.models import Spec, build_student, flatten
 
@@ -44,7 +45,7 @@ def train_expert(
         what ``record_trajectory`` does, and ``losses`` float32 [n], each image's MSE after the first epoch.
 
     Raises:
-        UserError: the loss is no longer finite.
+        UserError: loss or weights are not finite, or an epoch ends at ``divergence.EXPLODED`` times the first step's loss.
     """
     channels, size = images.shape[1], images.shape[2]
     model = build_student(student, channels, size, targets.shape[1], seed, "expert weights", expert).to(images.device)
@@ -100,13 +101,13 @@ def record_trajectory(
         float32 [epochs], the mean training loss of each epoch.
 
     Raises:
-        UserError: the loss is no longer finite.
+        UserError: loss or weights are not finite, or an epoch ends at ``divergence.EXPLODED`` times the first step's loss.
     """
     device = next(model.parameters()).device
     optimizer = torch.optim.SGD(
         model.parameters(), settings["lr"], momentum=settings["momentum"], weight_decay=settings["weight_decay"]
     )
-    trajectory = [flatten(model).cpu()]
+    trajectory, start_loss = [flatten(model).cpu()], 0.0
     epoch_losses = torch.zeros(settings["epochs"])
     first, batch = 0, min(settings["batch"], count)
     per_epoch = count // batch if whole_batches else -(-count // batch)
@@ -114,7 +115,7 @@ def record_trajectory(
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         first, epoch_losses = state["epoch"], state["epoch_losses"].clone()
-        trajectory = list(state["trajectory"])
+        trajectory, start_loss = list(state["trajectory"]), state["start_loss"]
     for epoch in range(first, settings["epochs"]):
         total, seen = torch.zeros((), device=device), 0
         stream = seeding.generator(seed, "expert order", expert, epoch)
@@ -125,21 +126,25 @@ def record_trajectory(
             optimizer.step()
             total += loss.detach() * len(rows)
             seen += len(rows)
+            start_loss = start_loss or float(loss.detach())
         mean = epoch_losses[epoch] = total.cpu() / seen
-        if not math.isfinite(float(mean)):
-            raise UserError(
-                f"expert {expert}: the loss is not finite in epoch {epoch + 1}: lower {key} ({settings['lr']})."
-            )
         trajectory.append(flatten(model).cpu())
+        finite = math.isfinite(float(mean)) and bool(trajectory[-1].isfinite().all())
+        if not finite or diverged(float(loss.detach()), start_loss):
+            raise UserError(
+                f"expert {expert}: diverged in epoch {epoch + 1}, with a loss of {float(loss.detach()):.3g} "
+                f"({start_loss:.3g} at the start): lower {key} ({settings['lr']})."
+            )
         report(epoch + 1, {f"loss/{expert}": float(mean)})
         checkpoint(
-            lambda epoch=epoch: {
+            lambda epoch=epoch, start_loss=start_loss: {
                 "expert": expert,
                 "epoch": epoch + 1,
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "trajectory": torch.stack(trajectory),
                 "epoch_losses": epoch_losses,
+                "start_loss": start_loss,
             }
         )
     return {"trajectory": torch.stack(trajectory), "epoch_losses": epoch_losses}

@@ -59,9 +59,13 @@ def decode(content: bytes, channels: int, size: int) -> Pixels:
     """
     from PIL import Image, ImageOps
 
-    with Image.open(io.BytesIO(content)) as picture:
+    try:
+        opened = Image.open(io.BytesIO(content))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # above twice the limit
+        raise ValueError(f"more than {MOST_PIXELS:,} pixels are too many") from error
+    with opened as picture:
         if picture.width * picture.height > MOST_PIXELS:
-            raise ValueError(f"{picture.width}x{picture.height} pixels are too many")
+            raise ValueError(f"more than {MOST_PIXELS:,} pixels are too many: {picture.width}x{picture.height}")
         picture.draft(None, (2 * size, 2 * size))
         picture.load()
         upright: Image.Image = ImageOps.exif_transpose(picture)

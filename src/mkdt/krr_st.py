@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from mkdt import seeding
 from mkdt.data import normalise
+from mkdt.divergence import diverged
 from mkdt.errors import UserError
 from mkdt.models import Spec, Student, build_student
 from mkdt.synthetic import SyntheticSet, first_images, moments
@@ -138,14 +139,14 @@ def distill_krr(
         state: what ``checkpoint`` was given before an interruption.
         report: called every iteration with ``loss`` and ``image_gradient`` (norm); at intervals also with ``pictures``,
             the set as uint8 [m,C,H,W].
-        checkpoint: called after each student of the first pool and each iteration with a function that returns the
-            state.
+        checkpoint: called after each student of the first pool and before each update with a function that returns the
+            state, once its loss is known to be good.
 
     Returns:
         the set after the last update, and its history: float32 [k,m',C,H,W], the first images at k moments.
 
     Raises:
-        UserError: loss or gradient is not finite; the state before it is checkpointed first.
+        UserError: loss, gradient or set is not finite, or the loss is ``divergence.EXPLODED`` times the first one.
     """
     channels, size = initial.images.shape[1], initial.images.shape[2]
     real_targets, mean, std = (part.to(device) for part in (real_targets, initial.mean, initial.std))
@@ -160,8 +161,9 @@ def distill_krr(
     pool = Pool(build, settings)
     pictured = set(moments(settings))
     history = [first_images(images)]
-    first = 0
+    first, start_loss = 0, 0.0
     if state is not None:
+        start_loss = state["start_loss"]
         first, history = state["iteration"], list(state["history"])
         for tensor, saved in zip((images, targets), state["set"], strict=True):
             tensor.data.copy_(saved)
@@ -171,6 +173,7 @@ def distill_krr(
     def current_state(iteration: int) -> dict[str, Any]:
         return {
             "iteration": iteration,
+            "start_loss": start_loss,
             "set": [images.detach(), targets.detach()],
             "optimizer": optimizer.state_dict(),
             "pool": pool.state(),
@@ -194,12 +197,14 @@ def distill_krr(
         images.grad, targets.grad = torch.autograd.grad(loss, [images, targets])
         norm = torch.linalg.vector_norm(images.grad)
         checks = torch.stack([loss.detach().float(), norm, torch.linalg.vector_norm(targets.grad)])
-        if not bool(torch.isfinite(checks).all()):
-            checkpoint(lambda iteration=iteration: current_state(iteration), now=True)
+        start_loss = start_loss or float(loss.detach())
+        if not bool(torch.isfinite(checks).all()) or diverged(float(loss.detach()), start_loss):
             raise UserError(
-                f"krr_st: loss or gradient is not finite at iteration {iteration}; the state before it is kept: lower "
-                "krr_st.lr or krr_st.student_lr."
+                f"krr_st: diverged, with a loss of {float(loss.detach()):.3g} ({start_loss:.3g} at the start) or a gradient "
+                f"that is not finite, at iteration {iteration}; the last resume point is from before: lower krr_st.lr or "
+                "krr_st.student_lr."
             )
+        checkpoint(lambda iteration=iteration: current_state(iteration))
         share = 1 - (1 - LAST_SHARE) * iteration / settings["iterations"]
         for group in optimizer.param_groups:
             group["lr"] = settings["lr"] * share
@@ -212,7 +217,8 @@ def distill_krr(
             report(iteration + 1, values, pictures=replace(initial, images=images.detach().cpu()).pixels())
         else:
             report(iteration + 1, values)
-        checkpoint(lambda iteration=iteration: current_state(iteration + 1))
 
+    if not all(bool(part.isfinite().all()) for part in (images, targets)):
+        raise UserError("krr_st: the last update gave values that are not finite: lower krr_st.lr.")
     final = replace(initial, images=images.detach().cpu().clone(), targets=targets.detach().cpu().clone())
     return final, torch.stack(history).cpu()

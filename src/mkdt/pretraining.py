@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from mkdt import seeding
 from mkdt.artifacts import Artifact
 from mkdt.data import Images
+from mkdt.divergence import diverged
 from mkdt.errors import UserError
 from mkdt.models import Spec, Student, build_student, flatten_state, load_state
 from mkdt.synthetic import SyntheticSet
@@ -160,7 +161,7 @@ def pretrain_grid(
         model = build_student(student, channels, size, targets.shape[1], seed, "student weights")
         return model.to(images.device)
 
-    done = {"rate": 0, "step": 0}
+    done: dict[str, Any] = {"rate": 0, "step": 0}
     model = fresh()
     # The config is checked for this; the size of a set from a file is known only here.
     if (
@@ -201,14 +202,16 @@ def pretrain_grid(
             model, optimizer, images, targets, first=done["step"], last=steps[-1], batch=settings["batch"], seed=seed
         )
         for step, loss in walk:
+            if step == 1:
+                done["start_loss"] = float(loss)
             if step in steps:
                 s = steps.index(step)
                 flat = flatten_state(model)
-                if not (torch.isfinite(flat).all() and torch.isfinite(loss)):
+                if not torch.isfinite(flat).all() or diverged(float(loss), done["start_loss"]):
                     break
                 snapshots[r, s], losses[r, s], valid[r, s] = flat.cpu(), loss.cpu(), True
                 report(step, {f"loss/rate {rates[r]:g}": float(loss)})
-            done = {"rate": r, "step": step}
+            done = {"rate": r, "step": step, "start_loss": done["start_loss"]}
             checkpoint(
                 lambda done=done, model=model, optimizer=optimizer: {
                     "seed": seed,

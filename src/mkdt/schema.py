@@ -5,6 +5,7 @@ import difflib
 import json
 import math
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def conform(raw: Mapping[str, Any], schema_file: Path = SCHEMA) -> dict[str, Any
     Raises:
         UserError: one sentence that names the first key at fault.
     """
-    schema = yaml.safe_load(schema_file.read_text(encoding="utf-8"))
+    schema = _read(schema_file)
     config: dict[str, Any] = _coerce(copy.deepcopy(dict(raw)), schema, schema)
     errors = sorted(Draft202012Validator(schema).iter_errors(config), key=lambda error: list(map(str, error.path)))
     if errors:
@@ -32,6 +33,12 @@ def conform(raw: Mapping[str, Any], schema_file: Path = SCHEMA) -> dict[str, Any
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             raise UserError(f"config: {key} must be finite, got {value}.")
     return config
+
+
+@cache  # reading takes longer than checking a config
+def _read(schema_file: Path) -> dict[str, Any]:
+    schema: dict[str, Any] = yaml.safe_load(schema_file.read_text(encoding="utf-8"))
+    return schema
 
 
 def _resolve(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -112,7 +119,7 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, A
 
 def reference(schema_file: Path = SCHEMA, default_file: Path | None = None) -> str:
     """config/README.md: every key of the schema with its default and meaning, as Markdown."""
-    schema = yaml.safe_load(schema_file.read_text(encoding="utf-8"))
+    schema = _read(schema_file)
     default_file = default_file or schema_file.parents[2] / "config" / "config.yaml"
     default = yaml.safe_load(default_file.read_text(encoding="utf-8"))
     lines = [

@@ -13,6 +13,7 @@ from mkdt import seeding
 from mkdt.artifacts import Artifact
 from mkdt.data import in_batches, normalise
 from mkdt.distributed import ALONE, Processes
+from mkdt.divergence import diverged
 from mkdt.errors import UserError
 from mkdt.models import Projector, build_backbone
 from mkdt.ssl import LOSSES, build_views
@@ -103,7 +104,7 @@ def train_teacher(
         the backbone, in eval mode.
 
     Raises:
-        UserError: the loss is no longer finite.
+        UserError: loss or weights are not finite, or an epoch's loss is ``divergence.EXPLODED`` times the first step's.
     """
     channels, size = images.shape[1], images.shape[2]
     with seeding.global_stream(seed, "teacher weights"):
@@ -119,11 +120,11 @@ def train_teacher(
     batch = min(settings["batch"], len(images))
     per_epoch = len(images) // batch
     epochs, warmup = settings["epochs"], settings["warmup_epochs"] * per_epoch
-    first = 0
+    first, start_loss = 0, 0.0
     if state is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        first = state["epoch"]
+        first, start_loss = state["epoch"], state["start_loss"]
 
     for epoch in range(first, epochs):
         losses = []
@@ -144,21 +145,25 @@ def train_teacher(
             optimizer.step()
             losses.append(loss.detach())
         values = {"loss": float(torch.stack(losses).mean()), "lr": lr}
-        if not math.isfinite(values["loss"]):
+        start_loss = start_loss or float(losses[0])
+        finite = all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
+        if not finite or diverged(values["loss"], start_loss):
             raise UserError(
-                f"teacher: the loss is not finite in epoch {epoch + 1}: lower teacher.lr ({settings['lr']})."
+                f"teacher: diverged in epoch {epoch + 1}, with a loss of {values['loss']:.3g} ({start_loss:.3g} at the start): "
+                f"lower teacher.lr ({settings['lr']})."
             )
         if processes.rank == 0 and ((epoch + 1) % settings["monitor_every"] == 0 or epoch + 1 == epochs):
             backbone.eval()
             values |= _monitor(backbone, images, mean, std, validation, device)
             backbone.train()
         report(epoch + 1, values)
-        checkpoint(partial(_state, model, optimizer, epoch + 1))
+        checkpoint(partial(_state, model, optimizer, epoch + 1, start_loss))
     return backbone.eval()
 
 
-def _state(model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int) -> dict[str, Any]:
-    return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch}
+def _state(model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, start_loss: float) -> dict[str, Any]:
+    states = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    return states | {"epoch": epoch, "start_loss": start_loss}
 
 
 def _full(order: Iterator[Tensor], batch: int) -> Iterator[Tensor]:

@@ -1,6 +1,7 @@
 """Small fixtures that several unit tests share; everything here takes milliseconds."""
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from mkdt.synthetic import SyntheticSet
 torch.set_num_threads(1)
 # The same examples in every run: a failure is never a matter of luck.
 settings.register_profile("unit", deadline=None, max_examples=25, derandomize=True)
-settings.load_profile("unit")
+settings.register_profile("long", settings.get_profile("unit"), max_examples=1000)
+settings.load_profile(os.getenv("HYPOTHESIS_PROFILE", "unit"))
 
 
 @pytest.fixture(scope="session")

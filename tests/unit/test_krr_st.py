@@ -127,9 +127,10 @@ def test_the_loss_falls(run: Run) -> None:
 def test_the_learning_rate_falls_linearly(run: Run) -> None:
     """To a thousandth, as published; Adam's first update is the rate in size."""
     states: list[dict[str, Any]] = []
-    run(iterations=4, checkpoint=lambda make, now=False: states.append(make()))
-    rates = [state["optimizer"]["param_groups"][0]["lr"] for state in states[SETTINGS["students"] :]]
-    assert rates == pytest.approx([0.01 * (1 - 0.999 * k / 4) for k in range(4)])
+    # A state is from before its update: the first has not had one.
+    run(iterations=5, checkpoint=lambda make, now=False: states.append(make()))
+    rates = [state["optimizer"]["param_groups"][0]["lr"] for state in states[SETTINGS["students"] + 1 :]]
+    assert rates == pytest.approx([0.01 * (1 - 0.999 * k / 5) for k in range(4)])
 
 
 def test_a_resumed_run_equals_a_straight_one(run: Run, freeze: Callable[[Any], Any]) -> None:
@@ -153,10 +154,10 @@ def test_seeds_decide_the_draws(run: Run) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_with_one_sentence(run: Run, make_set: MakeSet) -> None:
-    """The state before it is kept, so that a lower rate can be tried from there."""
-    saved: list[bool] = []
+    """What is kept is from before: the students of the pool, here."""
+    saved: list[int] = []
     broken = make_set()
     broken.targets[0] = torch.inf
-    with pytest.raises(UserError, match=r"not finite at iteration 0.*krr_st\.lr"):
-        run(initial=broken, checkpoint=lambda make, now=False: saved.append(now))
-    assert saved[-1]
+    with pytest.raises(UserError, match=r"not finite, at iteration 0.*krr_st\.lr"):
+        run(initial=broken, checkpoint=lambda make, now=False: saved.append(make()["iteration"]))
+    assert saved == [0] * SETTINGS["students"]

@@ -1,8 +1,11 @@
 """Bad configuration and data: one sentence that names the key or the file, and nothing written."""
 
 import contextlib
+import json
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -162,6 +166,7 @@ REFUSED: dict[str, tuple[dict[str, Any] | Make, str]] = {
 }
 
 
+@pytest.mark.counts("bad inputs refused")
 @pytest.mark.parametrize(("over", "word"), REFUSED.values(), ids=REFUSED.keys())
 def test_bad_input_is_one_sentence_and_nothing_is_written(
     over: dict[str, Any] | Make, word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -176,6 +181,29 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(
     assert "\n" not in message
     assert len(message) < 500 or "too long" in message
     assert not Path("results").exists()
+
+
+@pytest.mark.slow
+def test_bad_input_starts_no_job_of_snakemake(tmp_path: Path) -> None:
+    """The same cases through the real Snakefile: exit code not zero, the sentence, no traceback, nothing written."""
+    root = Path(__file__).parents[2]
+    for name in ("Snakefile", "workflow", "config", "src"):
+        (tmp_path / name).symlink_to(root / name)
+    files = []
+    for number, (over, _) in enumerate(REFUSED.values()):
+        folder = tmp_path / f"case {number}"
+        folder.mkdir()
+        files.append(folder / "config.yaml")
+        files[-1].write_text(yaml.safe_dump(merged(DEFAULT, over(folder) if callable(over) else over)))
+    command = [sys.executable, root / "tests" / "refused.py", *files]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    results = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(results) == len(REFUSED), done.stderr
+    for (name, (_, word)), (code, text) in zip(REFUSED.items(), results, strict=True):
+        assert code != 0, name
+        assert word in text, (name, text)
+        assert "Traceback" not in text, (name, text)
+    assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.parametrize("name", ["plain", "with a space", "größe ½ 漢字", "<b>&amp;", "quote'\"", "-dash"])
@@ -235,6 +263,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], Path], str]] = {
 }
 
 
+@pytest.mark.counts("bad inputs refused")
 @pytest.mark.parametrize(("make", "word"), CHECKPOINTS.values(), ids=CHECKPOINTS.keys())
 def test_a_bad_checkpoint_is_one_sentence_and_runs_no_code(
     make: Callable[[Path], Path], word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -14,6 +14,8 @@ from mkdt.errors import UserError
 from mkdt.experts import train_expert
 from mkdt.synthetic import SyntheticSet
 
+pytestmark = pytest.mark.counts("faults injected")
+
 SETTINGS: dict[str, Any] = {
     "iterations": 12, "steps": 3, "match_epochs": 1, "start_epochs": 2, "curriculum": False, "batch": 4, "momentum": 0.0,
     "image_optimizer": "sgd", "image_lr": 1.0, "learn_targets": True, "target_lr": 1.0,

@@ -12,6 +12,8 @@ from small_disk import small_file_system
 from mkdt import artifacts, job
 from mkdt.errors import UserError
 
+pytestmark = pytest.mark.counts("faults injected")
+
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:

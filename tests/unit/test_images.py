@@ -217,6 +217,7 @@ class Job:
         )
 
 
+@pytest.mark.counts("kills survived")
 @pytest.mark.parametrize("chunks", [1, 3, 5])
 def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(folder: Path, tmp_path: Path, chunks: int) -> None:
     """What was decoded before is not read again."""

@@ -361,6 +361,7 @@ def test_system_metrics_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- what arrives
 
 
+@pytest.mark.counts("kills survived")
 def test_a_killed_job_is_killed_in_mlflow_and_goes_on(local: Experiment) -> None:
     """Its lock is gone; the next job continues the same run. Another run of the same output supersedes it."""
     code = (
@@ -451,6 +452,7 @@ def test_each_value_once_wherever_the_syncer_dies(
     assert len(experiment.client().list_artifacts(arrived.info.run_id, "images")) == 2
 
 
+@pytest.mark.counts("kills survived")
 @pytest.mark.slow
 def test_each_value_once_after_kill_9_of_the_syncer(remote: Experiment) -> None:
     """The real process, killed at random moments while a run is written."""
@@ -799,6 +801,7 @@ def test_disabled_tracking_writes_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.counts("kills survived")
 def test_the_syncer_ends_when_snakemake_is_killed(local: Experiment) -> None:
     """Nobody can tell it, so it watches its standard input; the parent run is ended as killed."""
     code = (

@@ -12,7 +12,7 @@ from conftest import Project
 
 from mkdt.artifacts import Artifact, save
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.counts("faults injected")]
 
 RUN = Path("results/digits/tiny_teacher")
 EXPERT, OTHER = RUN / "convnet/experts/001.safetensors", RUN / "convnet/experts/002.safetensors"

@@ -60,6 +60,7 @@ def test_an_unlabelled_source_and_image_files_downstream(project: Project, pictu
     assert "knn" not in monitored
 
 
+@pytest.mark.counts("kills survived")
 def test_decoding_goes_on_after_a_kill_and_bad_files_are_named(project: Project, pictures: Path) -> None:
     """Killed in the middle, then stopped by a bad file that is repaired, then skipped: the bytes are what they should."""
     target = "results/mine/data.safetensors"

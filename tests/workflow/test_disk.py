@@ -11,7 +11,7 @@ from small_disk import small_file_system
 from mkdt import resources
 from mkdt.artifacts import Artifact
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.counts("faults injected")]
 
 
 @pytest.fixture

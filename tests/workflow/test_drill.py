@@ -45,7 +45,9 @@ def alive(folder: Path) -> tuple[list[psutil.Process], list[psutil.Process]]:
     return found
 
 
-def test_killed_anywhere_the_same_command_ends_with_the_same_bytes(project: Project, finished: Project) -> None:
+def test_killed_anywhere_the_same_command_ends_with_the_same_bytes(
+    project: Project, finished: Project, request: pytest.FixtureRequest
+) -> None:
     """Snakemake and a job in turn; SIGKILL or SIGTERM, when and which job is decided by a seed."""
     runs, stream = Runs(project.folder), random.Random(SEED)
     killed, run = [], None
@@ -86,6 +88,7 @@ def test_killed_anywhere_the_same_command_ends_with_the_same_bytes(project: Proj
     assert [path for path in mine if mine[path] != theirs[path]] == []
     assert len(mine) > 5
     assert alive(runs.folder) == ([], [])
+    request.node.user_properties.append(("counts kills survived", len(killed)))
     print(
         f"\nseed {SEED}: {len(killed)} kills survived, {len(mine)} files the same: {', '.join(killed)}", file=sys.stderr
     )

@@ -137,6 +137,7 @@ def test_one_core_gives_the_same_bytes_as_two(project: Project, finished: Projec
     assert [path for path in mine if mine[path] != theirs[path]] == []
 
 
+@pytest.mark.counts("kills survived")
 @pytest.mark.parametrize(("stage", "signum"), [("distill", signal.SIGKILL), ("teacher", signal.SIGTERM)])
 def test_a_killed_job_goes_on_to_the_same_bytes(
     project: Project, finished: Project, stage: str, signum: signal.Signals
@@ -180,6 +181,7 @@ def test_a_killed_job_goes_on_to_the_same_bytes(
         assert steps == [row["step"] for row in rows if key in row], "one curve, without gaps or doubles"
 
 
+@pytest.mark.counts("kills survived")
 def test_a_teacher_on_two_processes_is_stopped_and_goes_on_to_the_same_bytes(project: Project) -> None:
     """SLURM's way to stop a job, SIGTERM to all its processes: rank 0 saves, nobody is left; the next run has its bits."""
     target = "results/digits/tiny_teacher/teacher.safetensors"

@@ -1,0 +1,65 @@
+"""Many small experiments in one results folder, by Snakemakes that run at the same time."""
+
+import re
+import subprocess
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from conftest import Project
+
+pytestmark = pytest.mark.slow
+
+EXPERIMENTS = 4
+TOGETHER = 3
+WARM = (str(Path(__file__).with_name("warm.py")),)
+
+
+def overrides(number: int) -> tuple[str, ...]:
+    """An experiment of its own; the data, the teacher and the experts are the same for all."""
+    return (
+        "--config",
+        f"experiment=soak{number}",
+        f"budgets=[{number + 3}]",
+        "methods=[random,mkdt]",
+        "distill_seeds=[0]",
+    )
+
+
+def until_done(project: Project, number: int) -> tuple[str, int]:
+    """The same command until it succeeds.
+
+    Returns:
+        what it printed, and how often Snakemake refused it, because another one makes what it needs.
+    """
+    for refused in range(60):
+        done = subprocess.run(
+            project.command(*overrides(number), cores=1),
+            cwd=project.folder, env=project.environment(), capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        if done.returncode == 0:
+            return done.stdout + done.stderr, refused
+        assert "Directory cannot be locked" in done.stderr, done.stderr[-4000:]
+        time.sleep(1)
+    raise AssertionError("refused for a minute")
+
+
+def test_experiments_at_the_same_time_end_as_one_after_the_other(project: Project, tmp_path: Path) -> None:
+    """From an empty folder: what is shared is made once, a call that needs what another makes is refused and repeated."""
+    project.snakemake = WARM
+    serial = Project.fresh(tmp_path / "serial")
+    serial.snakemake = WARM
+    with ThreadPoolExecutor(TOGETHER) as pool:
+        calls = list(pool.map(lambda number: until_done(project, number), range(EXPERIMENTS)))
+    for number in range(EXPERIMENTS):
+        serial.run(*overrides(number), cores=2)
+    mine, theirs = project.artifacts(), serial.artifacts()
+    assert mine.keys() == theirs.keys()
+    assert [path for path in mine if mine[path] != theirs[path]] == []
+    started = Counter(rule for text, _ in calls for rule in re.findall(r"^(?:local)?rule (\w+):", text, re.MULTILINE))
+    assert started["teacher"] == started["targets"] == 1, "what is shared was made twice"
+    assert started["distill"] == EXPERIMENTS
+    assert sum(refused for _, refused in calls) > 0, "nothing was shared at the same time"
+    assert not list((project.folder / ".snakemake" / "locks").glob("*"))

@@ -286,7 +286,7 @@ def test_the_tables_of_the_pages_are_those_of_their_csvs() -> None:
     matters = what_matters.as_text(pd.read_csv(STUDIES / "what_matters/table.csv"))
     assert matters == (STUDIES / "what_matters/table.md").read_text()
     assert matters in (STUDIES / "what_matters.md").read_text()
-    for study in ("digits", "fashion", "ssl_trajectories"):
+    for study in ("architectures", "digits", "fashion", "ssl_trajectories"):
         written = (STUDIES / study / "summary.md").read_text()
         accuracy = pd.read_csv(STUDIES / study / "accuracy.csv")
         methods = list(dict.fromkeys(pd.read_csv(STUDIES / study / "summary.csv")["method"]))

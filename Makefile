@@ -2,6 +2,8 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 CORES ?= 2
+# A file's tests stay in one process, since they share what was expensive to make.
+PARALLEL := --numprocesses $(CORES) --dist loadfile
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -35,16 +37,16 @@ drill: $(VENV)/.dev  ## kill random processes of a small run 25 times, then comp
 	MKDT_DRILL_ROUNDS=25 $(BIN)/pytest -s tests/workflow/test_drill.py
 
 test: $(VENV)/.dev lint  ## lint, types, unit and workflow tests
-	$(BIN)/pytest
+	$(BIN)/pytest $(PARALLEL)
 
 test-fast: $(VENV)/.dev  ## without the slow part
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest $(PARALLEL) -m "not slow"
 
 test-minimum:  ## the fast part with the lower bounds of pyproject.toml, in .venv-minimum (Python 3.11, 7 GB)
 	test -x .venv-minimum/bin/python || $(PYTHON) -m venv .venv-minimum
 	sed -nE 's/^    "([A-Za-z0-9-]+)>=([0-9.]+).*/\1==\2/p' pyproject.toml > .venv-minimum/lowest.txt
 	.venv-minimum/bin/python -m pip install --quiet $(PIP_ARGS) --constraint .venv-minimum/lowest.txt --editable '.[dev]'
-	.venv-minimum/bin/python -m pytest -m "not slow"
+	.venv-minimum/bin/python -m pytest $(PARALLEL) -m "not slow"
 
 test-slurm: $(VENV)/.dev $(VENV)/.slurm  ## the workflow, its jobs killed in every way, on a SLURM of its own on this machine (root, Debian); skipped elsewhere
 	$(BIN)/pytest -m slurm -rs --durations=5 tests/slurm

@@ -12,7 +12,10 @@ from mkdt.distill import distill
 from mkdt.divergence import EXPLODED, diverged
 from mkdt.errors import UserError
 from mkdt.experts import train_expert
+from mkdt.krr_st import distill_krr
+from mkdt.pretraining import pretrain_grid
 from mkdt.synthetic import SyntheticSet
+from mkdt.teacher import train_teacher
 
 pytestmark = pytest.mark.counts("faults injected")
 
@@ -20,6 +23,19 @@ SETTINGS: dict[str, Any] = {
     "iterations": 12, "steps": 3, "match_epochs": 1, "start_epochs": 2, "curriculum": False, "batch": 4, "momentum": 0.0,
     "image_optimizer": "sgd", "image_lr": 1.0, "learn_targets": True, "target_lr": 1.0,
     "step_size": {"initial": 0.1, "lr": 1e-3, "space": "log"}, "retain": 0, "compile": False, "pictures": 2,
+}  # fmt: skip
+KRR: dict[str, Any] = {
+    "iterations": 8, "batch": 10, "students": 2, "student_steps": 3, "student_lr": 0.05, "student_weight_decay": 1e-3,
+    "lr": 0.01, "weight_decay": 0.0, "pictures": 2,
+}  # fmt: skip
+TEACHER: dict[str, Any] = {
+    "method": "vicreg", "loss": {"invariance": 25.0, "variance": 25.0, "covariance": 1.0},
+    "backbone": {"architecture": "convnet", "depth": 2, "width": 8, "norm": "batch"}, "projector": [16, 8],
+    "augment": {
+        "crop_scale": [0.7, 1.0], "flip": False, "rotate": 0, "shift": 0, "jitter": 0.2, "grayscale": 0, "blur": 0,
+        "noise": 0.05,
+    },
+    "optimizer": "sgd", "lr": 0.01, "weight_decay": 1e-4, "batch": 12, "epochs": 3, "warmup_epochs": 0, "monitor_every": 5,
 }  # fmt: skip
 RATES = [10.0**exponent for exponent in (2, 5, 10, 20, 30)]
 
@@ -67,3 +83,56 @@ def test_an_expert_is_finite_or_refused(rate: float, source: tuple[Tensor, Tenso
     training = {"epochs": 3, "batch": 8, "lr": rate, "momentum": 0.9, "weight_decay": 1e-4}
     with pytest.raises(UserError, match=r"diverged in epoch \d.*lower experts\.lr"):
         train_expert(*source, spec, training, seed=0, expert=0)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lars"])
+@pytest.mark.parametrize("rate", RATES)
+def test_a_teacher_that_diverges_is_refused(rate: float, optimizer: str, source: tuple[Tensor, Tensor]) -> None:
+    """Before any state of it is kept that is not finite."""
+    pixels = (source[0] * 50 + 127).clamp(0, 255).to(torch.uint8)
+
+    def checkpoint(make: Callable[[], dict[str, Any]]) -> None:
+        assert all(bool(tensor.isfinite().all()) for tensor in make()["model"].values())
+
+    with pytest.raises(UserError, match=r"diverged in epoch \d.*lower teacher\.lr"):
+        train_teacher(
+            pixels, torch.tensor([0.5]), torch.tensor([0.2]), TEACHER | {"lr": rate, "optimizer": optimizer}, seed=0,
+            device=torch.device("cpu"), checkpoint=checkpoint,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["lr", "student_lr"])
+@pytest.mark.parametrize("rate", RATES)
+def test_krr_keeps_good_states_only(
+    key: str, rate: float, source: tuple[Tensor, Tensor], spec: dict[str, Any], make_set: Callable[..., SyntheticSet]
+) -> None:
+    """As for distill; the students of its pool may diverge as well."""
+    losses: list[float] = []
+
+    def checkpoint(make: Callable[[], dict[str, Any]], now: bool = False) -> None:
+        assert all(bool(part.isfinite().all()) for part in make()["set"])
+
+    pixels = (source[0] * 50 + 127).clamp(0, 255).to(torch.uint8)
+    try:
+        final, history = distill_krr(
+            make_set(), pixels, source[1], spec, KRR | {key: rate}, seed=0, distill_seed=0, device=torch.device("cpu"),
+            report=lambda step, values, pictures=None: losses.append(values["loss"]), checkpoint=checkpoint,
+        )  # fmt: skip
+        assert all(bool(part.isfinite().all()) for part in (*final.tensors().values(), history))
+    except UserError as stopped:
+        assert "lower krr_st." in str(stopped)  # noqa: PT017
+    assert not any(diverged(loss, losses[0]) for loss in losses)
+
+
+def test_rates_of_pretraining_that_diverge_are_marked_and_harm_no_other(
+    source: tuple[Tensor, Tensor], spec: dict[str, Any]
+) -> None:
+    """Every snapshot that counts is finite and within the rule; a good rate has the same bits among bad ones."""
+    training = {"batch": 4, "momentum": 0.9, "weight_decay": 1e-4}
+    alone = pretrain_grid(*source, spec, training, rates=[0.02], steps=[1, 4, 9], seed=0)
+    grid = pretrain_grid(*source, spec, training, rates=[*RATES, 0.02], steps=[1, 4, 9], seed=0)
+    assert not grid["valid"][:-1, 1:].any()
+    assert grid["valid"][-1].all()
+    assert torch.equal(grid["snapshots"][-1], alone["snapshots"][0])
+    assert grid["snapshots"].isfinite().all()
+    assert grid["losses"][grid["valid"]].isfinite().all()

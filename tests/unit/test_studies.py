@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mkdt import artifacts, report, studies
 from mkdt import config as cfg
+from mkdt.config import budget_label
 from mkdt.errors import UserError
 from mkdt.experts import train_expert
 from mkdt.mtt_ssl import train_ssl_expert
@@ -279,6 +280,17 @@ def test_the_table_of_the_readme_is_the_demos() -> None:
     summary = pd.read_csv(STUDIES / "what_matters/demo_summary.csv")
     rows = table_rows(report.as_text(summary[summary["evaluation"] == "linear"], "fair"))
     assert "\n".join(rows) in (REPOSITORY / "README.md").read_text()
+
+
+def test_the_table_of_budgets_in_the_readme_is_that_of_the_study() -> None:
+    """Bold only where the interval of the difference to random is above zero."""
+    summary = pd.read_csv(STUDIES / "digits/summary.csv")
+    budgets = yaml.safe_load((REPOSITORY / "config/studies/digits.yaml").read_text())["budgets"]
+    text = digits.as_text(summary, {budget_label(budget): budget for budget in budgets})
+    assert text == (STUDIES / "digits/table.md").read_text()
+    assert text in (REPOSITORY / "README.md").read_text()
+    linear = summary[summary["evaluation"] == "linear"]
+    assert text.count("**") == 2 * (linear["low"] > 0).sum()
 
 
 def test_the_tables_of_the_pages_are_those_of_their_csvs() -> None:

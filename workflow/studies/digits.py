@@ -1,4 +1,4 @@
-"""Study 1: the tables and the figure of its page, from the scores that the workflow has made so far."""
+"""Study 1: the tables and the figure of its page, and README's table of budgets, from the scores that the workflow has made so far."""
 
 from pathlib import Path
 
@@ -32,6 +32,25 @@ def plot(accuracy: pd.DataFrame, methods: list[str], shares: dict[str, float]) -
     return figure
 
 
+def as_text(summary: pd.DataFrame, shares: dict[str, float]) -> str:
+    """Mean accuracies of the linear probe, a row a method, a column a budget; bold where the difference to random is clear.
+
+    Args:
+        summary: as from ``report.summarise``, of one label fraction.
+        shares: of the images, by budget label.
+    """
+    linear = summary[summary["evaluation"] == "linear"]
+    rows = []
+    for method, part in linear.groupby("method", sort=False):
+        measured = {row["budget"]: row for row in part.to_dict("records")}
+        cells = [str(method)]
+        for budget in shares:
+            text = f"{measured[budget]['mean']:.1f}" if budget in measured else "-"
+            cells.append(f"**{text}**" if budget in measured and measured[budget]["low"] > 0 else text)
+        rows.append(cells)
+    return report.markdown(["method", *(f"{100 * share:g} %" for share in shares.values())], rows) + "\n"
+
+
 def main() -> None:
     """Gather the scores, write what the page shows."""
     config = read([CONFIG])
@@ -41,6 +60,7 @@ def main() -> None:
     report.save_table(PAGE / "against_best_subset.csv", report.against_best_subset(scores, accuracy))
     write_text(PAGE / "summary.md", report.as_text(summary, config["pretrain"]["protocol"]))
     shares = {budget_label(budget): budget for budget in config["budgets"]}
+    write_text(PAGE / "table.md", as_text(summary, shares))
     report.save_figure(PAGE / "budgets.png", plot(accuracy, config["methods"], shares))
 
 

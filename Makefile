@@ -100,6 +100,7 @@ study-digits: $(VENV)/.run  ## docs/studies/digits.md
 
 study-fashion: $(VENV)/.run  ## docs/studies/fashion.md; downloads Fashion-MNIST
 	$(BIN)/snakemake --cores $(CORES) --quiet rules --configfile config/studies/fashion.yaml
+	$(BIN)/python workflow/studies/fashion.py
 
 study-architectures: $(VENV)/.run  ## docs/studies/architectures.md
 	$(BIN)/snakemake --cores $(CORES) --quiet rules --configfile config/studies/architectures.yaml

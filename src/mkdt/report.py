@@ -22,7 +22,7 @@ RUN = ["distill_seed", "seed", "label_draw"]
 LEVEL = 0.95
 EVALUATIONS = {"linear": "linear probe", "knn": "k-NN", "finetune": "fine-tuning"}
 
-# Okabe and Ito's palette, told apart by colour-blind readers; a marker and a kind of line each for print without colour.
+# The palette of Okabe and Ito, some of Tol's, told apart by colour-blind readers; a marker and a kind of line each for print without colour.
 Style = tuple[str, str, str]
 STYLES: dict[str, Style] = {
     "none": ("#000000", "x", "--"),
@@ -38,11 +38,12 @@ AGAINST = {
     "label_fraction": "share of the labels",
     "share": "budget, share of the images",
 }
+LEGEND_COLUMNS = 3  # what stays within the width of one panel
 UNTRAINED = {"none": "none (no pre-training)"}
 SPARE_STYLES: list[Style] = [
     ("#CC79A7", "v", "--"),
     ("#56B4E9", "P", "-."),
-    ("#F0E442", "X", ":"),
+    ("#999933", "X", ":"),
     ("#332288", ">", "--"),
     ("#999999", "p", "-."),
 ]
@@ -315,7 +316,8 @@ def plot_curve(points: pd.DataFrame, methods: Sequence[str]) -> Figure:
             if j == 0:
                 axis.set_ylabel("test accuracy (%)")
     handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    columns = min(len(labels), LEGEND_COLUMNS * len(fractions))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 
@@ -330,7 +332,7 @@ def draw_curve(axis: Axes, points: pd.DataFrame, methods: Sequence[str], against
     """
     look = styles(methods)
     # A little sideways for each method, so that intervals do not hide each other.
-    spread = np.linspace(0.97, 1.03, max(2, len(methods)))
+    spread = 1.015 ** (np.arange(len(methods)) - (len(methods) - 1) / 2)
     for k, method in enumerate(methods):
         line = points[points["method"] == method].sort_values(against)
         if line.empty:

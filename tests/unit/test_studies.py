@@ -5,6 +5,7 @@ from typing import Any
 
 import architectures
 import digits
+import fashion
 import pandas as pd
 import pytest
 import ssl_trajectories
@@ -298,8 +299,22 @@ def test_the_tables_of_the_pages_are_those_of_their_csvs() -> None:
     matters = what_matters.as_text(pd.read_csv(STUDIES / "what_matters/table.csv"))
     assert matters == (STUDIES / "what_matters/table.md").read_text()
     assert matters in (STUDIES / "what_matters.md").read_text()
+    steps = (STUDIES / "fashion/steps.md").read_text()
+    curve = pd.read_csv(STUDIES / "fashion/curve.csv")
+    here = curve[curve["downstream"] == "fashion_mnist_16"]
+    parts = [fashion.as_text(here[here["label_fraction"] == fraction]) for fraction in (0.005, 0.01)]
+    assert steps == "\n".join(parts)
+    assert parts[0] in (STUDIES / "fashion.md").read_text()
     for study in ("architectures", "digits", "fashion", "ssl_trajectories"):
         written = (STUDIES / study / "summary.md").read_text()
         accuracy = pd.read_csv(STUDIES / study / "accuracy.csv")
         methods = list(dict.fromkeys(pd.read_csv(STUDIES / study / "summary.csv")["method"]))
         assert table_rows(written) == table_rows(report.as_text(report.summarise(accuracy, methods), "fair")), study
+
+
+def test_the_table_of_steps() -> None:
+    """A row a method that is trained, as many columns as there are numbers of steps."""
+    rows = [("random", 20, 64.0), ("random", 80, 65.5), ("mkdt", 80, 68.2), ("none", 0, 60.0)]
+    text = fashion.as_text(pd.DataFrame(rows, columns=["method", "steps", "mean"])).splitlines()
+    assert text[0] == "| method | 20 | 80 |"
+    assert text[2:] == ["| random | 64.0 | 65.5 |", "| mkdt | - | 68.2 |"]

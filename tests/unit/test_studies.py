@@ -82,15 +82,16 @@ def test_the_table_of_architectures(two_students: pd.DataFrame) -> None:
     summary = report.summarise(accuracy, ["none", "random", "kmeans", "mkdt", "full"])
     ordered = summary.sort_values("student", ascending=False)
     text = architectures.as_text(ordered, report.against_best_subset(two_students, accuracy)).splitlines()
-    assert (
-        text[0]
-        == "| student | none | random | kmeans | mkdt | full | mkdt vs random | recovered | mkdt vs the best subset |"
-    )
-    assert text[2].startswith("| convnet | 72.0 | 76.0 | 77.0 | 80.0 | 82.0 | +4.0 [+4.0, +4.0] | 80 % | +3.0 [")
-    assert (
-        text[3]
-        == "| alexnet | - | 76.0* | 77.0* | 80.0* | 82.0* | +4.0 [+4.0, +4.0] | - | +4.0 [+4.0, +4.0] (random) |"
-    )
+    assert text[0] == "| student | none | random | kmeans | mkdt | full |"
+    assert text[2:4] == [
+        "| convnet | 72.0 | 76.0 | 77.0 | 80.0 | 82.0 |",
+        "| alexnet | - | 76.0* | 77.0* | 80.0* | 82.0* |",
+    ]
+    assert text[7] == "| student | best subset | mkdt | recovered |"
+    assert text[9:] == [
+        "| convnet | kmeans | +3.0 [+3.0, +3.0] | 80 % |",
+        "| alexnet | random | +4.0 [+4.0, +4.0] | - |",
+    ]
     (axis,) = architectures.plot(ordered, ["none", "random", "kmeans", "mkdt", "full"]).axes
     assert [label.get_text() for label in axis.get_yticklabels()] == ["convnet", "alexnet"]
 
@@ -305,6 +306,7 @@ def test_the_tables_of_the_pages_are_those_of_their_csvs() -> None:
     parts = [fashion.as_text(here[here["label_fraction"] == fraction]) for fraction in (0.005, 0.01)]
     assert steps == "\n".join(parts)
     assert parts[0] in (STUDIES / "fashion.md").read_text()
+    assert (STUDIES / "architectures/table.md").read_text() in (STUDIES / "architectures.md").read_text()
     for study in ("architectures", "digits", "fashion", "ssl_trajectories"):
         written = (STUDIES / study / "summary.md").read_text()
         accuracy = pd.read_csv(STUDIES / study / "accuracy.csv")

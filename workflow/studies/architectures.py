@@ -14,27 +14,29 @@ PAGE = Path("docs/studies/architectures")
 
 
 def as_text(summary: pd.DataFrame, best: pd.DataFrame) -> str:
-    """One row a student: mean accuracies of all methods, then what the distilled set gains.
+    """Two tables, one row a student: mean accuracies of all methods; what each distilled set gains over the best subset.
 
     Args:
         summary: of the linear probe, one budget and label fraction.
         best: as from ``report.against_best_subset``, of the same.
     """
     methods = list(summary["method"].unique())
-    rows = []
+    distilled = [method for method in methods if method in set(best["method"])]
+    means, gains = [], []
     for student, part in summary.groupby("student", sort=False):
-        lines = part.set_index("method")
-        cells = [str(student)]
-        for method in methods:
-            star = "*" if method in lines.index and lines.loc[method, "at_edge"] else ""
-            cells.append(f"{lines.loc[method, 'mean']:.1f}{star}" if method in lines.index else "-")
-        mkdt = lines.loc["mkdt"].to_dict() if "mkdt" in lines.index else {}
-        others = best[(best["student"] == student) & (best["method"] == "mkdt")].to_dict("records")
-        cells += [report.spread(mkdt), report.share(mkdt["recovered"])] if mkdt else ["-", "-"]
-        cells.append(f"{report.spread(others[0])} ({others[0]['subset']})" if others else "-")
-        rows.append(cells)
-    header = ["student", *methods, "mkdt vs random", "recovered", "mkdt vs the best subset"]
-    return f"{report.markdown(header, rows)}\n\n\\* chosen at the edge of the grid.\n"
+        measured = {row["method"]: row for row in part.to_dict("records")}
+        stars = {method: "*" * row["at_edge"] for method, row in measured.items()}
+        cells = [f"{measured[m]['mean']:.1f}{stars[m]}" if m in measured else "-" for m in methods]
+        means.append([str(student), *cells])
+        others = {row["method"]: row for row in best[best["student"] == student].to_dict("records")}
+        cells = [report.spread(others[method]) if method in others else "-" for method in distilled]
+        subset = next((row["subset"] for row in others.values()), "-")
+        shares = [report.share(measured[method]["recovered"]) if method in measured else "-" for method in distilled]
+        gains.append([str(student), str(subset), *(cell for pair in zip(cells, shares, strict=True) for cell in pair)])
+    first = report.markdown(["student", *methods], means)
+    pairs = [cell for method in distilled for cell in (method, "recovered")]
+    second = report.markdown(["student", "best subset", *pairs], gains)
+    return f"{first}\n\n\\* chosen at the edge of the grid.\n\n{second}\n"
 
 
 def plot(summary: pd.DataFrame, methods: list[str]) -> Figure:

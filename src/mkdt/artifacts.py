@@ -41,6 +41,22 @@ def tensor_digest(tensor: torch.Tensor) -> str:
     return sha.hexdigest()
 
 
+def state_digest(state: Any) -> str:
+    """SHA-256 (hex) of nested dicts and lists of tensors and plain values, as a resume state is."""
+    if isinstance(state, torch.Tensor):
+        return tensor_digest(state)
+    sha = hashlib.sha256(type(state).__name__.encode() if isinstance(state, list | tuple) else b"")
+    if isinstance(state, Mapping):
+        parts = [part for key, value in state.items() for part in (repr(key), state_digest(value))]
+    elif isinstance(state, list | tuple):
+        parts = [state_digest(value) for value in state]
+    else:
+        parts = [repr(state)]
+    for part in parts:
+        sha.update(f"{len(part)} {part}".encode())
+    return sha.hexdigest()
+
+
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then fsync and rename it into place.
 

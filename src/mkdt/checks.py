@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
 from mkdt import config as cfg
 from mkdt.catalog import DATASETS
 from mkdt.config import Config
@@ -145,13 +147,40 @@ def check(config: Config) -> None:
         )
         if method.startswith("file:"):
             path = Path(method.removeprefix("file:"))
-            _fail_if(not path.is_file(), f"methods: {path} does not exist.")
+            _check_set(config, f"methods.{i}", path)
             slug = cfg.method_name(method)
             _fail_if(
                 slug in slugs,
                 f"methods: {method} and {slugs.get(slug)} would share the name '{slug}', rename one file.",
             )
             slugs[slug] = method
+
+
+def _check_path(key: str, path: Path) -> None:
+    """A file that is an input of a rule."""
+    _fail_if(not path.is_file(), f"{key}: {path} does not exist, or is no file.")
+    _fail_if(
+        not {"{", "}"}.isdisjoint(str(path)), f"{key}: {path} has braces in it, which Snakemake reads as wildcards."
+    )
+
+
+def _check_set(config: Config, key: str, path: Path) -> None:
+    """A set that somebody else distilled: its header, of the right shape; its content is checked where it is read."""
+    _check_path(key, path)
+    slug, longest = cfg.method_name(f"file:{path}"), 100  # as for all names that become folders
+    _fail_if(len(slug) > longest, f"{key}: the name of {path.name[:20]}... has more than {longest} characters.")
+    size, channels = cfg.image_size(config, config["source"]), cfg.facts_of(config, config["source"]).channels
+    try:
+        with safe_open(path, "np") as file:
+            shape = tuple(file.get_slice("images").get_shape())
+    except Exception as error:  # whatever the reader of an arbitrary file says
+        raise UserError(
+            f"config: {key}: {path} is not a synthetic set ({str(error)[:100]}); docs/artifacts.md says what is in one."
+        ) from error
+    _fail_if(
+        len(shape) != 4 or shape[1:] != (channels, size, size),
+        f"{key}: {path} has images of shape {shape[1:]}, the source's are {(channels, size, size)}: distil at that size.",
+    )
 
 
 def _check_origin(config: Config) -> None:
@@ -163,7 +192,8 @@ def _check_origin(config: Config) -> None:
         "targets.file and teacher.checkpoint are both given: one of them makes the targets, set the other to null.",
     )
     for key, path in (("targets.file", targets), ("teacher.checkpoint.file", checkpoint["file"])):
-        _fail_if(path is not None and not Path(path).is_file(), f"{key}: {path} does not exist.")
+        if path is not None:
+            _check_path(key, Path(path))
     unused = [key for key, value in checkpoint.items() if value is not None and key not in {"file", "model"}]
     _fail_if(
         given != "checkpoint" and bool(unused),

@@ -1,7 +1,6 @@
 """``mkdt clean``: remove what can be made again, after saying how much room it frees and what getting it back costs."""
 
 import argparse
-import json
 import re
 import shutil
 import sys
@@ -17,13 +16,14 @@ from filelock import FileLock, Timeout
 
 from mkdt import config as cfg
 from mkdt import resources
-from mkdt.config import CLEANED, RESULTS
+from mkdt.config import CLEANED, KEPT, RESULTS
 from mkdt.errors import UserError
 from mkdt.lineage import REGISTRY
 from mkdt.methods import METHODS
 from mkdt.run import LOCKS, living
 
 RESUME = RESULTS / ".resume"
+NOTES = {"settings.json", KEPT}
 TEMPORARY = re.compile(
     r"\.[^/]+(\.[a-z]+)\.[a-z0-9_]{8}\1"
 )  # what `artifacts.write_atomically` writes before it renames
@@ -57,7 +57,7 @@ def plan(unfinished: bool = False) -> tuple[list[Part], list[str]]:
     folders = [file.parent for file in sorted(RESUME.rglob("settings.json"))]
     stopped = [folder for folder in folders if any(folder.glob("*.state.pt")) or any(folder.glob("scratch/*"))]
     done = [file for folder in folders if folder not in stopped for file in folder.iterdir() if file.is_file()]
-    kept = {file: file.stat() for file in done if file.suffix != ".lock" and file.name != "settings.json"}
+    kept = {file: file.stat() for file in done if file.suffix != ".lock" and file.name not in NOTES}
     for folder in [*sorted(RESULTS.glob("[!.]*/*/*/experts")), *sorted(RESULTS.glob("[!.]*/ssl_experts"))]:
         files = sorted(file for file in folder.glob("*.safetensors") if file.stem.isdigit())
         if not files:
@@ -125,7 +125,7 @@ def remove(parts: Iterable[Part]) -> None:
             file.unlink(missing_ok=True)
     for settings in list(RESUME.rglob("settings.json")):
         left = {file.name for file in settings.parent.iterdir() if file.suffix != ".lock"}
-        if left <= {"settings.json", "scratch"} and not any(settings.parent.glob("scratch/*")):
+        if left <= {*NOTES, "scratch"} and not any(settings.parent.glob("scratch/*")):
             shutil.rmtree(settings.parent)
 
 
@@ -157,7 +157,7 @@ def _users(experts: Path) -> list[dict[str, Any]]:
     """
     shared, found = experts.parent.relative_to(RESULTS).as_posix(), []
     for names in sorted((RESULTS / REGISTRY).glob("*.json")):
-        if shared in json.loads(names.read_text(encoding="utf-8")) or shared == names.stem:
+        if shared in cfg.registered(names) or shared == names.stem:
             file = names.with_suffix(".yaml")
             try:
                 found.append(cfg.load(yaml.safe_load(file.read_text(encoding="utf-8"))))

@@ -4,7 +4,7 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from mkdt.schema import conform, flat
 Config = dict[str, Any]
 
 RESULTS = Path("results")  # everything produced, relative to the working directory
+KEPT = "kept.json"  # in a resume folder: digests of the finished outputs that it keeps
 CLEANED = (
     ".cleaned"  # in a folder of experts that `mkdt clean` emptied: they are not asked for until something needs them
 )
@@ -297,6 +298,39 @@ def settings(
     raise ValueError(f"no such stage: {stage}")
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML as Snakemake reads it, but a key that is given twice is refused instead of taken for the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping of one value a key."""
+        seen: list[Any] = []
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if name in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1} gives the key '{name}' again")
+            seen.append(name)
+        return super().construct_mapping(node, deep)
+
+
+def check_files(files: Iterable[str | Path]) -> None:
+    """Config files that can be read, each a mapping without a key that is given twice.
+
+    Raises:
+        UserError: names the file.
+    """
+    for file in files:
+        try:
+            found = yaml.load(Path(file).read_text(encoding="utf-8"), _UniqueKeys)
+            json.dumps(found, default=str)  # no mapping within itself
+            if not isinstance(found, dict):
+                raise ValueError("it holds no keys")
+        except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"the config file {file} cannot be used ({reason}): it must be YAML of keys and values, as config/config.yaml is."
+            ) from error
+
+
 def names(config: Config) -> dict[str, Any]:
     """What each shared folder name stands for; experiments that share a name must agree on it."""
     folder = f"{config['source']}/{config['teacher']['name']}"
@@ -319,17 +353,37 @@ def check_names(config: Config, registry: Path) -> None:
     Raises:
         UserError: names the folder, the other experiment and the first difference.
     """
+    results = registry.parent
+    if (results.exists() or results.is_symlink()) and not results.is_dir():
+        raise UserError(f"{results} is a file, or a link to nothing: it must be a folder, or a link to one.")
     mine = names(config)
     for file in sorted(registry.glob("*.json")):
         if file.stem == config["experiment"]:
             continue
-        for name, theirs in json.loads(file.read_text(encoding="utf-8")).items():
+        for name, theirs in registered(file).items():
             if name in mine and mine[name] != theirs:
                 raise UserError(
                     f"config: results/{name} already belongs to experiment '{file.stem}' with other settings "
                     f"({differences(theirs, mine[name])}): give this one another name, or delete {file} if that "
                     "experiment is over."
                 )
+
+
+def registered(file: Path) -> dict[str, Any]:
+    """What ``register`` noted of an experiment's shared names.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("not an object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{file} is damaged ({error}): delete it; the next run of experiment '{file.stem}' writes it anew."
+        ) from error
+    return found
 
 
 def register(config: Config, registry: Path, given: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from mkdt.errors import UserError
+from mkdt.errors import UserError, redact
 
 OLDEST_PYTHON = (3, 11)
 SLURM_PLUGIN = "snakemake-executor-plugin-slurm"
@@ -235,7 +235,6 @@ def _slurm() -> Iterator[Finding]:
 
 
 def _mlflow(config: dict[str, Any] | None) -> Iterator[Finding]:
-    from mkdt.sync import redact
 
     if config and not config["tracking"]["enabled"]:
         yield Finding("ok", "MLflow", "off (tracking.enabled: false)")

@@ -1,4 +1,8 @@
-"""The one exception that stands for a mistake of the user, not of the program."""
+"""The one exception that stands for a mistake of the user, not of the program, and what no message may show."""
+
+import re
+
+SECRETS = "password|passwd|pwd|token|secret|key|credential|signature|auth"
 
 
 class UserError(Exception):
@@ -8,5 +12,13 @@ class UserError(Exception):
     """
 
     def __init__(self, sentence: str) -> None:
-        """A sentence stays on one line, whatever names it quotes."""
-        super().__init__(" ".join(sentence.splitlines()))
+        """A sentence stays on one line, whatever names it quotes, and holds no password."""
+        super().__init__(redact(" ".join(sentence.splitlines())))
+
+
+def redact(text: str) -> str:
+    """``text`` without the passwords of URIs, of query strings and of HTTP headers in it."""
+    text = re.sub(r"(\w://)[^\s'\"]*@", r"\1***@", text)
+    text = re.sub(r"(\w://[^\s/:@'\"]+:)[^\n'\"]*@", r"\1***@", text)  # a password with a space in it
+    text = re.sub(rf"(?i)((?:^|[?&;\s])[\w-]*(?:{SECRETS})=)[^&\s'\"]+", r"\1***", text)
+    return re.sub(r"(?i)(authorization\W{1,4}(?:(?:bearer|basic|token)\s+)?)[^\s'\",]+", r"\1***", text)

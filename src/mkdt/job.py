@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from mkdt import artifacts
-from mkdt.config import RESULTS, budget_words, differences, settings
+from mkdt.config import KEPT, RESULTS, budget_words, differences, settings
 from mkdt.errors import UserError
 from mkdt.schema import flat
 from mkdt.synthetic import SyntheticSet, load_synthetic
@@ -329,6 +329,7 @@ class Stage:
         if now or stop is not None or time.monotonic() - self._saved >= self._every:
             assert self._state_file is not None, "resume() comes before the first checkpoint"
             state = {"state": make(), "rows": self._rows, "run": self._run.id}
+            state["digest"] = artifacts.state_digest(state)
             artifacts.write_atomically(self._state_file, lambda path: _save_state(state, path))
             self._saved = time.monotonic()
             stop = self._stop
@@ -385,6 +386,8 @@ class Stage:
             return None
         try:
             saved = torch.load(state_file, map_location="cpu", weights_only=True)
+            if saved.pop("digest") != artifacts.state_digest(saved):
+                raise ValueError("its content does not match its digest")
         except Exception as error:
             state_file.rename(state_file.with_suffix(".damaged"))
             log.warning("the resume state %s is damaged (%s): set aside, starting anew.", state_file, error)
@@ -430,6 +433,15 @@ class Stage:
         files = [Path(path) for path in self.output]
         if not all((self._folder / file.name).is_file() for file in files):
             return False
+        try:
+            kept = json.loads((self._folder / KEPT).read_text(encoding="utf-8"))
+            changed = [file.name for file in files if _content(self._folder / file.name) != kept[file.name]]
+        except (OSError, ValueError, LookupError, TypeError, UserError) as error:
+            log.warning("not reused, the record of what was kept is damaged or missing: %s.", error)
+            return False
+        if changed:
+            log.warning("not reused, %s in %s was altered.", changed[0], self._folder)
+            return False
         tensors = [file for file in files if file.suffix == ".safetensors"]
         if not all(self.restore(file) for file in tensors):
             return False
@@ -466,8 +478,12 @@ class Stage:
                     self._run.tag(f"input.{path}", _content(path))
         self._run.close(status)
         if status == "FINISHED" and self._alone:
-            for path in filter(os.path.isfile, self.output):
+            files = [path for path in self.output if Path(path).is_file()]
+            for path in files:
                 self.keep(path)
+            assert self._folder is not None
+            record = {Path(path).name: _content(path) for path in files}
+            artifacts.write_text(self._folder / KEPT, artifacts.canonical(record))
         if status == "FINISHED" and self._state_file is not None:
             self._state_file.unlink(missing_ok=True)
             shutil.rmtree(self._state_file.parent / "scratch", ignore_errors=True)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import psutil
 
+from mkdt.config import check_files
+
 LOCKS = Path(".snakemake") / "locks"
 PATIENCE = 600.0  # seconds that orphans have for their resume point; longer than any stage's step
 
@@ -20,8 +22,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    check_files(_config_files(arguments.arguments))
     take_over()
     os.execv(sys.executable, [sys.executable, "-m", "snakemake", *arguments.arguments])
+
+
+def _config_files(words: list[str]) -> list[str]:
+    """What follows ``--configfile`` on Snakemake's command line, up to the next option."""
+    files, taking = [], False
+    for word in words:
+        option, equals, value = word.partition("=")
+        if word.startswith("-"):
+            taking = option in {"--configfile", "--configfiles"}
+            files += [value] * (taking and bool(equals))
+            taking = taking and not equals
+        elif taking:
+            files.append(word)
+    return files
 
 
 def take_over() -> None:
@@ -47,7 +64,14 @@ def living() -> tuple[list[psutil.Process], list[psutil.Process]]:
     """The Snakemakes of this folder on this machine, and the jobs that go on without one."""
     here = [process for process in psutil.process_iter() if _belongs_here(process)]
     owners = [process for process in here if _is_snakemake(process)]
-    return owners, [process for process in here if _is_job(process) and not set(process.parents()) & set(owners)]
+    return owners, [process for process in here if _is_job(process) and not _ancestors(process) & set(owners)]
+
+
+def _ancestors(process: psutil.Process) -> set[psutil.Process]:
+    try:
+        return set(process.parents())
+    except psutil.Error:  # it ended meanwhile
+        return set()
 
 
 def _words(process: psutil.Process) -> list[str]:
@@ -66,8 +90,8 @@ def _belongs_here(process: psutil.Process) -> bool:
 
 
 def _is_snakemake(process: psutil.Process) -> bool:
-    words = _words(process)
-    return "snakemake" in {Path(word).name for word in words[:2]} or words[1:3] == ["-m", "snakemake"]
+    """However it was started; taking something else for a Snakemake only means that nothing is cleared away."""
+    return "snakemake" in {Path(word).name for word in _words(process)}
 
 
 def _is_job(process: psutil.Process) -> bool:

@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 
 from mkdt.errors import UserError
 
+LARGEST = 1e15  # beyond it no size, time or rate means anything, and whole numbers do not fit a float any more
 SCHEMA = Path(__file__).parents[2] / "workflow" / "schemas" / "config.schema.yaml"
 
 
@@ -32,6 +33,8 @@ def conform(raw: Mapping[str, Any], schema_file: Path = SCHEMA) -> dict[str, Any
         numbers = value if isinstance(value, list) else [value]
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             raise UserError(f"config: {key} must be finite, got {value}.")
+        if any(isinstance(number, int | float) and abs(number) > LARGEST for number in numbers):
+            raise UserError(f"config: {key} must be at most {LARGEST:g} in size, got {str(value)[:30]}.")
     return config
 
 

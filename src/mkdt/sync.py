@@ -16,7 +16,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import select
 import sys
 import tempfile
@@ -31,7 +30,7 @@ from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
-from mkdt.errors import UserError
+from mkdt.errors import UserError, redact
 from mkdt.tracking import REPORT_LINK, RUN_LINK, STORE, parse, spools
 
 log = logging.getLogger("mkdt")
@@ -66,12 +65,6 @@ def quiet() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it may hold a password
-
-
-def redact(text: str) -> str:
-    """``text`` without the passwords of URIs in it."""
-    text = re.sub(r"(\w://)[^/\s'\"]*@", r"\1***@", text)
-    return re.sub(r"(?i)((?:password|token|secret|passwd|pwd)=)[^&\s'\"]+", r"\1***", text)
 
 
 class Redacting(logging.Formatter):

@@ -89,7 +89,7 @@ REFUSED: dict[str, tuple[dict[str, Any] | Make, str]] = {
     "budget zero": ({"budgets": [0]}, "budgets.0"),
     "budget NaN": ({"budgets": [NAN]}, "budgets"),
     "budget infinite": ({"budgets": [INFINITE]}, "budgets"),
-    "budget too large": ({"budgets": [1e300]}, "budgets: 1e+300"),
+    "budget too large": ({"budgets": [1e300]}, "budgets must be at most 1e+15 in size, got [1e+300]"),
     "steps zero": ({"distill": {"steps": 0}}, "distill.steps"),
     "iterations zero": ({"distill": {"iterations": 0}}, "distill.iterations"),
     "match zero epochs": ({"distill": {"match_epochs": 0}}, "distill.match_epochs"),

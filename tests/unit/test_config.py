@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from mkdt import config as cfg
 from mkdt.errors import UserError
@@ -336,3 +338,76 @@ def test_no_password_is_noted_with_the_config(tmp_path: Path) -> None:
     cfg.register(cfg.load(given), tmp_path, given)
     assert len(files := list(tmp_path.iterdir())) == 2
     assert not any("secret" in file.read_text() for file in files)
+
+
+def test_a_damaged_note_of_another_experiment_is_named(tmp_path: Path) -> None:
+    """Half a file, or something else in its place."""
+    config = cfg.load(DEFAULT)
+    for text in ('{"digits": {', "[1]", "\xff"):
+        (tmp_path / "other.json").write_text(text, encoding="latin-1")
+        with pytest.raises(UserError, match=r"other\.json is damaged .*: delete it"):
+            cfg.check_names(config, tmp_path)
+
+
+@pytest.mark.parametrize("link", [False, True])
+def test_results_must_be_a_folder(tmp_path: Path, link: bool) -> None:
+    """Not a file, and not a link to a disk that is not mounted."""
+    results = tmp_path / "results"
+    results.symlink_to("nowhere") if link else results.write_text("")
+    with pytest.raises(UserError, match=r"results is a file, or a link to nothing"):
+        cfg.check_names(cfg.load(DEFAULT), results / ".experiments")
+
+
+def test_a_set_that_is_brought_is_looked_at_before_any_job(tmp_path: Path) -> None:
+    """Its header alone: hours later would be too late for the wrong file."""
+    path = tmp_path / "theirs.safetensors"
+    config = merged(DEFAULT, {"methods": ["random", f"file:{path}"]})
+
+    def put(shape: tuple[int, ...], name: str = "images") -> None:
+        save_file({name: torch.zeros(shape)}, path)
+
+    put((3, 1, 8, 8))
+    cfg.load(config)
+    for wrong in ((3, 3, 8, 8), (3, 1, 16, 16), (3, 64)):
+        put(wrong)
+        with pytest.raises(UserError, match=r"methods\.1: .*theirs\.safetensors has images of shape"):
+            cfg.load(config)
+    put((3, 1, 8, 8), "pictures")
+    with pytest.raises(UserError, match=r"methods\.1: .* is not a synthetic set"):
+        cfg.load(config)
+    path.write_text("text")
+    with pytest.raises(UserError, match=r"methods\.1: .* is not a synthetic set"):
+        cfg.load(config)
+
+
+def test_paths_that_snakemake_would_take_for_patterns(tmp_path: Path) -> None:
+    """Braces are its wildcards; a name that becomes a folder is as long as other names at most."""
+    braces, long = tmp_path / "a{b}.safetensors", tmp_path / f"{'y' * 200}.safetensors"
+    for path in (braces, long):
+        save_file({"images": torch.zeros(3, 1, 8, 8)}, path)
+    for key, change in {
+        "methods.0": {"methods": [f"file:{braces}"]},
+        "teacher.checkpoint.file": {"teacher": {"checkpoint": {"file": str(braces)}}},
+        "targets.file": {"targets": {"file": str(braces)}},
+    }.items():
+        with pytest.raises(UserError, match=rf"{key}: .* has braces"):
+            cfg.load(merged(DEFAULT, change))
+    with pytest.raises(UserError, match=r"methods\.0: the name of y+\.\.\. has more than 100"):
+        cfg.load(merged(DEFAULT, {"methods": [f"file:{long}"]}))
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**16), 1e308, "1" + "0" * 400])
+def test_numbers_beyond_any_meaning(value: Any) -> None:
+    """They would overflow where times and sizes are reckoned, in the middle of planning."""
+    for change in ({"teacher": {"epochs": value}}, {"compute": {"resume_minutes": value}}, {"seed": value}):
+        with pytest.raises(UserError, match=f"{next(iter(change))}"):
+            cfg.load(merged(DEFAULT, change))
+
+
+def test_the_server_binds_to_this_machine_alone() -> None:
+    """`make ui`, the one server that the project starts; nothing listens to the network."""
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    (command,) = [line for line in makefile.splitlines() if "mlflow server" in line]
+    assert "--host 127.0.0.1 " in command
+    sources = [file.read_text() for folder in ("src", "workflow") for file in (ROOT / folder).rglob("*.py")]
+    assert not any("0.0.0.0" in text or "mlflow server" in text for text in sources)

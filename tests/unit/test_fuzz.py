@@ -154,7 +154,7 @@ JUNK = st.recursive(
         st.none(),
         st.booleans(),
         st.integers(-3, 3),
-        st.sampled_from([10**9, 10**30, -(10**400), 1e308, float("nan"), float("inf"), 0.5, "", "null", "1e400", "a\nb", "a\0b", "../x", "file:"]),
+        st.sampled_from([10**9, 10**30, 10**400, -(10**400), 1e308, float("nan"), float("inf"), 0.5, "", "null", "1e400", "a\nb", "a\0b", "../x", "file:"]),
         st.text(max_size=6),
     ),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3) | st.integers(0, 2), inner, max_size=2),

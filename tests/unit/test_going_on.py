@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mkdt import run
+from mkdt.cli import main
 
 LOCK = Path(".snakemake/locks/0.input.lock")
 JOB = """
@@ -51,10 +52,11 @@ def test_orphans_save_and_a_dead_owners_lock_goes(job: list[str]) -> None:
     assert not LOCK.exists()
 
 
-def test_a_living_snakemake_keeps_its_jobs_and_its_lock(job: list[str], tmp_path: Path) -> None:
-    """Two experiments may run side by side in one folder."""
+@pytest.mark.parametrize("options", [[], ["-u"], ["-X", "dev"]])
+def test_a_living_snakemake_keeps_its_jobs_and_its_lock(job: list[str], options: list[str], tmp_path: Path) -> None:
+    """Two experiments may run side by side in one folder, however the interpreter was called."""
     (tmp_path / "snakemake.py").write_text(f"import subprocess; subprocess.run({job})")
-    owner = subprocess.Popen([sys.executable, "-m", "snakemake"])
+    owner = subprocess.Popen([sys.executable, *options, "-m", "snakemake"])
     try:
         wait_for("started")
         run.take_over()
@@ -68,3 +70,40 @@ def test_a_living_snakemake_keeps_its_jobs_and_its_lock(job: list[str], tmp_path
         assert not LOCK.exists()
     finally:
         owner.kill()
+
+
+BAD = {
+    "missing": None,
+    "empty": b"",
+    "a list": b"- a\n",
+    "binary": b"\xff\xfe\x00",
+    "within itself": b"a: &a\n  b: *a\n",
+    "nested too deep": b"[" * 5000,
+    "not YAML": b"a: [\n",
+    "the same key twice": b"seed: 1\nprobe: {knn: 3}\nseed: 2\n",
+    "the same key twice below": b"probe:\n  knn: 3\n  knn: 4\n",
+}
+
+
+@pytest.mark.counts("bad inputs refused")
+@pytest.mark.parametrize("kind", [*BAD, "a folder"])
+def test_a_config_file_that_is_no_good_is_named(
+    kind: str, job: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is cleared away or started."""
+    file = tmp_path / "mine.yaml"
+    if kind == "a folder":
+        file.mkdir()
+    elif (content := BAD[kind]) is not None:
+        file.write_bytes(content)
+    assert main(["run", "--cores", "1", "--configfile", "mine.yaml", "-n"]) == 1
+    text = capsys.readouterr().err
+    assert text.startswith("mkdt: the config file mine.yaml cannot be used (")
+    assert text.count("\n") == 1
+    assert LOCK.exists()
+
+
+def test_config_files_on_a_command_line() -> None:
+    """Several after one option, one after an equals sign, none of another option."""
+    words = ["--configfile", "a.yaml", "b.yaml", "--cores", "2", "--configfile=c.yaml", "results/x", "--config", "k=v"]
+    assert run._config_files(words) == ["a.yaml", "b.yaml", "c.yaml"]

@@ -208,6 +208,74 @@ def test_a_damaged_state_is_set_aside(make: Any) -> None:
     assert "damaged" in log_text()
 
 
+@pytest.mark.counts("faults injected")
+def test_a_state_whose_tensor_was_altered_is_set_aside(make: Any) -> None:
+    """A flipped bit of a weight makes a file that loads, and another result."""
+    state = {
+        "w": torch.full((1000,), 3.0),
+        "lr": 0.1,
+        "done": [1, 2],
+        "none": None,
+        "where": (1, "a"),
+        "on": torch.tensor(True),
+    }
+    with pytest.raises(RuntimeError), job.stage(make()) as stage:
+        stage.resume()
+        stage.checkpoint(lambda: state)
+        raise RuntimeError
+    (file,) = Path("results/.resume").rglob("*.state.pt")
+    good = file.read_bytes()
+    altered = bytearray(good)
+    altered[good.index(torch.full((8,), 3.0).numpy().tobytes()) + 2] ^= 0x40
+    file.write_bytes(altered)
+    with pytest.raises(RuntimeError), job.stage(make()) as stage:
+        assert stage.resume() is None
+        raise RuntimeError
+    assert "its content does not match its digest" in log_text()
+    file.write_bytes(good)
+    with job.stage(make()) as stage:
+        found = stage.resume()
+    assert found is not None
+    assert torch.equal(found.pop("w"), state.pop("w"))
+    assert found == state
+
+
+@pytest.mark.counts("faults injected")
+@pytest.mark.parametrize("damage", ["altered", "record lost", "record altered"])
+def test_a_kept_table_that_was_altered_is_not_given_back(make: Any, damage: str) -> None:
+    """Tables have no digest of their own; the record of what was kept has one of each file."""
+    both = Files(teacher="results/d/t/teacher.safetensors", metrics="results/d/t/teacher.jsonl")
+
+    def run() -> str:
+        snakemake = make()
+        snakemake.output = both
+        with job.stage(snakemake) as stage:
+            if stage.resume() is None:
+                stage.save(both[0], {"w": torch.ones(3)})
+                stage.write_metrics(both[1], [{"step": 1, "loss": 0.5}])
+                made.append(1)
+        return Path(both[1]).read_text()
+
+    made: list[int] = []
+    good = run()
+    for file in both:
+        Path(file).unlink()
+    assert run() == good
+    assert made == [1]
+    (kept,) = Path("results/.resume").rglob("teacher.jsonl")
+    for file in both:
+        Path(file).unlink()
+    record = kept.with_name("kept.json")
+    if damage == "altered":
+        kept.write_text(good.replace("0.5", "0.1"))
+    elif damage == "record lost":
+        record.unlink()
+    else:
+        record.write_text("[1]")
+    assert run() == good
+    assert made == [1, 1]
+
+
 def test_sigterm_saves_and_stops(make: Any) -> None:
     """Asked to stop, the job saves at the next checkpoint, however recent the last one is."""
     with pytest.raises(SystemExit) as caught, job.stage(make(minutes=60)) as stage:

@@ -29,7 +29,8 @@ from mlflow.entities import ViewType
 from mlflow.tracking import MlflowClient
 
 from mkdt import cli, sync, tracking
-from mkdt.sync import Syncer, redact
+from mkdt.errors import UserError, redact
+from mkdt.sync import Syncer
 from mkdt.tracking import Run, Tracker, parse, spools
 
 Metrics = Counter[tuple[str, int, float]]
@@ -864,9 +865,21 @@ def test_no_password_reaches_a_log(tmp_path: Path, server: Server, answers: bool
 
 @pytest.mark.parametrize(
     "text",
-    ["http://me:hush@host/x", "postgresql+psycopg2://me:hu@sh@host:5432/db", "at https://host/?a=1&password=hush now"],
+    [
+        "http://me:hush@host/x",
+        "postgresql+psycopg2://me:hu@sh@host:5432/db",
+        "at https://host/?a=1&password=hush now",
+        "http://me:hu/sh@host/x",
+        "http://me:hu sh@host",
+        "https://host/?api_key=hush&a=1",
+        "https://host/ access_key=hush",
+        "to host: Authorization: Bearer hush",
+        "to host with {'authorization': 'Basic hush'}",
+    ],
 )
 def test_redact(text: str) -> None:
-    """Hosts stay readable."""
-    assert "hu" not in redact(text).replace("host", "")
-    assert "host" in redact(text)
+    """Hosts stay readable; every sentence for the user goes through it."""
+    for shown in (redact(text), str(UserError(f'config: tracking.uri must be a string, got ["{text}"].'))):
+        assert "hu" not in shown
+        assert "sh" not in shown
+        assert "host" in shown

@@ -106,7 +106,7 @@ def test_damage_is_one_sentence_that_says_how_to_mend_it(
         assert any(job.split()[0] == rule for job in changed.planned())
 
 
-def test_any_lost_file_is_asked_for(changed: Project) -> None:
+def test_a_lost_file_is_asked_for(changed: Project) -> None:
     """Whatever is kept is a target: the report that is there hides nothing."""
     for path in (EXPERT, RUN / "teacher.safetensors", SUBSET, STUDENT, SCORES):
         aside = (changed.folder / path).rename(changed.folder / "aside")

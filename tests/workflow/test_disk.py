@@ -1,6 +1,8 @@
 """Room on the disk: what jobs are said to write is what they write, and a job without room does not start."""
 
+import contextlib
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +36,33 @@ def test_a_job_without_room_does_not_start(project: Project, small: Path) -> Non
     subprocess.run(["mount", "-o", "remount,size=64m", small], check=True)
     project.run(*target)
     assert (small / "digits" / "data.safetensors").is_file()
+
+
+def test_a_disk_that_fills_while_jobs_run(project: Project, finished: Project) -> None:
+    """A sentence, nothing half under a final name; with room again the same command ends with the same bytes."""
+    results, target = project.folder / "results", "results/digits/tiny_teacher/targets.safetensors"
+    results.mkdir()
+    for _ in small_file_system(results, 64):
+        run = project.start(target)
+        while not list(results.glob(".resume/digits/tiny_teacher/*/*/teacher.state.pt")):
+            assert run.poll() is None
+            time.sleep(0.02)
+        filler = results / "filler"
+        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        text, _ = run.communicate(timeout=300)
+        logs = "".join(log.read_text() for log in (results / "logs").rglob("*.log"))
+        assert run.returncode != 0
+        assert "free space" in text + logs
+        assert "Traceback" not in logs
+        for path in filter(Path.is_file, results.rglob("*.safetensors")):
+            assert path.name.startswith(".") or Artifact(path).names
+        filler.unlink()
+        project.run(target)
+        mine, theirs = project.artifacts(), finished.artifacts()
+        assert (project.folder / target).is_file()
+        assert [path for path in mine if mine[path] != theirs[path]] == []
 
 
 def test_jobs_write_what_they_are_said_to_write(finished: Project) -> None:

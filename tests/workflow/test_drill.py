@@ -50,6 +50,14 @@ def test_killed_anywhere_the_same_command_ends_with_the_same_bytes(
 ) -> None:
     """Snakemake and a job in turn; SIGKILL or SIGTERM, when and which job is decided by a seed."""
     runs, stream = Runs(project.folder), random.Random(SEED)
+    theirs = finished.artifacts()
+
+    def same(mine: dict[str, bytes]) -> None:
+        assert mine.keys() <= theirs.keys()
+        assert TARGETS or mine.keys() == theirs.keys()
+        assert [path for path in mine if mine[path] != theirs[path]] == []
+        assert len(mine) > 5
+
     killed, run = [], None
     try:
         while len(killed) < ROUNDS:
@@ -64,7 +72,8 @@ def test_killed_anywhere_the_same_command_ends_with_the_same_bytes(
                 )
             time.sleep(stream.uniform(0.5, 8))
             snakemakes, jobs = alive(runs.folder)
-            if run.poll() == 0:  # all done before the rounds were: from the beginning
+            if run.poll() == 0:  # all done before the rounds were: the same as undisturbed, then from the beginning
+                same(runs.artifacts())
                 for path in ("results", ".snakemake"):
                     subprocess.run(["rm", "-rf", path], cwd=runs.folder, check=True)
                 continue
@@ -81,12 +90,9 @@ def test_killed_anywhere_the_same_command_ends_with_the_same_bytes(
             run.kill()
     if run is not None:
         run.wait(600)
-    text = runs.run(*TARGETS)
-    mine, theirs = runs.artifacts(), finished.artifacts()
-    assert mine.keys() <= theirs.keys(), text
-    assert TARGETS or mine.keys() == theirs.keys()
-    assert [path for path in mine if mine[path] != theirs[path]] == []
-    assert len(mine) > 5
+    runs.run(*TARGETS)
+    mine = runs.artifacts()
+    same(mine)
     assert alive(runs.folder) == ([], [])
     request.node.user_properties.append(("counts kills survived", len(killed)))
     print(

@@ -12,10 +12,9 @@ sys.path.insert(0, LIBRARY)  # this checkout's library, whatever else is install
 import mkdt.config as cfg
 from mkdt import resources, tracking
 from mkdt.codedigest import code_digest
-from mkdt.errors import UserError
+from mkdt.errors import UserError, redact
 from mkdt.extensions import own_modules
 from mkdt.methods import METHODS, made_by
-from mkdt.sync import redact
 
 # Jobs import the library of this checkout, in whichever environment they run.
 os.environ.update(PYTHONPATH=os.pathsep.join([LIBRARY, *filter(None, [os.getenv("PYTHONPATH")])]))
@@ -25,6 +24,7 @@ os.environ.setdefault("MKDT_COMMAND", redact(shlex.join(["snakemake", *sys.argv[
 REGISTRY = cfg.RESULTS / ".experiments"
 GIVEN = config
 try:
+    cfg.check_files(workflow.configfiles)
     config = cfg.load(GIVEN)
     cfg.check_names(config, REGISTRY)
 except UserError as error:

@@ -30,6 +30,9 @@ STYLES: dict[str, Style] = {
     "high_loss": ("#E69F00", "s", "-."),
     "mkdt": ("#D55E00", "D", "-"),
     "mkdt_random": ("#882255", "<", "-"),
+    "mkdt_kmeans": ("#999933", "X", "-"),
+    "kmeans": ("#CC79A7", "v", "--"),
+    "krr_st": ("#332288", ">", "--"),
     "full": ("#009E73", "^", ":"),
     "teacher": ("#666666", "*", ":"),
 }
@@ -41,10 +44,8 @@ AGAINST = {
 LEGEND_COLUMNS = 3  # what stays within the width of one panel
 UNTRAINED = {"none": "none (no pre-training)"}
 SPARE_STYLES: list[Style] = [
-    ("#CC79A7", "v", "--"),
     ("#56B4E9", "P", "-."),
-    ("#999933", "X", ":"),
-    ("#332288", ">", "--"),
+    ("#AA4499", "h", ":"),
     ("#999999", "p", "-."),
 ]
 
@@ -281,7 +282,10 @@ def as_text(summary: pd.DataFrame, protocol: str) -> str:
         lines += [
             markdown(header, rows),
             "",
-            *(["\\* chosen at the edge of the grid: a larger one might give more."] * bool(group["at_edge"].any())),
+            *(
+                ["\\* chosen at the edge of the grid (its rates, or the most steps): a wider one might give more."]
+                * bool(group["at_edge"].any())
+            ),
             "",
         ]
     return "\n".join(lines)

@@ -1,25 +1,116 @@
 """What the studies of docs/studies share: the scores that the workflow has made so far, as tables."""
 
+from pathlib import Path
+
 import pandas as pd
 
 from mkdt import report
+from mkdt.artifacts import write_text
 from mkdt.config import RESULTS, Config, budget_label, method_name
 from mkdt.errors import UserError
+
+POINT = [*report.KEYS, "rate", "steps"]
 
 
 def tables(config: Config) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Scores, test accuracies (``report.accuracies``) and summary (``report.summarise``) of an experiment.
 
     Unlike rule report it takes what is there, so that a page can be written before the last method is measured.
+    Scores of methods and students that the config does not name are left out.
 
     Raises:
         UserError: nothing is measured yet.
     """
     folder = RESULTS / config["experiment"] / "probe"
-    files = sorted(folder.glob("*/*/*.csv"))
+    methods = list(map(method_name, config["methods"]))
+    files = [
+        file
+        for file in sorted(folder.glob("*/*/*.csv"))
+        if file.parts[-3] in config["pretrain"]["students"] and file.parts[-2] in methods
+    ]
     if not files:
         raise UserError(f"{folder} holds no scores yet: run snakemake with the study's config first.")
     scores = report.read_scores(files, config["source"])
-    budgets = [label for label in map(budget_label, config["budgets"]) if label in set(scores["budget"])]
+    budgets = _budgets(config, scores)
     accuracy = report.accuracies(scores, budgets)
-    return scores, accuracy, report.summarise(accuracy, list(map(method_name, config["methods"])))
+    return scores, accuracy, report.summarise(accuracy, methods)
+
+
+def _budgets(config: Config, scores: pd.DataFrame) -> list[str]:
+    return [label for label in map(budget_label, config["budgets"]) if label in set(scores["budget"])]
+
+
+def grid(scores: pd.DataFrame) -> pd.DataFrame:
+    """What each method was chosen by: mean validation accuracy of the linear probe at every point of its grid.
+
+    Returns:
+        one row a point and label fraction of the selection set, with ``validation`` in per cent and ``chosen``.
+    """
+    rows = scores[(scores["split"] == "validation") & (scores["evaluation"] == "linear")]
+    means = rows.groupby(POINT, sort=True).agg(validation=("accuracy", "mean"), chosen=("chosen", "any"))
+    return means.reset_index()
+
+
+def runs_by_steps(scores: pd.DataFrame) -> pd.DataFrame:
+    """Test accuracy of every run at every number of steps, at the rate that validation prefers there: the rows of the curve."""
+    rows = scores[(scores["split"] == "test") & (scores["evaluation"] == "linear") & scores["chosen_at_steps"]]
+    return rows[[*report.KEYS, *report.RUN, "rate", "steps", "accuracy"]].sort_values([*POINT, *report.RUN])
+
+
+def save(page: Path, config: Config) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Write the tables that every page has beside it.
+
+    Returns:
+        scores, test accuracies, summary (``tables``), and the points of the curve (``report.curve``) in the methods' order.
+    """
+    scores, accuracy, summary = tables(config)
+    points = report.curve(scores, _budgets(config, scores))
+    order = {name: k for k, name in enumerate(map(method_name, config["methods"]))}
+    points = points.sort_values("method", key=lambda names: names.map(order), kind="stable")
+    for name, table in {
+        "accuracy": accuracy,
+        "summary": summary,
+        "curve": points,
+        "grid": grid(scores),
+        "runs_by_steps": runs_by_steps(scores),
+        "against_best_subset": report.against_best_subset(scores, accuracy),
+    }.items():
+        report.save_table(page / f"{name}.csv", table)
+    write_text(page / "summary.md", report.as_text(summary, config["pretrain"]["protocol"]))
+    return scores, accuracy, summary, points
+
+
+def at_equal_steps(
+    runs: pd.DataFrame, pairs: list[tuple[str, str]], budgets: list[str], steps: list[int]
+) -> pd.DataFrame:
+    """Paired differences of two methods at the same number of steps, each at the rate that validation prefers there.
+
+    Args:
+        runs: as from ``runs_by_steps``, of one student, downstream set and label fraction.
+        pairs: (method, baseline).
+        budgets: labels.
+        steps: numbers of steps.
+
+    Returns:
+        one row a pair, budget and number of steps: ``difference``, ``low``, ``high`` (points).
+    """
+    rows = []
+    for method, baseline in pairs:
+        for budget in budgets:
+            for count in steps:
+                here = runs[(runs["steps"] == count) & runs["budget"].isin([budget, "all"])]
+                parts = [here[here["method"] == name] for name in (method, baseline)]
+                found = report.interval(report.paired(*parts), "difference")
+                row = {"method": method, "baseline": baseline, "budget": budget, "steps": count}
+                rows.append(row | dict(zip(("difference", "low", "high"), found, strict=True)))
+    return pd.DataFrame(rows)
+
+
+def differences_as_text(table: pd.DataFrame, by: str) -> str:
+    """Rows of ``at_equal_steps`` as Markdown: a row a value of ``by`` (budget or steps), a column a pair."""
+    pairs = list(table[["method", "baseline"]].drop_duplicates().itertuples(index=False, name=None))
+    rows = []
+    for value, part in table.groupby(by, sort=False):
+        cells = {(row["method"], row["baseline"]): report.spread(row) for row in part.to_dict("records")}
+        rows.append([f"{value:,}" if isinstance(value, int) else str(value), *(cells[pair] for pair in pairs)])
+    return report.markdown([by, *(f"{method} - {baseline}" for method, baseline in pairs)], rows) + "\n"

@@ -106,18 +106,38 @@ def test_the_scores_so_far_make_the_tables(
         "source": "digits",
         "budgets": [0.005, 0.01],
         "methods": ["none", "sas", "random", "full"],
+        "pretrain": {"students": ["convnet", "alexnet"], "protocol": "fair"},
     }
     with pytest.raises(UserError, match="no scores yet"):
         studies.tables(config)
+    others = two_students[two_students["method"].isin(["none", "random", "full"])]
     for (student, method, budget), rows in two_students.drop(columns="source").groupby(["student", "method", "budget"]):
         path = tmp_path / "e/probe" / str(student) / str(method) / f"{budget}.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
         report.save_table(path, rows)
     scores, accuracy, summary = studies.tables(config)
-    assert len(scores) == len(two_students)
+    assert len(scores) == len(others), "what the config does not name is left out"
     assert set(accuracy["budget"]) == {"1pct"}
     for _, rows in summary.groupby("student"):
         assert list(rows["method"]) == ["none", "random", "full"]
+    _, _, _, points = studies.save(tmp_path / "page", config)
+    assert list(dict.fromkeys(points["method"])) == ["none", "random", "full"]
+    files = {"accuracy", "summary", "curve", "grid", "runs_by_steps", "against_best_subset"}
+    assert {file.stem for file in (tmp_path / "page").glob("*.csv")} == files
+    points = pd.read_csv(tmp_path / "page/grid.csv")
+    assert points[points["method"] == "full"]["validation"].tolist() == [82.0, 82.0]  # 80, the means of draws and seeds
+
+
+def test_differences_at_equal_steps(two_students: pd.DataFrame) -> None:
+    """Run by run, at each number of steps alone; what has no budget stands beside each."""
+    one = two_students[(two_students["student"] == "convnet") & (two_students["split"] == "test")]
+    more = one.assign(steps=80, accuracy=one["accuracy"] + (one["method"] == "mkdt"))
+    runs = studies.runs_by_steps(pd.concat([one, more, one.assign(steps=80, accuracy=0.0, chosen_at_steps=False)]))
+    table = studies.at_equal_steps(runs, [("mkdt", "random"), ("full", "mkdt")], ["1pct"], [20, 80])
+    assert table["difference"].tolist() == [4.0, 5.0, 2.0, 1.0]
+    text = studies.differences_as_text(table, "steps").splitlines()
+    assert text[0] == "| steps | mkdt - random | full - mkdt |"
+    assert text[3].startswith("| 80 | +5.0 [")
 
 
 def test_the_figure_of_budgets(two_students: pd.DataFrame) -> None:
@@ -306,6 +326,15 @@ def test_the_tables_of_the_pages_are_those_of_their_csvs() -> None:
     parts = [fashion.as_text(here[here["label_fraction"] == fraction]) for fraction in (0.005, 0.01)]
     assert steps == "\n".join(parts)
     assert parts[0] in (STUDIES / "fashion.md").read_text()
+    assert (STUDIES / "digits/equal_steps.md").read_text() in (STUDIES / "digits.md").read_text()
+    for study in ("digits", "fashion"):
+        equal, runs = (pd.read_csv(STUDIES / study / f"{name}.csv") for name in ("equal_steps", "runs_by_steps"))
+        row = equal[equal["steps"] == 320].iloc[0]
+        runs = runs[
+            (runs["downstream"] == runs["source"]) & (runs["label_fraction"] == row.get("label_fraction", 0.02))
+        ]
+        found = studies.at_equal_steps(runs, [(row["method"], row["baseline"])], [row["budget"]], [320])
+        assert found["difference"].iloc[0] == pytest.approx(row["difference"])
     assert (STUDIES / "architectures/table.md").read_text() in (STUDIES / "architectures.md").read_text()
     for study in ("architectures", "digits", "fashion", "ssl_trajectories"):
         written = (STUDIES / study / "summary.md").read_text()

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
+COLD = ("-m", "snakemake")
+WARM = (str(Path(__file__).with_name("warm.py")),)
 TINY = Path(__file__).with_name("tiny.yaml")
 # Time, memory, disk, versions and the command: they differ between runs that are equal otherwise.
 RUN = re.compile(rb'<section id="(cost|origin)">.*?</section>', re.DOTALL)
@@ -22,11 +24,12 @@ class Project:
     Attributes:
         folder: the checkout.
         configfile: what its runs are configured with.
-        snakemake: what runs it, as arguments of Python.
+        snakemake: what runs it, as arguments of Python. Warm saves the imports of every job; where processes are killed, jobs
+            must be processes of their own.
     """
 
     configfile = "tiny.yaml"
-    snakemake = ("-m", "snakemake")
+    snakemake = WARM
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -53,7 +56,8 @@ class Project:
         """The command line of a run."""
         # The arguments come first: --configfile would take a target behind it for another file.
         fixed = ["--cores", str(cores), "--configfile", self.configfile]
-        return [sys.executable, *self.snakemake, *arguments, *fixed]
+        snakemake = COLD if "--dry-run" in arguments else self.snakemake
+        return [sys.executable, *snakemake, *arguments, *fixed]
 
     def environment(self) -> dict[str, str]:
         """The copy's own source comes first, so that a test may edit it."""

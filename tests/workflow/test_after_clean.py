@@ -22,7 +22,6 @@ def test_cleaned_experts_are_made_again_when_something_needs_them(
     changed: Project, finished: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Triggers of mtime, parameters and code ask for no more than before; final artifacts stay, byte for byte."""
-    changed.snakemake = (str(Path(__file__).with_name("warm.py")),)
     monkeypatch.chdir(changed.folder)
     aside = Path("results/tiny/sets/mkdt/6img/1.safetensors").rename("aside")
     assert main(["clean", "--yes"]) == 0
@@ -59,7 +58,6 @@ def test_more_of_the_same_takes_over_what_is_there(
     changed: Project, finished: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A third distill seed after it: the first two sets are not computed again, the resume folder has them."""
-    changed.snakemake = (str(Path(__file__).with_name("warm.py")),)
     monkeypatch.chdir(changed.folder)
     assert main(["clean", "--yes"]) == 0
     sets = [f"tiny/sets/mkdt/6img/{seed}.safetensors" for seed in range(3)]

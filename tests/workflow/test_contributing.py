@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -28,7 +27,6 @@ def test_a_method_a_data_set_and_a_student_are_one_file_each(project: Project) -
     del tiny["datasets"]
     tiny["tracking"] = {"enabled": False}
     (project.folder / "tiny.yaml").write_text(yaml.safe_dump(merge(tiny, yaml.safe_load(config))))
-    project.snakemake = (str(Path(__file__).with_name("warm.py")),)
     project.run()
     accuracy = pd.read_csv(project.folder / "results/stripes/report/accuracy.csv")
     assert set(accuracy["method"]) == {"random", "farthest", "mkdt"}

@@ -89,7 +89,6 @@ def test_damage_is_one_sentence_that_says_how_to_mend_it(
 
     That is run to the end where it is short, planned where all stages follow.
     """
-    changed.snakemake = (str(Path(__file__).with_name("warm.py")),)
     damage(changed.folder / path)
     text = changed.run(fails=True)
     sentences = [line for line in text.splitlines() if words in line]

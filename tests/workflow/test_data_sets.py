@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import Project
+from conftest import COLD, Project
 
 from mkdt.artifacts import Artifact
 
@@ -68,6 +68,7 @@ def test_decoding_goes_on_after_a_kill_and_bad_files_are_named(project: Project,
     pause = "    name, read = item\n    __import__('time').sleep(0.03)\n"  # long enough to be killed in
     text = images.read_text().replace("CHUNK = 256", "CHUNK = 10").replace("    name, read = item\n", pause)
     images.write_text(text)
+    project.snakemake = COLD
     started = project.start(target)
     state = project.folder / "results/.resume/mine/data.safetensors"
     deadline = time.monotonic() + 60

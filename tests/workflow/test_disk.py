@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Project
+from conftest import COLD, Project
 from small_disk import small_file_system
 
 from mkdt import resources
@@ -17,11 +17,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.counts("faults injected")]
 
 
 @pytest.fixture
-def small(project: Project) -> Iterator[Path]:
-    """The project's results on a disk of four megabytes."""
+def small(project: Project, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """The project's results on a disk of four megabytes, or as many as a test asks for."""
     folder = project.folder / "results"
     folder.mkdir()
-    yield from small_file_system(folder, 4)
+    yield from small_file_system(folder, getattr(request, "param", 4))
 
 
 def test_a_job_without_room_does_not_start(project: Project, small: Path) -> None:
@@ -38,31 +38,30 @@ def test_a_job_without_room_does_not_start(project: Project, small: Path) -> Non
     assert (small / "digits" / "data.safetensors").is_file()
 
 
-def test_a_disk_that_fills_while_jobs_run(project: Project, finished: Project) -> None:
+@pytest.mark.parametrize("small", [64], indirect=True)
+def test_a_disk_that_fills_while_jobs_run(project: Project, small: Path, finished: Project) -> None:
     """A sentence, nothing half under a final name; with room again the same command ends with the same bytes."""
-    results, target = project.folder / "results", "results/digits/tiny_teacher/targets.safetensors"
-    results.mkdir()
-    for _ in small_file_system(results, 64):
-        run = project.start(target)
-        while not list(results.glob(".resume/digits/tiny_teacher/*/*/teacher.state.pt")):
-            assert run.poll() is None
-            time.sleep(0.02)
-        filler = results / "filler"
-        with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(bytes(4096))
-        text, _ = run.communicate(timeout=300)
-        logs = "".join(log.read_text() for log in (results / "logs").rglob("*.log"))
-        assert run.returncode != 0
-        assert "free space" in text + logs
-        assert "Traceback" not in logs
-        for path in filter(Path.is_file, results.rglob("*.safetensors")):
-            assert path.name.startswith(".") or Artifact(path).names
-        filler.unlink()
-        project.run(target)
-        mine, theirs = project.artifacts(), finished.artifacts()
-        assert (project.folder / target).is_file()
-        assert [path for path in mine if mine[path] != theirs[path]] == []
+    target, filler = "results/digits/tiny_teacher/targets.safetensors", small / "filler"
+    project.snakemake = COLD
+    run = project.start(target)
+    while not list(small.glob(".resume/digits/tiny_teacher/*/*/teacher.state.pt")):
+        assert run.poll() is None
+        time.sleep(0.02)
+    with filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    text, _ = run.communicate(timeout=300)
+    logs = "".join(log.read_text() for log in (small / "logs").rglob("*.log"))
+    assert run.returncode != 0
+    assert "free space" in text + logs
+    assert "Traceback" not in logs
+    for path in filter(Path.is_file, small.rglob("*.safetensors")):
+        assert path.name.startswith(".") or Artifact(path).names
+    filler.unlink()
+    project.run(target)
+    mine, theirs = project.artifacts(), finished.artifacts()
+    assert (project.folder / target).is_file()
+    assert [path for path in mine if mine[path] != theirs[path]] == []
 
 
 def test_jobs_write_what_they_are_said_to_write(finished: Project) -> None:

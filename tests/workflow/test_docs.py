@@ -5,17 +5,15 @@ import re
 import stat
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
-from conftest import REPOSITORY, TINY, Project
+from conftest import REPOSITORY, TINY, WARM, Project
 
 from mkdt.resources import merge
 
 pytestmark = pytest.mark.slow
 
-WARM = Path(__file__).with_name("warm.py")
 # What makes a run short, without a name that a page mentions.
 SIZES = {key: value for key, value in yaml.safe_load(TINY.read_text()).items() if key not in {"experiment", "datasets"}}
 SIZES["tracking"] = {"enabled": False}  # tests of its own; here it would only import MLflow at every run
@@ -40,7 +38,7 @@ class Shell:
         tools = project.folder / ".tools"
         tools.mkdir()
         for name, code in {
-            "snakemake": f'exec "{sys.executable}" "{WARM}" "$@"',
+            "snakemake": f'exec "{sys.executable}" "{WARM[0]}" "$@"',
             "mkdt": f'exec "{sys.executable}" -c "import sys; from mkdt.cli import main; sys.exit(main())" "$@"',
         }.items():
             (tools / name).write_text(f"#!/bin/sh\n{code}\n")

@@ -65,7 +65,6 @@ def test_a_dry_run_plans_the_jobs_of_the_table(file: Path, project: Project) -> 
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project whose data sets are small archives of three classes; all experiments use its one results folder."""
     project = Project.fresh(tmp_path_factory.mktemp("experiments") / "project")
-    project.snakemake = (str(Path(__file__).with_name("warm.py")),)
     for kind in sorted(PAPER):
         archive(project, kind, {"train": 100, "test": 20, "validation": 20})
     archive(project, "fashion_mnist", {"train": 4100, "test": 20})  # its file asks for 12,000 images by number

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import Project
+from conftest import COLD, Project
 
 from mkdt.artifacts import Artifact
 from mkdt.cli import main
@@ -150,6 +150,7 @@ def test_a_killed_job_goes_on_to_the_same_bytes(
     }[stage]
     reference = finished.copy(project.folder.with_name("reference"))
     reference.run(target, "--config", scale)
+    project.snakemake = COLD
     run = project.start(target, "--config", scale)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
@@ -186,6 +187,7 @@ def test_a_teacher_on_two_processes_is_stopped_and_goes_on_to_the_same_bytes(pro
     """SLURM's way to stop a job, SIGTERM to all its processes: rank 0 saves, nobody is left; the next run has its bits."""
     target = "results/digits/tiny_teacher/teacher.safetensors"
     two = ("--config", "teacher={devices: 2, epochs: 30}")
+    project.snakemake = COLD
     run = project.start(target, *two)
     deadline = time.monotonic() + 120
     while not list((project.folder / "results").glob(".resume/digits/tiny_teacher/*/*/teacher.state.pt")):

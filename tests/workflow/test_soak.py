@@ -14,7 +14,6 @@ pytestmark = pytest.mark.slow
 
 EXPERIMENTS = 4
 TOGETHER = 3
-WARM = (str(Path(__file__).with_name("warm.py")),)
 
 
 def overrides(number: int) -> tuple[str, ...]:
@@ -48,9 +47,7 @@ def until_done(project: Project, number: int) -> tuple[str, int]:
 
 def test_experiments_at_the_same_time_end_as_one_after_the_other(project: Project, tmp_path: Path) -> None:
     """From an empty folder: what is shared is made once, a call that needs what another makes is refused and repeated."""
-    project.snakemake = WARM
     serial = Project.fresh(tmp_path / "serial")
-    serial.snakemake = WARM
     with ThreadPoolExecutor(TOGETHER) as pool:
         calls = list(pool.map(lambda number: until_done(project, number), range(EXPERIMENTS)))
     for number in range(EXPERIMENTS):

@@ -51,12 +51,8 @@ def plot(summary: pd.DataFrame, methods: list[str]) -> Figure:
 def main() -> None:
     """Gather the scores, write what the page shows."""
     config = read([CONFIG])
-    scores, accuracy, summary = studies.tables(config)
+    scores, accuracy, summary, _ = studies.save(PAGE, config)
     best = report.against_best_subset(scores, accuracy)
-    report.save_table(PAGE / "accuracy.csv", accuracy)
-    report.save_table(PAGE / "summary.csv", summary)
-    report.save_table(PAGE / "against_best_subset.csv", best)
-    write_text(PAGE / "summary.md", report.as_text(summary, config["pretrain"]["protocol"]))
     order = {student: k for k, student in enumerate(config["students"])}
     linear = summary[summary["evaluation"] == "linear"].sort_values(
         "student", key=lambda s: s.map(order), kind="stable"

@@ -12,6 +12,10 @@ from mkdt.resources import read
 
 CONFIG = Path("config/studies/digits.yaml")
 PAGE = Path("docs/studies/digits")
+PAIRS = [
+    ("mkdt_random", "random"), ("mkdt_kmeans", "random"), ("krr_st", "random"), ("kmeans", "random"),
+    ("mkdt_kmeans", "kmeans"),
+]  # fmt: skip
 
 
 def plot(accuracy: pd.DataFrame, methods: list[str], shares: dict[str, float]) -> Figure:
@@ -54,13 +58,12 @@ def as_text(summary: pd.DataFrame, shares: dict[str, float]) -> str:
 def main() -> None:
     """Gather the scores, write what the page shows."""
     config = read([CONFIG])
-    scores, accuracy, summary = studies.tables(config)
-    report.save_table(PAGE / "accuracy.csv", accuracy)
-    report.save_table(PAGE / "summary.csv", summary)
-    report.save_table(PAGE / "against_best_subset.csv", report.against_best_subset(scores, accuracy))
-    write_text(PAGE / "summary.md", report.as_text(summary, config["pretrain"]["protocol"]))
+    scores, accuracy, summary, _ = studies.save(PAGE, config)
     shares = {budget_label(budget): budget for budget in config["budgets"]}
     write_text(PAGE / "table.md", as_text(summary, shares))
+    equal = studies.at_equal_steps(studies.runs_by_steps(scores), PAIRS, list(shares), [80, 320, 1280])
+    report.save_table(PAGE / "equal_steps.csv", equal)
+    write_text(PAGE / "equal_steps.md", studies.differences_as_text(equal[equal["steps"] == 320], "budget"))
     report.save_figure(PAGE / "budgets.png", plot(accuracy, config["methods"], shares))
 
 

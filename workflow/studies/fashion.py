@@ -7,11 +7,12 @@ import pandas as pd
 
 from mkdt import report, studies
 from mkdt.artifacts import write_text
-from mkdt.config import RESULTS
+from mkdt.config import RESULTS, budget_label
 from mkdt.resources import read
 
 CONFIG = Path("config/studies/fashion.yaml")
 PAGE = Path("docs/studies/fashion")
+PAIRS = [("mkdt", "random"), ("mkdt", "kmeans"), ("mkdt", "full"), ("mkdt_kmeans", "kmeans"), ("krr_st", "kmeans")]
 
 
 def as_text(points: pd.DataFrame) -> str:
@@ -32,18 +33,21 @@ def as_text(points: pd.DataFrame) -> str:
 def main() -> None:
     """Gather the scores, write what the page shows."""
     config = read([CONFIG])
-    scores, accuracy, summary = studies.tables(config)
-    points = report.curve(scores, sorted(set(scores["budget"]) - {"all"}))
-    order = {method: k for k, method in enumerate(config["methods"])}
-    points = points.sort_values("method", key=lambda names: names.map(order), kind="stable")
-    report.save_table(PAGE / "accuracy.csv", accuracy)
-    report.save_table(PAGE / "summary.csv", summary)
-    report.save_table(PAGE / "curve.csv", points)
-    report.save_table(PAGE / "against_best_subset.csv", report.against_best_subset(scores, accuracy))
-    write_text(PAGE / "summary.md", report.as_text(summary, config["pretrain"]["protocol"]))
+    scores, _, _, points = studies.save(PAGE, config)
     here = points["downstream"] == config["source"]
-    parts = [points[here & (points["label_fraction"] == fraction)] for fraction in config["probe"]["label_fractions"]]
+    fractions = config["probe"]["label_fractions"]
+    parts = [points[here & (points["label_fraction"] == fraction)] for fraction in fractions]
     write_text(PAGE / "steps.md", "\n".join(as_text(part) for part in parts))
+    runs, budgets = studies.runs_by_steps(scores), [budget_label(budget) for budget in config["budgets"]]
+    runs = runs[runs["downstream"] == config["source"]]
+    equal = [
+        studies.at_equal_steps(
+            runs[runs["label_fraction"] == fraction], PAIRS, budgets, config["pretrain"]["steps"]
+        ).assign(label_fraction=fraction)
+        for fraction in fractions
+    ]
+    report.save_table(PAGE / "equal_steps.csv", pd.concat(equal))
+    write_text(PAGE / "equal_steps.md", "\n".join(studies.differences_as_text(part, "steps") for part in equal))
     report.save_figure(PAGE / "curve.png", report.plot_curve(points[here], config["methods"]))
     shutil.copyfile(RESULTS / config["experiment"] / "report/sets.png", PAGE / "sets.png")
 

@@ -5,7 +5,7 @@ import shutil
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -98,22 +98,28 @@ def _unpack(archive: Path, folder: Path) -> None:
         UserError: the archive is damaged, would write outside of ``folder``, has links, or is a bomb.
     """
     total = 0
-
-    def checked(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-        nonlocal total
-        for member in tar:
-            total += member.size
-            if not (member.isreg() or member.isdir()):
-                raise UserError(
-                    f"{archive}: the member {member.name} is a link or a device; nothing like it belongs there."
-                )
-            if total > LARGEST_ARCHIVE:
-                raise UserError(f"{archive} would unpack to more than {LARGEST_ARCHIVE >> 30} GiB.")
-            yield member
-
+    # One by one and by hand: Python before 3.11.4, which Debian 12 has, knows no filter of its own for this.
     try:
         with tarfile.open(archive) as tar:
-            tar.extractall(folder, checked(tar), filter="data")
+            for member in tar:
+                total += member.size
+                if not (member.isreg() or member.isdir()):
+                    raise UserError(
+                        f"{archive}: the member {member.name} is a link or a device; nothing like it belongs there."
+                    )
+                if total > LARGEST_ARCHIVE:
+                    raise UserError(f"{archive} would unpack to more than {LARGEST_ARCHIVE >> 30} GiB.")
+                place = folder / member.name
+                if not place.resolve().is_relative_to(folder.resolve()):
+                    raise UserError(
+                        f"{archive}: the member {member.name} would leave the folder that it is unpacked in."
+                    )
+                if member.isdir():
+                    place.mkdir(parents=True, exist_ok=True)
+                elif content := tar.extractfile(member):
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    with content, place.open("wb") as file:
+                        shutil.copyfileobj(content, file)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise UserError(
             f"{archive} cannot be unpacked in {folder} ({' '.join(str(error).split())}): fetch it again, or set TMPDIR."

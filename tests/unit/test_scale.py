@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 from test_config import DEFAULT, ROOT, merged
 
 from mkdt import config as cfg
@@ -54,7 +56,7 @@ def test_all_experiments_share_one_results_folder_at_both_scales(tmp_path: Path)
     assert not names["full"] & names["smoke"]
 
 
-def test_what_becomes_equal_is_one_and_a_brought_set_keeps_its_size() -> None:
+def test_what_becomes_equal_is_one_and_a_brought_set_keeps_its_size(tmp_path: Path) -> None:
     """Edge cases of the table."""
     smoke = loaded(None, "smoke", {"budgets": [16, 17, 0.001], "probe": {"label_fractions": [0.2, 0.5, 0.01]}})
     assert smoke["budgets"] == [4, 0.01]
@@ -64,9 +66,9 @@ def test_what_becomes_equal_is_one_and_a_brought_set_keeps_its_size() -> None:
     over = {"datasets": {"cifar": entry}, "source": "cifar"}
     assert cfg.image_size(loaded(None, "smoke", over), "cifar_smoke") == 8
     # A set that somebody else distilled has the source's full size.
-    assert (
-        cfg.image_size(loaded(None, "smoke", over | {"methods": ["random", f"file:{__file__}"]}), "cifar_smoke") == 32
-    )
+    theirs = tmp_path / "theirs.safetensors"
+    save_file({"images": torch.zeros(2, 3, 32, 32)}, theirs)
+    assert cfg.image_size(loaded(None, "smoke", over | {"methods": ["random", f"file:{theirs}"]}), "cifar_smoke") == 32
     # So does a network that halves its images five times.
     vgg = {"students": {"vgg": {"architecture": "vgg11"}}, "pretrain": {"students": ["vgg"]}}
     assert cfg.image_size(loaded(None, "smoke", over | vgg), "cifar_smoke") == 32

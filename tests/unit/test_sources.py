@@ -120,7 +120,7 @@ def test_a_set_that_was_unpacked_is_read_where_it_lies(
                 archive.extractall(file.parent)
         else:
             with tarfile.open(file) as archive:
-                archive.extractall(file.parent, filter="data")
+                archive.extractall(file.parent)
         file.unlink()
     first, _ = data.prepare(root=packed, download=False, **settings(kind))
     second, _ = data.prepare(root=unpacked, download=False, **settings(kind))
@@ -288,13 +288,9 @@ def test_nothing_is_unpacked_outside_and_no_link_is_made(tmp_path: Path, name: s
     archive, folder = tmp_path / "a.tar.gz", tmp_path / "folder"
     archive.write_bytes(_hostile(name, link))
     folder.mkdir()
-    if name.startswith("/"):  # the filter strips the slash
+    with pytest.raises(UserError, match=r"a\.tar\.gz: the member .* (would leave|is a link)"):
         arrays._unpack(archive, folder)
-        assert (folder / "tmp/outside").is_file()
-    else:
-        with pytest.raises(UserError, match=r"a\.tar\.gz"):
-            arrays._unpack(archive, folder)
-        assert list(folder.iterdir()) == []
+    assert list(folder.iterdir()) == []
     assert not (tmp_path / "outside").exists()
     assert not Path("/tmp/outside").exists()
 

@@ -53,7 +53,7 @@ def test_a_disk_that_fills_while_jobs_run(project: Project, small: Path, finishe
     text, _ = run.communicate(timeout=300)
     logs = "".join(log.read_text() for log in (small / "logs").rglob("*.log"))
     assert run.returncode != 0
-    assert "free space" in text + logs
+    assert "free space" in text + logs or "No space left on device" in text  # Snakemake's own word for its own files
     assert "Traceback" not in logs
     for path in filter(Path.is_file, small.rglob("*.safetensors")):
         assert path.name.startswith(".") or Artifact(path).names

@@ -97,7 +97,7 @@ def _unpack(archive: Path, folder: Path) -> None:
     Raises:
         UserError: the archive is damaged, would write outside of ``folder``, has links, or is a bomb.
     """
-    total = 0
+    total, inside = 0, folder.resolve()
     # One by one and by hand: Python before 3.11.4, which Debian 12 has, knows no filter of its own for this.
     try:
         with tarfile.open(archive) as tar:
@@ -110,7 +110,7 @@ def _unpack(archive: Path, folder: Path) -> None:
                 if total > LARGEST_ARCHIVE:
                     raise UserError(f"{archive} would unpack to more than {LARGEST_ARCHIVE >> 30} GiB.")
                 place = folder / member.name
-                if not place.resolve().is_relative_to(folder.resolve()):
+                if not place.resolve().is_relative_to(inside):
                     raise UserError(
                         f"{archive}: the member {member.name} would leave the folder that it is unpacked in."
                     )

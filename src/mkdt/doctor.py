@@ -235,7 +235,6 @@ def _slurm() -> Iterator[Finding]:
 
 
 def _mlflow(config: dict[str, Any] | None) -> Iterator[Finding]:
-
     if config and not config["tracking"]["enabled"]:
         yield Finding("ok", "MLflow", "off (tracking.enabled: false)")
         return

@@ -54,7 +54,7 @@ class Place:
         if "experiment" in self.names:
             return [self.names["experiment"]]
         files = sorted((self.results / REGISTRY).glob("*.json"))
-        return [file.stem for file in files if self.shared in json.loads(file.read_text(encoding="utf-8"))]
+        return [file.stem for file in files if self.shared in cfg.registered(file)]
 
 
 def place_of(path: str | Path) -> Place | None:

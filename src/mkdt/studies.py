@@ -1,5 +1,6 @@
 """What the studies of docs/studies share: the scores that the workflow has made so far, as tables."""
 
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -57,27 +58,27 @@ def runs_by_steps(scores: pd.DataFrame) -> pd.DataFrame:
     return rows[[*report.KEYS, *report.RUN, "rate", "steps", "accuracy"]].sort_values([*POINT, *report.RUN])
 
 
-def save(page: Path, config: Config) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def save(page: Path, config: Config) -> dict[str, pd.DataFrame]:
     """Write the tables that every page has beside it.
 
     Returns:
-        scores, test accuracies, summary (``tables``), and the points of the curve (``report.curve``) in the methods' order.
+        them by their file's name: accuracy, summary, curve (in the methods' order), grid, runs_by_steps, against_best_subset.
     """
     scores, accuracy, summary = tables(config)
     points = report.curve(scores, _budgets(config, scores))
     order = {name: k for k, name in enumerate(map(method_name, config["methods"]))}
-    points = points.sort_values("method", key=lambda names: names.map(order), kind="stable")
-    for name, table in {
+    made = {
         "accuracy": accuracy,
         "summary": summary,
-        "curve": points,
+        "curve": points.sort_values("method", key=lambda names: names.map(order), kind="stable"),
         "grid": grid(scores),
         "runs_by_steps": runs_by_steps(scores),
         "against_best_subset": report.against_best_subset(scores, accuracy),
-    }.items():
+    }
+    for name, table in made.items():
         report.save_table(page / f"{name}.csv", table)
     write_text(page / "summary.md", report.as_text(summary, config["pretrain"]["protocol"]))
-    return scores, accuracy, summary, points
+    return made
 
 
 def at_equal_steps(
@@ -95,14 +96,12 @@ def at_equal_steps(
         one row a pair, budget and number of steps: ``difference``, ``low``, ``high`` (points).
     """
     rows = []
-    for method, baseline in pairs:
-        for budget in budgets:
-            for count in steps:
-                here = runs[(runs["steps"] == count) & runs["budget"].isin([budget, "all"])]
-                parts = [here[here["method"] == name] for name in (method, baseline)]
-                found = report.interval(report.paired(*parts), "difference")
-                row = {"method": method, "baseline": baseline, "budget": budget, "steps": count}
-                rows.append(row | dict(zip(("difference", "low", "high"), found, strict=True)))
+    for (method, baseline), budget, count in product(pairs, budgets, steps):
+        here = runs[(runs["steps"] == count) & runs["budget"].isin([budget, "all"])]
+        parts = [here[here["method"] == name] for name in (method, baseline)]
+        found = report.interval(report.paired(*parts), "difference")
+        row = {"method": method, "baseline": baseline, "budget": budget, "steps": count}
+        rows.append(row | dict(zip(("difference", "low", "high"), found, strict=True)))
     return pd.DataFrame(rows)
 
 

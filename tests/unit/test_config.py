@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from mkdt import config as cfg
 from mkdt.errors import UserError
+from mkdt.lineage import REGISTRY, place_of
 from mkdt.schema import reference
 
 ROOT = Path(__file__).parents[2]
@@ -347,6 +348,12 @@ def test_a_damaged_note_of_another_experiment_is_named(tmp_path: Path) -> None:
         (tmp_path / "other.json").write_text(text, encoding="latin-1")
         with pytest.raises(UserError, match=r"other\.json is damaged .*: delete it"):
             cfg.check_names(config, tmp_path)
+    (tmp_path / REGISTRY).mkdir()
+    (tmp_path / "other.json").rename(tmp_path / REGISTRY / "other.json")
+    place = place_of(tmp_path / "digits/data.safetensors")
+    assert place is not None
+    with pytest.raises(UserError, match=r"other\.json is damaged"):
+        place.experiments()
 
 
 @pytest.mark.parametrize("link", [False, True])

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import test_krr_st
+import test_teacher
 import torch
 from torch import Tensor
 
@@ -24,19 +26,13 @@ SETTINGS: dict[str, Any] = {
     "image_optimizer": "sgd", "image_lr": 1.0, "learn_targets": True, "target_lr": 1.0,
     "step_size": {"initial": 0.1, "lr": 1e-3, "space": "log"}, "retain": 0, "compile": False, "pictures": 2,
 }  # fmt: skip
-KRR: dict[str, Any] = {
-    "iterations": 8, "batch": 10, "students": 2, "student_steps": 3, "student_lr": 0.05, "student_weight_decay": 1e-3,
-    "lr": 0.01, "weight_decay": 0.0, "pictures": 2,
-}  # fmt: skip
-TEACHER: dict[str, Any] = {
-    "method": "vicreg", "loss": {"invariance": 25.0, "variance": 25.0, "covariance": 1.0},
-    "backbone": {"architecture": "convnet", "depth": 2, "width": 8, "norm": "batch"}, "projector": [16, 8],
-    "augment": {
-        "crop_scale": [0.7, 1.0], "flip": False, "rotate": 0, "shift": 0, "jitter": 0.2, "grayscale": 0, "blur": 0,
-        "noise": 0.05,
-    },
-    "optimizer": "sgd", "lr": 0.01, "weight_decay": 1e-4, "batch": 12, "epochs": 3, "warmup_epochs": 0, "monitor_every": 5,
-}  # fmt: skip
+KRR = test_krr_st.SETTINGS | {"iterations": 8, "students": 2}
+TEACHER = test_teacher.SETTINGS | {
+    "method": "vicreg",
+    "loss": test_teacher.METHODS["vicreg"],
+    "batch": 12,
+    "warmup_epochs": 0,
+}
 RATES = [10.0**exponent for exponent in (2, 5, 10, 20, 30)]
 
 

@@ -120,8 +120,8 @@ def test_the_scores_so_far_make_the_tables(
     assert set(accuracy["budget"]) == {"1pct"}
     for _, rows in summary.groupby("student"):
         assert list(rows["method"]) == ["none", "random", "full"]
-    _, _, _, points = studies.save(tmp_path / "page", config)
-    assert list(dict.fromkeys(points["method"])) == ["none", "random", "full"]
+    made = studies.save(tmp_path / "page", config)
+    assert list(dict.fromkeys(made["curve"]["method"])) == ["none", "random", "full"]
     files = {"accuracy", "summary", "curve", "grid", "runs_by_steps", "against_best_subset"}
     assert {file.stem for file in (tmp_path / "page").glob("*.csv")} == files
     points = pd.read_csv(tmp_path / "page/grid.csv")

@@ -51,13 +51,11 @@ def plot(summary: pd.DataFrame, methods: list[str]) -> Figure:
 def main() -> None:
     """Gather the scores, write what the page shows."""
     config = read([CONFIG])
-    scores, accuracy, summary, _ = studies.save(PAGE, config)
-    best = report.against_best_subset(scores, accuracy)
+    made = studies.save(PAGE, config)
     order = {student: k for k, student in enumerate(config["students"])}
-    linear = summary[summary["evaluation"] == "linear"].sort_values(
-        "student", key=lambda s: s.map(order), kind="stable"
-    )
-    write_text(PAGE / "table.md", as_text(linear, best))
+    linear = made["summary"][made["summary"]["evaluation"] == "linear"]
+    linear = linear.sort_values("student", key=lambda s: s.map(order), kind="stable")
+    write_text(PAGE / "table.md", as_text(linear, made["against_best_subset"]))
     report.save_figure(PAGE / "transfer.png", plot(linear, config["methods"]))
 
 

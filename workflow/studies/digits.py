@@ -58,13 +58,13 @@ def as_text(summary: pd.DataFrame, shares: dict[str, float]) -> str:
 def main() -> None:
     """Gather the scores, write what the page shows."""
     config = read([CONFIG])
-    scores, accuracy, summary, _ = studies.save(PAGE, config)
+    made = studies.save(PAGE, config)
     shares = {budget_label(budget): budget for budget in config["budgets"]}
-    write_text(PAGE / "table.md", as_text(summary, shares))
-    equal = studies.at_equal_steps(studies.runs_by_steps(scores), PAIRS, list(shares), [80, 320, 1280])
+    write_text(PAGE / "table.md", as_text(made["summary"], shares))
+    equal = studies.at_equal_steps(made["runs_by_steps"], PAIRS, list(shares), [80, 320, 1280])
     report.save_table(PAGE / "equal_steps.csv", equal)
     write_text(PAGE / "equal_steps.md", studies.differences_as_text(equal[equal["steps"] == 320], "budget"))
-    report.save_figure(PAGE / "budgets.png", plot(accuracy, config["methods"], shares))
+    report.save_figure(PAGE / "budgets.png", plot(made["accuracy"], config["methods"], shares))
 
 
 if __name__ == "__main__":

@@ -33,13 +33,11 @@ def as_text(points: pd.DataFrame) -> str:
 def main() -> None:
     """Gather the scores, write what the page shows."""
     config = read([CONFIG])
-    scores, _, _, points = studies.save(PAGE, config)
-    here = points["downstream"] == config["source"]
-    fractions = config["probe"]["label_fractions"]
-    parts = [points[here & (points["label_fraction"] == fraction)] for fraction in fractions]
+    made = studies.save(PAGE, config)
+    points, runs = (made[name][made[name]["downstream"] == config["source"]] for name in ("curve", "runs_by_steps"))
+    fractions, budgets = config["probe"]["label_fractions"], [budget_label(budget) for budget in config["budgets"]]
+    parts = [points[points["label_fraction"] == fraction] for fraction in fractions]
     write_text(PAGE / "steps.md", "\n".join(as_text(part) for part in parts))
-    runs, budgets = studies.runs_by_steps(scores), [budget_label(budget) for budget in config["budgets"]]
-    runs = runs[runs["downstream"] == config["source"]]
     equal = [
         studies.at_equal_steps(
             runs[runs["label_fraction"] == fraction], PAIRS, budgets, config["pretrain"]["steps"]
@@ -48,7 +46,7 @@ def main() -> None:
     ]
     report.save_table(PAGE / "equal_steps.csv", pd.concat(equal))
     write_text(PAGE / "equal_steps.md", "\n".join(studies.differences_as_text(part, "steps") for part in equal))
-    report.save_figure(PAGE / "curve.png", report.plot_curve(points[here], config["methods"]))
+    report.save_figure(PAGE / "curve.png", report.plot_curve(points, config["methods"]))
     shutil.copyfile(RESULTS / config["experiment"] / "report/sets.png", PAGE / "sets.png")
 
 

@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: demo run drill test test-fast test-slurm estimate lint format ui sync bench config-docs clean-environment \
-	study-ssl_trajectories study-what_matters study-digits study-fashion study-architectures clean test-minimum
+	study-ssl_trajectories study-what_matters study-digits study-fashion study-architectures study-protocols clean test-minimum
 .DEFAULT_GOAL := demo
 
 $(VENV)/.run: pyproject.toml constraints.txt
@@ -101,6 +101,11 @@ study-digits: $(VENV)/.run  ## docs/studies/digits.md
 study-fashion: $(VENV)/.run  ## docs/studies/fashion.md; downloads Fashion-MNIST
 	$(BIN)/snakemake --cores $(CORES) --quiet rules --configfile config/studies/fashion.yaml
 	$(BIN)/python workflow/studies/fashion.py
+
+study-protocols: $(VENV)/.run  ## docs/studies/protocols.md
+	$(BIN)/snakemake --cores $(CORES) --quiet rules --configfile config/studies/protocols.yaml
+	$(BIN)/snakemake --cores $(CORES) --quiet rules --configfile config/studies/protocols.yaml config/studies/protocols_paper.yaml
+	$(BIN)/python workflow/studies/protocols.py
 
 study-architectures: $(VENV)/.run  ## docs/studies/architectures.md
 	$(BIN)/snakemake --cores $(CORES) --quiet rules --configfile config/studies/architectures.yaml

@@ -93,15 +93,14 @@ def at_equal_steps(
         steps: numbers of steps.
 
     Returns:
-        one row a pair, budget and number of steps: ``difference``, ``low``, ``high`` (points).
+        one row a pair, budget and number of steps, with the difference as ``report.compare`` has it.
     """
     rows = []
     for (method, baseline), budget, count in product(pairs, budgets, steps):
         here = runs[(runs["steps"] == count) & runs["budget"].isin([budget, "all"])]
         parts = [here[here["method"] == name] for name in (method, baseline)]
-        found = report.interval(report.paired(*parts), "difference")
         row = {"method": method, "baseline": baseline, "budget": budget, "steps": count}
-        rows.append(row | dict(zip(("difference", "low", "high"), found, strict=True)))
+        rows.append(row | report.compare(parts[0], parts[1]))
     return pd.DataFrame(rows)
 
 

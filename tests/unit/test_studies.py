@@ -7,6 +7,7 @@ import architectures
 import digits
 import fashion
 import pandas as pd
+import protocols
 import pytest
 import ssl_trajectories
 import torch
@@ -20,7 +21,7 @@ from mkdt.config import budget_label
 from mkdt.errors import UserError
 from mkdt.experts import train_expert
 from mkdt.mtt_ssl import train_ssl_expert
-from mkdt.resources import merge
+from mkdt.resources import merge, read
 from mkdt.synthetic import SyntheticSet
 
 REPOSITORY = Path(__file__).parents[2]
@@ -126,6 +127,28 @@ def test_the_scores_so_far_make_the_tables(
     assert {file.stem for file in (tmp_path / "page").glob("*.csv")} == files
     points = pd.read_csv(tmp_path / "page/grid.csv")
     assert points[points["method"] == "full"]["validation"].tolist() == [82.0, 82.0]  # 80, the means of draws and seeds
+
+
+def test_the_table_of_protocols(two_students: pd.DataFrame) -> None:
+    """A column a protocol and evaluation; what was not measured is a dash; both configs differ in the protocol alone."""
+    linear = two_students[two_students["student"] == "convnet"]
+    knn = linear.assign(evaluation="knn", accuracy=linear["accuracy"] - 1)
+    methods = ["none", "random", "mkdt"]
+    fair = report.summarise(report.accuracies(pd.concat([linear, knn]), ["1pct"]), methods)
+    paper = report.summarise(report.accuracies(linear, ["1pct"]), methods)
+    text = protocols.as_text(pd.concat([fair.assign(protocol="fair"), paper.assign(protocol="paper")])).splitlines()
+    names = " | ".join(f"{p}, {name}" for p in ("fair", "paper") for name in report.EVALUATIONS.values())
+    assert text[0] == text[6] == f"| method | {names} |"
+    assert text[4] == "| mkdt | 80.0 | 79.0 | - | 80.0 | - | - |"
+    assert text[9].startswith("| random | - | - | - | - | - | - |")
+    assert text[10].startswith("| mkdt | +4.0 [+4.0, +4.0] | +4.0 [")
+    configs = [read([REPOSITORY / file for file in files]) for files in protocols.CONFIGS.values()]
+    for config in configs:
+        assert config["probe"]["finetune"]
+        config["experiment"] = ""
+        for key in ("protocol", "batch"):
+            del config["pretrain"][key]
+    assert configs[0] == configs[1]
 
 
 def test_differences_at_equal_steps(two_students: pd.DataFrame) -> None:
@@ -312,7 +335,7 @@ def test_the_table_of_budgets_in_the_readme_is_that_of_the_study() -> None:
     assert text == (STUDIES / "digits/table.md").read_text()
     assert text in (REPOSITORY / "README.md").read_text()
     linear = summary[summary["evaluation"] == "linear"]
-    assert text.count("**") == 2 * (linear["low"] > 0).sum()
+    assert text.count("**") == 2 * (linear[["low", "bootstrap_low"]].min(axis=1) > 0).sum()
 
 
 def test_the_tables_of_the_pages_are_those_of_their_csvs() -> None:

@@ -37,7 +37,7 @@ def plot(accuracy: pd.DataFrame, methods: list[str], shares: dict[str, float]) -
 
 
 def as_text(summary: pd.DataFrame, shares: dict[str, float]) -> str:
-    """Mean accuracies of the linear probe, a row a method, a column a budget; bold where the difference to random is clear.
+    """Mean accuracies of the linear probe, a row a method, a column a budget; bold where both intervals of the gain over random are above zero.
 
     Args:
         summary: as from ``report.summarise``, of one label fraction.
@@ -49,8 +49,10 @@ def as_text(summary: pd.DataFrame, shares: dict[str, float]) -> str:
         measured = {row["budget"]: row for row in part.to_dict("records")}
         cells = [str(method)]
         for budget in shares:
-            text = f"{measured[budget]['mean']:.1f}" if budget in measured else "-"
-            cells.append(f"**{text}**" if budget in measured and measured[budget]["low"] > 0 else text)
+            found = measured.get(budget)
+            text = f"{found['mean']:.1f}" if found else "-"
+            clear = found and min(found["low"], found["bootstrap_low"]) > 0
+            cells.append(f"**{text}**" if clear else text)
         rows.append(cells)
     return report.markdown(["method", *(f"{100 * share:g} %" for share in shares.values())], rows) + "\n"
 

@@ -1,0 +1,46 @@
+"""Study 6: the table of its page, from the scores that the workflow has made so far under both protocols."""
+
+from itertools import product
+from pathlib import Path
+
+import pandas as pd
+
+from mkdt import report, studies
+from mkdt.artifacts import write_text
+from mkdt.resources import read
+
+FAIR = Path("config/studies/protocols.yaml")
+PAGE = Path("docs/studies/protocols")
+CONFIGS = {"fair": [FAIR], "paper": [FAIR, FAIR.with_stem("protocols_paper")]}
+
+
+def as_text(summary: pd.DataFrame) -> str:
+    """Two tables, a row a method, a column a protocol and evaluation: mean accuracies; differences to random.
+
+    Args:
+        summary: rows of ``report.summarise`` of one student, budget and label fraction, with the column ``protocol``.
+    """
+    columns = list(product(summary["protocol"].unique(), report.EVALUATIONS))
+    means, gains = [], []
+    for method, part in summary.groupby("method", sort=False):
+        found = {(row["protocol"], row["evaluation"]): row for row in part.to_dict("records")}
+        means.append([str(method), *(f"{found[at]['mean']:.1f}" if at in found else "-" for at in columns)])
+        gains.append([str(method), *(report.spread(found[at]) if at in found else "-" for at in columns)])
+    header = ["method", *(f"{protocol}, {report.EVALUATIONS[evaluation]}" for protocol, evaluation in columns)]
+    return f"{report.markdown(header, means)}\n\n{report.markdown(header, gains)}\n"
+
+
+def main() -> None:
+    """Gather the scores, write what the page shows."""
+    parts = []
+    for protocol, files in CONFIGS.items():
+        _, accuracy, summary = studies.tables(read(files))
+        report.save_table(PAGE / f"{protocol}_accuracy.csv", accuracy)
+        parts.append(summary.assign(protocol=protocol))
+    both = pd.concat(parts, ignore_index=True)
+    report.save_table(PAGE / "summary.csv", both)
+    write_text(PAGE / "table.md", as_text(both))
+
+
+if __name__ == "__main__":
+    main()

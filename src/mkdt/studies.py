@@ -1,7 +1,9 @@
 """What the studies of docs/studies share: the scores that the workflow has made so far, as tables."""
 
+from collections.abc import Callable, Mapping
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -10,6 +12,7 @@ from mkdt.artifacts import write_text
 from mkdt.config import RESULTS, Config, budget_label, method_name
 from mkdt.errors import UserError
 
+Row = dict[Any, Any]
 POINT = [*report.KEYS, "rate", "steps"]
 
 
@@ -104,11 +107,24 @@ def at_equal_steps(
     return pd.DataFrame(rows)
 
 
+def crossed(table: pd.DataFrame, by: str, across: str, columns: Mapping[Any, str], cell: Callable[[Row], str]) -> str:
+    """A Markdown table: a row a value of ``by`` in their order, a column a value of ``across``; ``-`` where nothing was measured.
+
+    Args:
+        table: at most one row a pair of values.
+        columns: the values of ``across`` in order, with their headings.
+        cell: the text of a row of ``table``.
+    """
+    found = {(row[by], row[across]): cell(row) for row in table.to_dict("records")}
+    names = dict.fromkeys(table[by].tolist())
+    rows = [
+        [f"{name:,}" if isinstance(name, int) else str(name), *(found.get((name, value), "-") for value in columns)]
+        for name in names
+    ]
+    return report.markdown([by, *columns.values()], rows) + "\n"
+
+
 def differences_as_text(table: pd.DataFrame, by: str) -> str:
     """Rows of ``at_equal_steps`` as Markdown: a row a value of ``by`` (budget or steps), a column a pair."""
-    pairs = list(table[["method", "baseline"]].drop_duplicates().itertuples(index=False, name=None))
-    rows = []
-    for value, part in table.groupby(by, sort=False):
-        cells = {(row["method"], row["baseline"]): report.spread(row) for row in part.to_dict("records")}
-        rows.append([f"{value:,}" if isinstance(value, int) else str(value), *(cells[pair] for pair in pairs)])
-    return report.markdown([by, *(f"{method} - {baseline}" for method, baseline in pairs)], rows) + "\n"
+    pairs = table["method"] + " - " + table["baseline"]
+    return crossed(table.assign(pair=pairs), by, "pair", {pair: pair for pair in pairs}, report.spread)

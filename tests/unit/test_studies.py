@@ -189,6 +189,7 @@ TINY: dict[str, Any] = {
         },
         "students": {"convnet": {"width": 4}},
         "experts": {"count": 2, "per_job": 2, "epochs": 2},
+        "krr_st": {"iterations": 2, "students": 1, "student_steps": 2, "batch": 10},
         "budgets": [10],
         "distill_seeds": [0, 1],
         "distill": {"iterations": 2, "steps": 2, "retain": 2, "start_epochs": 1},
@@ -200,6 +201,7 @@ TINY: dict[str, Any] = {
         {"factor": "teacher", "level": "VICReg", "methods": ["none", "teacher", "random", "full", "mkdt"]},
         {"factor": "initialisation", "level": "kmeans", "methods": ["kmeans", "mkdt"], "init": "kmeans"},
         {"factor": "N", "level": 1, "config": {"distill": {"steps": 1, "retain": 1}}},
+        {"factor": "classes", "level": 2, "methods": ["sas", "krr_st"], "config": {"sas": {"classes": 2}}},
     ],
 }
 
@@ -217,15 +219,16 @@ def test_what_matters_from_the_levels_to_the_page(tmp_path: Path, monkeypatch: p
     first = pd.read_csv(tmp_path / "runs/teacher_VICReg.csv")
     # Two label draws for each network: the teacher; two students, untrained; at two points of the grid; and for two subsets.
     assert first["method"].value_counts().to_dict() == {"teacher": 2, "none": 4, "full": 8, "random": 16, "mkdt": 16}
-    what_matters.measure(TINY)  # the third alone is missing
+    what_matters.measure(TINY)  # the others alone are missing
     assert {name: (tmp_path / "runs" / name).read_bytes() for name in runs} == runs
     table = what_matters.summarise(TINY)
-    assert table["factor"].tolist() == ["teacher"] * 5 + ["initialisation"] * 2 + ["N"]
+    assert table["factor"].tolist() == ["teacher"] * 5 + ["initialisation"] * 2 + ["N"] + ["classes"] * 2
     line = table.set_index("method").loc["full"]
     assert line["recovered"] == 1
     text = what_matters.as_text(table).splitlines()
-    assert len(text) == 10
-    assert text[-1].startswith("| N | 1 | mkdt | 0.05, ")
+    assert len(text) == 12
+    assert text[-3].startswith("| N | 1 | mkdt | 0.05, ")
+    assert text[-2].startswith("| classes | 2 | sas | 0.05, ")
     (axis,) = what_matters.plot(table).axes
     assert [label.get_text() for label in axis.get_yticklabels()] == ["initialisation: kmeans", "N: 1"]
 

@@ -43,18 +43,14 @@ def as_text(summary: pd.DataFrame, shares: dict[str, float]) -> str:
         summary: as from ``report.summarise``, of one label fraction.
         shares: of the images, by budget label.
     """
+
+    def cell(row: studies.Row) -> str:
+        clear = min(row["low"], row["bootstrap_low"]) > 0
+        return f"**{row['mean']:.1f}**" if clear else f"{row['mean']:.1f}"
+
     linear = summary[summary["evaluation"] == "linear"]
-    rows = []
-    for method, part in linear.groupby("method", sort=False):
-        measured = {row["budget"]: row for row in part.to_dict("records")}
-        cells = [str(method)]
-        for budget in shares:
-            found = measured.get(budget)
-            text = f"{found['mean']:.1f}" if found else "-"
-            clear = found and min(found["low"], found["bootstrap_low"]) > 0
-            cells.append(f"**{text}**" if clear else text)
-        rows.append(cells)
-    return report.markdown(["method", *(f"{100 * share:g} %" for share in shares.values())], rows) + "\n"
+    columns = {budget: f"{100 * share:g} %" for budget, share in shares.items()}
+    return studies.crossed(linear, "method", "budget", columns, cell)
 
 
 def main() -> None:

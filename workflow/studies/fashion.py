@@ -22,12 +22,8 @@ def as_text(points: pd.DataFrame) -> str:
         points: as from ``report.curve``, of one downstream set and label fraction.
     """
     trained = points[points["steps"] > 0]
-    steps = sorted(trained["steps"].unique())
-    rows = []
-    for method, part in trained.groupby("method", sort=False):
-        means = dict(zip(part["steps"], part["mean"], strict=True))
-        rows.append([str(method), *(f"{means[step]:.1f}" if step in means else "-" for step in steps)])
-    return report.markdown(["method", *(f"{step:,}" for step in steps)], rows) + "\n"
+    steps = {step: f"{step:,}" for step in sorted(trained["steps"].unique())}
+    return studies.crossed(trained, "method", "steps", steps, lambda row: f"{row['mean']:.1f}")
 
 
 def main() -> None:

@@ -20,14 +20,11 @@ def as_text(summary: pd.DataFrame) -> str:
     Args:
         summary: rows of ``report.summarise`` of one student, budget and label fraction, with the column ``protocol``.
     """
-    columns = list(product(summary["protocol"].unique(), report.EVALUATIONS))
-    means, gains = [], []
-    for method, part in summary.groupby("method", sort=False):
-        found = {(row["protocol"], row["evaluation"]): row for row in part.to_dict("records")}
-        means.append([str(method), *(f"{found[at]['mean']:.1f}" if at in found else "-" for at in columns)])
-        gains.append([str(method), *(report.spread(found[at]) if at in found else "-" for at in columns)])
-    header = ["method", *(f"{protocol}, {report.EVALUATIONS[evaluation]}" for protocol, evaluation in columns)]
-    return f"{report.markdown(header, means)}\n\n{report.markdown(header, gains)}\n"
+    names = summary["protocol"] + ", " + summary["evaluation"].map(report.EVALUATIONS)
+    pairs = product(summary["protocol"].unique(), report.EVALUATIONS.values())
+    columns = {name: name for name in map(", ".join, pairs)}
+    cells = (lambda row: f"{row['mean']:.1f}"), report.spread
+    return "\n".join(studies.crossed(summary.assign(at=names), "method", "at", columns, cell) for cell in cells)
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from mkdt.artifacts import Artifact, digest, save, write_text
 from mkdt.data import normalise, prepare
 from mkdt.distill import distill
 from mkdt.experts import train_expert
+from mkdt.krr_st import distill_krr
 from mkdt.methods import METHODS
 from mkdt.models import build_student, load_state
 from mkdt.pretraining import grid, pretrain_grid
@@ -65,18 +66,21 @@ class Level:
         self.images = normalise(self.data["train_images"], *self.statistics)
 
     @cached_property
+    def backbone(self) -> nn.Module:
+        """The teacher."""
+        settings = cfg.settings(self.config, "teacher")
+        return train_teacher(self.data["train_images"], *self.statistics, settings, seed=self.seed, device=CPU)
+
+    @cached_property
     def teacher(self) -> Artifact:
         """What the teacher says of the training and the validation images."""
-        settings = cfg.settings(self.config, "teacher")
 
         def make() -> dict[str, Tensor]:
-            images = self.data["train_images"]
-            backbone = train_teacher(images, *self.statistics, settings, seed=self.seed, device=CPU)
             parts = (self.data[f"{split}_images"] for split in ("train", "validation"))
-            targets, held_out = (represent(backbone, part, *self.statistics, CPU) for part in parts)
+            targets, held_out = (represent(self.backbone, part, *self.statistics, CPU) for part in parts)
             return {"targets": targets, "held_out": held_out}
 
-        return kept("teacher", {"data": self.chosen} | settings, make)
+        return kept("teacher", {"data": self.chosen} | cfg.settings(self.config, "teacher"), make)
 
     @cached_property
     def targets(self) -> Tensor:
@@ -98,26 +102,33 @@ class Level:
     def subset(self, method: str, seed: int) -> SyntheticSet:
         """A real subset."""
         losses = [file.tensor("losses") for file in self.experts] if method == "high_loss" else []
-        source = Source(self.data["train_images"], *self.statistics, self.targets, losses)
-        count = cfg.budget_count(self.config, self.config["budgets"][0])
+        teacher = self.backbone if METHODS[method].teacher else None
+        source = Source(self.data["train_images"], *self.statistics, self.targets, losses, teacher)
+        budget = cfg.budget_label(self.config["budgets"][0])
         select = getattr(import_module(f"mkdt.{METHODS[method].module}"), f"{method}_subset")
-        rows = select(source, {"count": count}, self.seed, seed)
+        rows = select(source, cfg.settings(self.config, "subset", method=method, budget=budget), self.seed, seed)
         return SyntheticSet(self.images[rows], self.targets[rows], torch.tensor(STEP_SIZE), *self.statistics, rows)
 
-    def synthetic(self, init: str, seed: int) -> SyntheticSet:
-        """The set that distillation makes of a subset."""
-        settings = cfg.settings(self.config, "distill")
+    def synthetic(self, method: str, init: str, seed: int) -> SyntheticSet:
+        """The set that distillation makes of a subset: ``mkdt`` or ``krr_st``."""
+        stage = str(METHODS[method].rule)
+        settings = cfg.settings(self.config, stage)
         whole = settings | {"init": init, "distill_seed": seed, "budget": self.config["budgets"][0]}
-        whole |= {"experts": [file.identity for file in self.experts]}
+        if METHODS[method].experts:
+            whole |= {"experts": [file.identity for file in self.experts]}
+        else:
+            whole |= {"teacher": self.teacher.identity}
 
         def make() -> dict[str, Tensor]:
-            start = self.subset(init, seed)
-            made, _ = distill(
-                start, self.experts, settings["student"], settings, seed=self.seed, distill_seed=seed, device=CPU
-            )
+            start, how = self.subset(init, seed), {"seed": self.seed, "distill_seed": seed, "device": CPU}
+            if METHODS[method].experts:
+                made, _ = distill(start, self.experts, settings["student"], settings, **how)
+            else:
+                images = self.data["train_images"]
+                made, _ = distill_krr(start, images, self.targets, settings["student"], settings, **how)
             return made.tensors()
 
-        file = kept("sets", whole, make)
+        file = kept("sets" if stage == "distill" else stage, whole, make)
         return SyntheticSet(**{name: file.tensor(name) for name in SyntheticSet.NAMES}, provenance=file.header)
 
     def students(self, method: str, images: Tensor, targets: Tensor) -> Iterator[tuple[int, float, int, nn.Module]]:
@@ -152,7 +163,8 @@ class Level:
             elif method in {"none", "full"}:
                 students = self.students(method, self.images, self.targets)
             else:
-                made = self.synthetic(init, set_seed) if method == "mkdt" else self.subset(method, set_seed)
+                distilled = METHODS[method].distilled
+                made = self.synthetic(method, init, set_seed) if distilled else self.subset(method, set_seed)
                 students = self.students(method, made.images, made.targets)
             for seed, rate, steps, backbone in students:
                 features = Features(backbone, labelled, CPU, torch.cat(drawn), settings["standardise"])

@@ -16,7 +16,7 @@ from mkdt.errors import UserError
 from mkdt.extensions import own_modules
 from mkdt.methods import METHODS
 
-REGISTRY = ".experiments"  # in the results; the Snakefile calls `config.register` with it
+REGISTRY = ".experiments"  # in the results; `config.register` writes it
 SCRIPTS = PACKAGE.parents[1] / "workflow" / "scripts"
 # Paths below the results, without suffix (docs/artifacts.md). The second and third name what experiments share.
 PLACES = [

@@ -10,7 +10,7 @@ LIBRARY = str(Path(workflow.basedir) / "src")
 sys.path.insert(0, LIBRARY)  # this checkout's library, whatever else is installed
 
 import mkdt.config as cfg
-from mkdt import resources, tracking
+from mkdt import lineage, resources, tracking
 from mkdt.codedigest import code_digest
 from mkdt.errors import UserError, redact
 from mkdt.extensions import own_modules
@@ -21,7 +21,7 @@ os.environ.update(PYTHONPATH=os.pathsep.join([LIBRARY, *filter(None, [os.getenv(
 # What was typed, for the report; Snakemake's own calls for single jobs inherit it.
 os.environ.setdefault("MKDT_COMMAND", redact(shlex.join(["snakemake", *sys.argv[1:]])))
 
-REGISTRY = cfg.RESULTS / ".experiments"
+REGISTRY = cfg.RESULTS / lineage.REGISTRY
 GIVEN = config
 try:
     cfg.check_files(workflow.configfiles)

@@ -23,6 +23,7 @@ RUN = ["distill_seed", "seed", "label_draw"]
 COMPARISON = ["difference", "low", "high", "bootstrap_low", "bootstrap_high"]
 LEVEL = 0.95
 RESAMPLES = 10_000
+FEWEST = 5  # levels that can be resampled: tests/unit/test_report.py has the coverage
 EVALUATIONS = {"linear": "linear probe", "knn": "k-NN", "finetune": "fine-tuning"}
 
 # The palette of Okabe and Ito, some of Tol's, told apart by colour-blind readers; a marker and a kind of line each for print without colour.
@@ -90,47 +91,62 @@ def interval(table: pd.DataFrame, value: str, factors: Sequence[str] = RUN) -> t
         mean, low, high; low and high are NaN where no factor has two levels.
     """
     mean = float(table[value].mean())
+    variance, freedom = _spread_of_the_mean(table, value, factors)
+    if variance == 0:
+        return mean, mean, mean
+    half = float(student_t.ppf((1 + LEVEL) / 2, freedom)) * variance**0.5
+    return mean, mean - half, mean + half
+
+
+def _spread_of_the_mean(table: pd.DataFrame, value: str, factors: Sequence[str]) -> tuple[float, float]:
+    """Variance of the mean and its degrees of freedom; NaN where no factor has two levels."""
     parts = []
     for factor in factors:
         levels = table.groupby(factor)[value].mean()
         if len(levels) > 1:
             parts.append((float(levels.var(ddof=1)) / len(levels), len(levels) - 1))
     variance = sum(part for part, _ in parts)
-    if not parts:
-        return mean, float("nan"), float("nan")
-    if variance == 0:
-        return mean, mean, mean
-    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
-    half = float(student_t.ppf((1 + LEVEL) / 2, freedom)) * variance**0.5
-    return mean, mean - half, mean + half
+    if not parts or variance == 0:
+        return (0.0 if parts else float("nan")), float("nan")
+    return variance, variance**2 / sum(part**2 / degrees for part, degrees in parts)
 
 
 def bootstrap(table: pd.DataFrame, value: str) -> tuple[float, float]:
-    """The same interval by resampling: the levels of every factor are drawn anew with replacement.
+    """A 95 % interval beside ``interval``'s, by resampling: the levels of every factor are drawn anew with replacement.
 
-    The pigeonhole bootstrap (Owen, 2007) for factors that are crossed, and the expanded percentiles of Hesterberg
-    ("What Teachers Should Know About the Bootstrap", 2015) for the smallest number of levels: plain percentiles of
-    three levels hold the truth in four cases of five. It assumes no normal distribution, which ``interval`` does.
+    The pigeonhole bootstrap (Owen, 2007) of crossed factors. Plain percentiles of few levels are too narrow, so these
+    are expanded as Hesterberg has it ("What Teachers Should Know About the Bootstrap", 2015), for the degrees of
+    freedom of ``interval``. Below five levels it is no help: the few draws that there can be do not fill the tails.
 
     Args:
         table: one row a combination of all levels of ``RUN``; rows that differ in other columns are averaged.
         value: column to average.
 
     Returns:
-        low, high; NaN where no factor has two levels. The draws are the same for the same table.
+        low, high; NaN where a factor that varies has fewer than five levels, or nothing varies. The draws are the same
+        for the same table.
+
+    Raises:
+        ValueError: a combination is missing.
     """
     shape = [table[factor].nunique() for factor in RUN]
-    varied = [levels for levels in shape if levels > 1]
-    if not varied:
+    variance, freedom = _spread_of_the_mean(table, value, RUN)
+    if min(levels if levels > 1 else FEWEST for levels in shape) < FEWEST or np.isnan(variance):
         return float("nan"), float("nan")
-    cube = table.groupby(RUN)[value].mean().to_numpy().reshape(shape)
+    cells = table.groupby(RUN)[value].mean()
+    if len(cells) < np.prod(shape):
+        raise ValueError(f"{np.prod(shape) - len(cells)} combinations of {', '.join(RUN)} are missing")
     rng = np.random.default_rng(0)
     drawn = (rng.multinomial(levels, np.full(levels, 1 / levels), RESAMPLES) / levels for levels in shape)
-    means = np.einsum("bi,bj,bk,ijk->b", *drawn, cube, optimize=True)
-    fewest = min(varied)
-    tail = norm.cdf(-student_t.ppf((1 + LEVEL) / 2, fewest - 1) * (fewest / (fewest - 1)) ** 0.5)
+    means = np.einsum("bi,bj,bk,ijk->b", *drawn, cells.to_numpy().reshape(shape), optimize=True)
+    tail = expanded_tail(freedom) if variance else 0.5
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def expanded_tail(freedom: float) -> float:
+    """What a percentile interval leaves out on each side: Phi(-sqrt(n / (n - 1)) t), n levels being ``freedom`` + 1."""
+    return float(norm.cdf(-(((freedom + 1) / freedom) ** 0.5) * student_t.ppf((1 + LEVEL) / 2, freedom)))
 
 
 def compare(method: pd.DataFrame, baseline: pd.DataFrame) -> dict[str, float]:

@@ -112,10 +112,15 @@ def crossed(table: pd.DataFrame, by: str, across: str, columns: Mapping[Any, str
 
     Args:
         table: at most one row a pair of values.
-        columns: the values of ``across`` in order, with their headings.
+        columns: the values of ``across`` in order, with their headings; whole numbers of ``by`` get separators of thousands.
         cell: the text of a row of ``table``.
+
+    Raises:
+        ValueError: two rows for a pair of values.
     """
     found = {(row[by], row[across]): cell(row) for row in table.to_dict("records")}
+    if len(found) < len(table):
+        raise ValueError(f"several rows for a pair of {by} and {across}")
     names = dict.fromkeys(table[by].tolist())
     rows = [
         [f"{name:,}" if isinstance(name, int) else str(name), *(found.get((name, value), "-") for value in columns)]

@@ -37,7 +37,7 @@ def plot(accuracy: pd.DataFrame, methods: list[str], shares: dict[str, float]) -
 
 
 def as_text(summary: pd.DataFrame, shares: dict[str, float]) -> str:
-    """Mean accuracies of the linear probe, a row a method, a column a budget; bold where both intervals of the gain over random are above zero.
+    """Mean accuracies of the linear probe, a row a method, a column a budget; bold where the interval of the gain over random is above zero.
 
     Args:
         summary: as from ``report.summarise``, of one label fraction.
@@ -45,8 +45,7 @@ def as_text(summary: pd.DataFrame, shares: dict[str, float]) -> str:
     """
 
     def cell(row: studies.Row) -> str:
-        clear = min(row["low"], row["bootstrap_low"]) > 0
-        return f"**{row['mean']:.1f}**" if clear else f"{row['mean']:.1f}"
+        return f"**{row['mean']:.1f}**" if row["low"] > 0 else f"{row['mean']:.1f}"
 
     linear = summary[summary["evaluation"] == "linear"]
     columns = {budget: f"{100 * share:g} %" for budget, share in shares.items()}

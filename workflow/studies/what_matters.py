@@ -42,6 +42,7 @@ STUDY = Path("config/studies/what_matters.yaml")
 CACHE = cfg.RESULTS / "what_matters"
 RUNS = Path("docs/studies/what_matters/runs")
 CPU = torch.device("cpu")
+TUNED = ("mkdt", "krr_st", "sas")
 Settings = dict[str, Any]
 
 
@@ -67,7 +68,7 @@ class Level:
 
     @cached_property
     def backbone(self) -> nn.Module:
-        """The teacher."""
+        """The network whose representations ``teacher`` holds; trained anew where it was not needed for those."""
         settings = cfg.settings(self.config, "teacher")
         return train_teacher(self.data["train_images"], *self.statistics, settings, seed=self.seed, device=CPU)
 
@@ -114,14 +115,16 @@ class Level:
         stage = str(METHODS[method].rule)
         settings = cfg.settings(self.config, stage)
         whole = settings | {"init": init, "distill_seed": seed, "budget": self.config["budgets"][0]}
-        if METHODS[method].experts:
+        if stage == "distill":
             whole |= {"experts": [file.identity for file in self.experts]}
-        else:
+        elif stage == "krr":
             whole |= {"teacher": self.teacher.identity}
+        else:
+            raise ValueError(f"{method} is not made here")
 
         def make() -> dict[str, Tensor]:
             start, how = self.subset(init, seed), {"seed": self.seed, "distill_seed": seed, "device": CPU}
-            if METHODS[method].experts:
+            if stage == "distill":
                 made, _ = distill(start, self.experts, settings["student"], settings, **how)
             else:
                 images = self.data["train_images"]
@@ -209,9 +212,13 @@ def chosen(rows: pd.DataFrame, method: str) -> pd.DataFrame:
 
 
 def summarise(study: Settings) -> pd.DataFrame:
-    """One row a level and method: accuracy, difference to the default's and to its own random subset, share of the gain."""
+    """One row a level and method: accuracy, difference to the method's default and to the random subset, share of the gain.
+
+    The default of a method of ``TUNED`` is the first level that has it.
+    """
     levels = [(entry, pd.read_csv(run_file(entry))) for entry in study["levels"] if run_file(entry).is_file()]
     reference = levels[0][1]  # the first level is the default: its other methods stand beside all levels but teachers
+    defaults: dict[str, pd.DataFrame] = {}  # the rows of the first level that has a method
     lines = []
     for entry, rows in levels:
         others = rows if "full" in set(rows["method"]) else reference
@@ -221,9 +228,11 @@ def summarise(study: Settings) -> pd.DataFrame:
             line = {"factor": entry["factor"], "level": entry["level"], "method": method}
             line |= {"rate": part["rate"].iloc[0], "steps": part["steps"].iloc[0], "accuracy": part["accuracy"].mean()}
             line["recovered"] = (line["accuracy"] - none) / (full - none)
-            for name, other in (("random", chosen(others, "random")), ("default", chosen(reference, "mkdt"))):
-                if method == name or (name == "default" and (method != "mkdt" or rows is reference)):
-                    continue
+            compared = {"random": others} if method != "random" else {}
+            if method in TUNED and defaults.setdefault(method, rows) is not rows:
+                compared["default"] = defaults[method]
+            for name, source in compared.items():
+                other = chosen(source, "random" if name == "random" else method)
                 found = interval(paired(part, other), "difference")
                 line |= dict(zip((f"vs_{name}", f"vs_{name}_low", f"vs_{name}_high"), found, strict=True))
             lines.append(line)

@@ -33,6 +33,7 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.printed = ""  # by the run that made it
 
     @classmethod
     def fresh(cls, folder: Path) -> "Project":
@@ -121,7 +122,7 @@ class Project:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The tiny experiment, run to the end with two cores. Tests that change anything take a copy."""
     project = Project.fresh(tmp_path_factory.mktemp("finished") / "project")
-    project.run()
+    project.printed = project.run("--verbose")
     return project
 
 

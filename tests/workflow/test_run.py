@@ -77,6 +77,11 @@ def test_report_tables(finished: Project) -> None:
     assert (summary["low"] <= summary["difference"]).sum() == (summary["difference"] <= summary["high"]).sum() == 4
 
 
+def test_snakemake_is_not_busy_with_itself(finished: Project) -> None:
+    """It looks at the jobs that are ready when one has finished, and not once a second more for each that has."""
+    assert 10 < finished.printed.count("Ready jobs:") <= finished.printed.count("Finished jobid:")
+
+
 def test_the_page_shows_what_was_made(finished: Project) -> None:
     """Pictures of the set, every method, each stage's cost, the command and the config of this very run."""
     page = (finished.folder / "results/tiny/report/index.html").read_text()
@@ -89,7 +94,7 @@ def test_the_page_shows_what_was_made(finished: Project) -> None:
     jobs = dict(re.findall(r"<tr><td>(\w+)</td><td>(\d+)</td>", cost))
     expected = {"data": 1, "teacher": 1, "targets": 1, "targets_probe": 1, "experts": 2, "subset": 3, "distill": 2, "pretrain": 7, "probe": 5}  # fmt: skip
     assert jobs == {stage: str(count) for stage, count in (expected | {"all": 23}).items()}
-    assert f"snakemake --cores 2 --configfile {finished.configfile}" in origin
+    assert f"snakemake --verbose --cores 2 --configfile {finished.configfile}" in origin
     assert "experiment: tiny" in origin
 
 

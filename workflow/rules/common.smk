@@ -184,6 +184,11 @@ config["tracking"]["uri"] = None  # it may hold a password, and Snakemake writes
 onstart:
     cfg.register(config, REGISTRY, GIVEN)
     TRACKER.start()
+    # With a limit to jobs a timespan, Snakemake looks at all jobs that are ready once a timespan for every job that has finished:
+    # after some hundred, a core does nothing else. Its default is dropped here, a limit that was asked for stays.
+    limit = getattr(workflow.scheduler, "job_rate_limiter", None)
+    if limit and (limit.max_jobs, limit.timespan) == (100, 1):
+        workflow.scheduler.job_rate_limiter = None
 
 
 onsuccess:

@@ -362,7 +362,10 @@ def test_the_tables_of_the_pages_are_those_of_their_csvs() -> None:
         ]
         found = studies.at_equal_steps(runs, [(row["method"], row["baseline"])], [row["budget"]], [320])
         assert found["difference"].iloc[0] == pytest.approx(row["difference"])
-    assert (STUDIES / "architectures/table.md").read_text() in (STUDIES / "architectures.md").read_text()
+    for study in ("architectures", "protocols"):
+        assert (STUDIES / study / "table.md").read_text() in (STUDIES / f"{study}.md").read_text()
+    both = protocols.as_text(pd.read_csv(STUDIES / "protocols/summary.csv"))
+    assert both == (STUDIES / "protocols/table.md").read_text()
     for study in ("architectures", "digits", "fashion", "ssl_trajectories"):
         written = (STUDIES / study / "summary.md").read_text()
         accuracy = pd.read_csv(STUDIES / study / "accuracy.csv")

@@ -206,6 +206,43 @@ TINY: dict[str, Any] = {
 }
 
 
+def test_levels_of_another_budget_are_held_against_the_first_of_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the default nor the random subset of 10 images is a baseline for 20; `none` and `full` are for both."""
+    monkeypatch.setattr(what_matters, "RUNS", tmp_path)
+    study: dict[str, Any] = {
+        "base": {"budgets": [10]},
+        "levels": [
+            {"factor": "teacher", "level": "VICReg", "accuracies": {"none": 50, "full": 90, "random": 60, "mkdt": 70}},
+            {"factor": "20 images", "level": "default", "accuracies": {"random": 71, "mkdt": 75}},
+            {"factor": "20 images", "level": "rate 50", "accuracies": {"mkdt": 78}},
+        ],
+    }
+    for entry in study["levels"][1:]:
+        entry["config"] = {"budgets": [20]}
+    for entry in study["levels"]:
+        rows = [
+            {
+                "method": method,
+                "distill_seed": d,
+                "seed": s,
+                "label_draw": 0,
+                "rate": 0.1,
+                "steps": 2,
+                "accuracy": value,
+            }
+            for method, value in entry["accuracies"].items()
+            for d in (0, 1)
+            for s in (0, 1)
+        ]
+        pd.DataFrame(rows).to_csv(what_matters.run_file(entry), index=False)
+    table = what_matters.summarise(study).set_index(["level", "method"])
+    assert table.loc[("rate 50", "mkdt"), ["vs_random", "vs_default", "recovered"]].tolist() == [7, 3, 0.7]
+    assert table.loc[("default", "mkdt"), "vs_random"] == 4
+    assert table.loc[[("VICReg", "mkdt"), ("default", "mkdt")], "vs_default"].isna().all()
+
+
 @pytest.mark.slow
 def test_what_matters_from_the_levels_to_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each level is measured once, with the seeds that its methods have; the first one is what others are held against."""

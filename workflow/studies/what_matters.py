@@ -214,23 +214,26 @@ def chosen(rows: pd.DataFrame, method: str) -> pd.DataFrame:
 def summarise(study: Settings) -> pd.DataFrame:
     """One row a level and method: accuracy, difference to the method's default and to the random subset, share of the gain.
 
-    The default of a method of ``TUNED`` is the first level that has it.
+    The default of a method of ``TUNED`` is the first level of the same budget that has it; `none` and `full`, which have no
+    budget, are those of the first level of all.
     """
     levels = [(entry, pd.read_csv(run_file(entry))) for entry in study["levels"] if run_file(entry).is_file()]
-    reference = levels[0][1]  # the first level is the default: its other methods stand beside all levels but teachers
-    defaults: dict[str, pd.DataFrame] = {}  # the rows of the first level that has a method
+    starts: dict[float, pd.DataFrame] = {}  # the rows of the first level of a budget: all others have its random subset
+    defaults: dict[tuple[str, float], pd.DataFrame] = {}  # the rows of the first level that has a method
     lines = []
     for entry, rows in levels:
-        others = rows if "full" in set(rows["method"]) else reference
-        none, full = (chosen(others, method)["accuracy"].mean() for method in ("none", "full"))
+        budget = merge(study["base"], entry.get("config", {}))["budgets"][0]
+        start, has = starts.setdefault(budget, rows), set(rows["method"])
+        gain, subset = (rows if "full" in has else levels[0][1]), (rows if "random" in has else start)
+        none, full = (chosen(gain, method)["accuracy"].mean() for method in ("none", "full"))
         for method in rows["method"].unique():
             part = chosen(rows, method)
             line = {"factor": entry["factor"], "level": entry["level"], "method": method}
             line |= {"rate": part["rate"].iloc[0], "steps": part["steps"].iloc[0], "accuracy": part["accuracy"].mean()}
             line["recovered"] = (line["accuracy"] - none) / (full - none)
-            compared = {"random": others} if method != "random" else {}
-            if method in TUNED and defaults.setdefault(method, rows) is not rows:
-                compared["default"] = defaults[method]
+            compared = {"random": subset} if method != "random" else {}
+            if method in TUNED and defaults.setdefault((method, budget), rows) is not rows:
+                compared["default"] = defaults[method, budget]
             for name, source in compared.items():
                 other = chosen(source, "random" if name == "random" else method)
                 found = interval(paired(part, other), "difference")

@@ -163,6 +163,19 @@ def test_differences_at_equal_steps(two_students: pd.DataFrame) -> None:
     assert text[3].startswith("| 80 | +5.0 [")
 
 
+def test_the_table_of_the_targets_rate(two_students: pd.DataFrame) -> None:
+    """Against the subsets and the same method of the study, at that budget."""
+    one = two_students[(two_students["student"] == "convnet") & (two_students["split"] == "test")]
+    accuracy = report.accuracies(one.assign(finetune_rate=float("nan")), ["1pct"])
+    mkdt = accuracy[accuracy["method"] == "mkdt"]
+    text = digits.targets_as_text(mkdt.assign(accuracy=mkdt["accuracy"] + 1), accuracy).splitlines()
+    means = {method: part["accuracy"].mean() for method, part in accuracy.groupby("method")}
+    cells = text[2].split(" | ")
+    assert cells[:2] == ["| mkdt", f"{means['mkdt'] + 1:.1f}"]
+    expected = [means["mkdt"] + 1 - means[other] for other in ("random", "kmeans", "mkdt")]
+    assert [float(cell.split()[0]) for cell in cells[2:]] == pytest.approx(expected, abs=0.05)
+
+
 def test_the_figure_of_budgets(two_students: pd.DataFrame) -> None:
     """A line for each method with a budget, in per cent of the images; the others go across."""
     one = two_students[two_students["student"] == "convnet"]
@@ -391,6 +404,10 @@ def test_the_tables_of_the_pages_are_those_of_their_csvs() -> None:
     assert steps == "\n".join(parts)
     assert parts[0] in (STUDIES / "fashion.md").read_text()
     assert (STUDIES / "digits/equal_steps.md").read_text() in (STUDIES / "digits.md").read_text()
+    accuracy, raised = (pd.read_csv(STUDIES / f"digits/{name}.csv") for name in ("accuracy", "targets_rate_50"))
+    targets = digits.targets_as_text(raised, accuracy)
+    assert targets == (STUDIES / "digits/targets_rate_50.md").read_text()
+    assert targets in (STUDIES / "digits.md").read_text()
     for study in ("digits", "fashion"):
         equal, runs = (pd.read_csv(STUDIES / study / f"{name}.csv") for name in ("equal_steps", "runs_by_steps"))
         row = equal[equal["steps"] == 320].iloc[0]

@@ -7,7 +7,7 @@ PARALLEL := --numprocesses $(CORES) --dist loadfile
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo run drill test test-fast test-slurm estimate lint format ui sync bench config-docs clean-environment \
+.PHONY: demo run drill test test-fast test-slurm estimate lint format ui sync bench bench-gpu config-docs clean-environment \
 	study-ssl_trajectories study-what_matters study-digits study-fashion study-architectures study-protocols clean test-minimum
 .DEFAULT_GOAL := demo
 
@@ -90,6 +90,9 @@ study-ssl_trajectories: $(VENV)/.run  ## docs/studies/ssl_trajectories.md: its s
 bench: $(VENV)/.run  ## speed and memory against plain implementations, as ratios
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/stages.py
+
+bench-gpu: $(VENV)/.run  ## the engine at the paper's sizes on a GPU
+	$(BIN)/python benchmarks/gpu.py
 
 study-what_matters: $(VENV)/.run  ## docs/studies/what_matters.md: table and figure from the levels that are measured
 	$(BIN)/python workflow/studies/what_matters.py

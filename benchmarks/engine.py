@@ -22,6 +22,7 @@ from mkdt.compiled import CompiledStep
 from mkdt.models import build_student, flat_mse, flatten
 from mkdt.unroll import match_trajectory
 
+CPU = torch.device("cpu")
 PAPER = {"architecture": "convnet", "depth": 3, "width": 128, "norm": "instance"}
 DEMO = {"architecture": "convnet", "depth": 2, "width": 32, "norm": "instance"}
 
@@ -36,20 +37,28 @@ class Case:
         dimension: of the targets.
         steps: N.
         dtype: of everything.
+        device: of everything.
     """
 
     def __init__(
-        self, spec: dict[str, Any], shape: tuple[int, int], count: int, dimension: int, steps: int, dtype: torch.dtype
+        self,
+        spec: dict[str, Any],
+        shape: tuple[int, int],
+        count: int,
+        dimension: int,
+        steps: int,
+        dtype: torch.dtype,
+        device: torch.device = CPU,
     ) -> None:
         torch.manual_seed(0)
-        student = build_student(spec, *shape, dimension, 0, "benchmark").to(dtype)
+        student = build_student(spec, *shape, dimension, 0, "benchmark").to(device, dtype)
         self.loss_fn = flat_mse(student)
         self.theta0 = flatten(student)
         self.target = self.theta0 + 0.01 * torch.randn_like(self.theta0)
-        self.images = torch.randn(count, shape[0], shape[1], shape[1], dtype=dtype)
-        self.targets = torch.randn(count, dimension, dtype=dtype)
-        self.lr = torch.tensor(0.05, dtype=dtype)
-        self.batches = [torch.randperm(count) for _ in range(steps)]
+        self.images = torch.randn(count, shape[0], shape[1], shape[1], dtype=dtype, device=device)
+        self.targets = torch.randn(count, dimension, dtype=dtype, device=device)
+        self.lr = torch.tensor(0.05, dtype=dtype, device=device)
+        self.batches = [torch.randperm(count).to(device) for _ in range(steps)]
         self.compiled = CompiledStep(self.loss_fn)
 
     def ours(self, retain: int = 0, compiled: CompiledStep | None = None) -> tuple[Tensor, ...]:

@@ -20,6 +20,9 @@ from mkdt.unroll import choose_retain, match_trajectory
 
 SMALLEST_STEP_SIZE = 1e-6  # held above this in both spaces: float32's exp reaches zero too
 MOMENTUM = 0.5  # paper, appendix: SGD momentum of images, targets and step size
+TARGET_RATE = (
+    10 / 14
+)  # per image of the set: 10 was tuned at 14 images, and held at 7 to 140 (docs/studies/what_matters.md)
 
 # (images, rows of each step, iteration) -> the views of all steps, and for each step the rows of its views.
 ViewsFn = Callable[[Tensor, list[Tensor], int], tuple[Tensor, list[Tensor]]]
@@ -31,6 +34,15 @@ def start_epochs_at(iteration: int, settings: Mapping[str, Any]) -> int:
     if not settings["curriculum"]:
         return limit
     return min(limit, 1 + iteration * limit // max(1, settings["iterations"]))
+
+
+def target_rate(count: int, settings: Mapping[str, Any]) -> float:
+    """The targets' learning rate in a set of ``count`` images: the config's number or, with ``auto``, one that grows with it.
+
+    An inner step's loss is a mean over its rows, so what reaches a single target falls as one by the size of the set.
+    """
+    rate: float | str = settings["target_lr"]
+    return TARGET_RATE * count if isinstance(rate, str) else rate
 
 
 def inner_batches(size: int, batch: int, stream: torch.Generator) -> Iterator[Tensor]:
@@ -208,5 +220,5 @@ def _optimizer(
         for_images = torch.optim.SGD([images], lr, momentum=MOMENTUM)
     groups = [{"params": [step_parameter], "lr": settings["step_size"]["lr"]}]
     if settings["learn_targets"]:
-        groups.append({"params": [targets], "lr": settings["target_lr"]})
+        groups.append({"params": [targets], "lr": target_rate(len(targets), settings)})
     return [for_images, torch.optim.SGD(groups, momentum=MOMENTUM)]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mkdt.artifacts import Artifact
-from mkdt.distill import distill, start_epochs_at
+from mkdt.distill import distill, start_epochs_at, target_rate
 from mkdt.errors import UserError
 from mkdt.models import build_student, flat_mse
 from mkdt.synthetic import SyntheticSet
@@ -141,6 +142,22 @@ def test_one_iteration_is_one_step_and_is_in_the_result(
     torch.testing.assert_close(final.step_size, initial.step_size - 0.01 * d_step, rtol=1e-4, atol=1e-7)
     assert not torch.equal(final.images, initial.images)
     assert seen[0]["step_size"] == pytest.approx(float(final.step_size))
+
+
+def test_the_targets_rate_grows_with_the_set(run: Run, make_set: MakeSet) -> None:
+    """With ``auto`` every image twice moves the targets as every image once does; at a fixed rate, half as far."""
+    assert target_rate(14, {"target_lr": "auto"}) == 10.0
+    assert target_rate(140, {"target_lr": 3.0}) == 3.0
+    initial = make_set()
+    half, rows = len(initial.images), torch.arange(len(initial.images)).repeat(2)
+    twice = replace(
+        initial, images=initial.images[rows], targets=initial.targets[rows], init_index=initial.init_index[rows]
+    )
+    for rate, factor in (("auto", 1.0), (2.0, 0.5)):
+        once, doubled = (run(given, iterations=1, batch=100, target_lr=rate)[0] for given in (initial, twice))
+        moved = once.targets - initial.targets
+        assert float(moved.abs().max()) > 0
+        torch.testing.assert_close(doubled.targets[:half] - initial.targets, factor * moved, rtol=1e-3, atol=1e-6)
 
 
 def test_the_step_size_in_log_space_moves_by_its_own_chain_rule(

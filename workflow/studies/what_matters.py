@@ -25,13 +25,14 @@ import mkdt.config as cfg
 from mkdt.artifacts import Artifact, digest, save, write_text
 from mkdt.data import normalise, prepare
 from mkdt.distill import distill
+from mkdt.errors import UserError
 from mkdt.experts import train_expert
 from mkdt.krr_st import distill_krr
 from mkdt.methods import METHODS
 from mkdt.models import build_student, load_state
 from mkdt.pretraining import grid, pretrain_grid
 from mkdt.probe import Downstream, Features, draw_labels, score
-from mkdt.report import draw_differences, interval, markdown, paired, save_figure, save_table, share, spread
+from mkdt.report import compare, draw_differences, markdown, save_figure, save_table, share, spread
 from mkdt.resources import merge
 from mkdt.seeding import derive
 from mkdt.subset import STEP_SIZE, Source
@@ -192,11 +193,15 @@ def measure(study: Settings) -> None:
         config = reduce(merge, [default, study["base"], study["defaults"], entry.get("config", {})])
         level, rows = Level(cfg.load(config)), []
         # The probe is small: threads of BLAS that wait for a busy core made it many times slower.
-        with threadpool_limits(1):
-            for method in entry.get("methods", ["mkdt"]):
-                rows += level.rows(method, entry.get("init", "random"))
-                print(f"{entry['factor']}, {entry['level']}: {method} done", flush=True)
-        save_table(path, pd.DataFrame(rows))
+        try:
+            with threadpool_limits(1):
+                for method in entry.get("methods", ["mkdt"]):
+                    rows += level.rows(method, entry.get("init", "random"))
+                    print(f"{entry['factor']}, {entry['level']}: {method} done", flush=True)
+        except UserError as error:  # a set that diverged leaves its level without a figure; the page says so
+            print(f"{entry['factor']}, {entry['level']}: {error}", flush=True)
+        else:
+            save_table(path, pd.DataFrame(rows))
 
 
 def run_file(entry: Settings) -> Path:
@@ -236,8 +241,8 @@ def summarise(study: Settings) -> pd.DataFrame:
                 compared["default"] = defaults[method, budget]
             for name, source in compared.items():
                 other = chosen(source, "random" if name == "random" else method)
-                found = interval(paired(part, other), "difference")
-                line |= dict(zip((f"vs_{name}", f"vs_{name}_low", f"vs_{name}_high"), found, strict=True))
+                for end, value in compare(part, other).items():
+                    line[f"vs_{name}" if end == "difference" else f"vs_{name}_{end}"] = value
             lines.append(line)
     return pd.DataFrame(lines)
 

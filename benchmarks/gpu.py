@@ -1,0 +1,63 @@
+"""The engine at the paper's sizes on a GPU, against the plain unroll in the same run: `make bench-gpu`.
+
+Seconds and peak bytes of an outer step, in float32 and with TF32; results go to results/benchmarks/gpu.json. 45 GB of device
+memory are needed.
+"""
+
+import json
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from engine import PAPER, Case, relative
+
+SIZES = {"cifar10_2pct": (PAPER, 32, 40), "tinyimagenet_2pct": ({**PAPER, "depth": 4}, 64, 10)}
+BATCH, DIMENSION, REPEATS = 256, 512, 3
+
+
+def measure(case: Case, variant: str) -> tuple[tuple[torch.Tensor, ...], dict[str, float]]:
+    """What one outer step gives, its median time after a first call, and its peak of tensors beyond those of the case."""
+    torch.cuda.empty_cache()
+    held = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    found, taken = case.run(variant), []
+    for _ in range(REPEATS):
+        torch.cuda.synchronize()
+        begun = time.perf_counter()
+        case.run(variant)
+        torch.cuda.synchronize()
+        taken.append(time.perf_counter() - begun)
+    return found, {"seconds": statistics.median(taken), "peak_bytes": torch.cuda.max_memory_allocated() - held}
+
+
+def main() -> None:
+    """Measure, print one line a row, write the JSON."""
+    if not torch.cuda.is_available():
+        sys.exit("benchmarks/gpu.py needs a GPU, and torch sees none here: `make bench` measures without one.")
+    # As a job computes (mkdt.job.stage).
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    rows: list[dict[str, Any]] = []
+    for tf32 in (False, True):
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
+        for size, (spec, pixels, steps) in SIZES.items():
+            case = Case(spec, (3, pixels), BATCH, DIMENSION, steps, torch.float32, torch.device("cuda"))
+            plain = None
+            for variant in ("plain", "0", str(steps), "compiled"):
+                found, row = measure(case, variant)
+                plain = plain or found
+                errors = [relative(mine, theirs) for mine, theirs in zip(found, plain, strict=True)]
+                rows.append({"size": size, "tf32": tf32, "variant": variant, **row, "worst_error": max(errors)})
+                print(rows[-1], flush=True)
+    made_with = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__}
+    folder = Path("results/benchmarks")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "gpu.json").write_text(json.dumps({**made_with, "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

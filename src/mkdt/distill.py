@@ -12,7 +12,7 @@ from torch import Tensor
 from mkdt import seeding
 from mkdt.artifacts import Artifact
 from mkdt.compiled import CompiledStep
-from mkdt.divergence import diverged
+from mkdt.divergence import Diverged, diverged
 from mkdt.errors import UserError
 from mkdt.models import LossFn, Spec, build_student, flat_mse
 from mkdt.synthetic import SyntheticSet, first_images, moments
@@ -20,9 +20,8 @@ from mkdt.unroll import choose_retain, match_trajectory
 
 SMALLEST_STEP_SIZE = 1e-6  # held above this in both spaces: float32's exp reaches zero too
 MOMENTUM = 0.5  # paper, appendix: SGD momentum of images, targets and step size
-TARGET_RATE = (
-    10 / 14
-)  # per image of the set: 10 was tuned at 14 images, and held at 7 to 140 (docs/studies/what_matters.md)
+# Per image of the set: 10 is the rate that sets of 14 digits had; docs/studies/what_matters.md has others at 7 to 140.
+TARGET_RATE_PER_IMAGE = 10 / 14
 
 # (images, rows of each step, iteration) -> the views of all steps, and for each step the rows of its views.
 ViewsFn = Callable[[Tensor, list[Tensor], int], tuple[Tensor, list[Tensor]]]
@@ -39,10 +38,10 @@ def start_epochs_at(iteration: int, settings: Mapping[str, Any]) -> int:
 def target_rate(count: int, settings: Mapping[str, Any]) -> float:
     """The targets' learning rate in a set of ``count`` images: the config's number or, with ``auto``, one that grows with it.
 
-    An inner step's loss is a mean over its rows, so what reaches a single target falls as one by the size of the set.
+    An inner step's loss is a mean over its rows, so the gradient of a single target is divided by the number of images.
     """
     rate: float | str = settings["target_lr"]
-    return TARGET_RATE * count if isinstance(rate, str) else rate
+    return TARGET_RATE_PER_IMAGE * count if isinstance(rate, str) else rate
 
 
 def inner_batches(size: int, batch: int, stream: torch.Generator) -> Iterator[Tensor]:
@@ -90,7 +89,7 @@ def distill(
         the set after the last update, and its history: float32 [k,m',C,H,W], the first images at k moments.
 
     Raises:
-        UserError: loss, gradient or set is not finite, or the loss is ``divergence.EXPLODED`` times the first one (or 1,
+        Diverged: loss, gradient or set is not finite, or the loss is ``divergence.EXPLODED`` times the first one (or 1,
             the loss of a student that stays where it is, if the first is less).
     """
     channels, size = initial.images.shape[1], initial.images.shape[2]
@@ -169,7 +168,7 @@ def distill(
         checks = torch.stack([loss, norm, torch.linalg.vector_norm(d_targets), d_step.abs()])
         start_loss = start_loss or max(1.0, float(loss))
         if not bool(torch.isfinite(checks).all()) or diverged(float(loss), start_loss):
-            raise UserError(
+            raise Diverged(
                 f"distill: diverged, with a loss of {float(loss):.3g} ({start_loss:.3g} at the start) or a gradient that is "
                 f"not finite, at iteration {iteration} (expert {expert}, start epoch {epoch}, step size "
                 f"{float(step_size):.3g}); the last resume point is from before: lower {key} or distill.step_size.lr."
@@ -197,7 +196,7 @@ def distill(
             report(iteration + 1, values)
 
     if not all(bool(part.isfinite().all()) for part in (images, targets, step_parameter)):
-        raise UserError(
+        raise Diverged(
             f"distill: the last update gave values that are not finite: lower {key} or distill.step_size.lr."
         )
     final = replace(

@@ -12,8 +12,7 @@ from torch.nn.utils import vector_to_parameters
 
 from mkdt import seeding
 from mkdt.data import Images, in_batches
-from mkdt.divergence import diverged
-from mkdt.errors import UserError
+from mkdt.divergence import Diverged, diverged
 from mkdt.models import Spec, build_student, flatten
 
 LOSS_BATCH = 1024
@@ -45,7 +44,7 @@ def train_expert(
         what ``record_trajectory`` does, and ``losses`` float32 [n], each image's MSE after the first epoch.
 
     Raises:
-        UserError: loss or weights are not finite, or an epoch ends at ``divergence.EXPLODED`` times the first step's loss.
+        Diverged: loss or weights are not finite, or an epoch ends at ``divergence.EXPLODED`` times the first step's loss.
     """
     channels, size = images.shape[1], images.shape[2]
     model = build_student(student, channels, size, targets.shape[1], seed, "expert weights", expert).to(images.device)
@@ -101,7 +100,7 @@ def record_trajectory(
         float32 [epochs], the mean training loss of each epoch.
 
     Raises:
-        UserError: loss or weights are not finite, or an epoch ends at ``divergence.EXPLODED`` times the first step's loss.
+        Diverged: loss or weights are not finite, or an epoch ends at ``divergence.EXPLODED`` times the first step's loss.
     """
     device = next(model.parameters()).device
     optimizer = torch.optim.SGD(
@@ -131,7 +130,7 @@ def record_trajectory(
         trajectory.append(flatten(model).cpu())
         finite = math.isfinite(float(mean)) and bool(trajectory[-1].isfinite().all())
         if not finite or diverged(float(loss.detach()), start_loss):
-            raise UserError(
+            raise Diverged(
                 f"expert {expert}: diverged in epoch {epoch + 1}, with a loss of {float(loss.detach()):.3g} "
                 f"({start_loss:.3g} at the start): lower {key} ({settings['lr']})."
             )

@@ -20,8 +20,7 @@ from torch.nn import functional as F
 
 from mkdt import seeding
 from mkdt.data import normalise
-from mkdt.divergence import diverged
-from mkdt.errors import UserError
+from mkdt.divergence import Diverged, diverged
 from mkdt.models import Spec, Student, build_student
 from mkdt.synthetic import SyntheticSet, first_images, moments
 
@@ -146,7 +145,7 @@ def distill_krr(
         the set after the last update, and its history: float32 [k,m',C,H,W], the first images at k moments.
 
     Raises:
-        UserError: loss, gradient or set is not finite, or the loss is ``divergence.EXPLODED`` times the first one.
+        Diverged: loss, gradient or set is not finite, or the loss is ``divergence.EXPLODED`` times the first one.
     """
     channels, size = initial.images.shape[1], initial.images.shape[2]
     real_targets, mean, std = (part.to(device) for part in (real_targets, initial.mean, initial.std))
@@ -199,7 +198,7 @@ def distill_krr(
         checks = torch.stack([loss.detach().float(), norm, torch.linalg.vector_norm(targets.grad)])
         start_loss = start_loss or float(loss.detach())
         if not bool(torch.isfinite(checks).all()) or diverged(float(loss.detach()), start_loss):
-            raise UserError(
+            raise Diverged(
                 f"krr_st: diverged, with a loss of {float(loss.detach()):.3g} ({start_loss:.3g} at the start) or a gradient "
                 f"that is not finite, at iteration {iteration}; the last resume point is from before: lower krr_st.lr or "
                 "krr_st.student_lr."
@@ -219,6 +218,6 @@ def distill_krr(
             report(iteration + 1, values)
 
     if not all(bool(part.isfinite().all()) for part in (images, targets)):
-        raise UserError("krr_st: the last update gave values that are not finite: lower krr_st.lr.")
+        raise Diverged("krr_st: the last update gave values that are not finite: lower krr_st.lr.")
     final = replace(initial, images=images.detach().cpu().clone(), targets=targets.detach().cpu().clone())
     return final, torch.stack(history).cpu()

@@ -13,8 +13,7 @@ from mkdt import seeding
 from mkdt.artifacts import Artifact
 from mkdt.data import in_batches, normalise
 from mkdt.distributed import ALONE, Processes
-from mkdt.divergence import diverged
-from mkdt.errors import UserError
+from mkdt.divergence import Diverged, diverged
 from mkdt.models import Projector, build_backbone
 from mkdt.ssl import LOSSES, build_views
 
@@ -104,7 +103,7 @@ def train_teacher(
         the backbone, in eval mode.
 
     Raises:
-        UserError: loss or weights are not finite, or an epoch's loss is ``divergence.EXPLODED`` times the first step's.
+        Diverged: loss or weights are not finite, or an epoch's loss is ``divergence.EXPLODED`` times the first step's.
     """
     channels, size = images.shape[1], images.shape[2]
     with seeding.global_stream(seed, "teacher weights"):
@@ -148,7 +147,7 @@ def train_teacher(
         start_loss = start_loss or float(losses[0])
         finite = all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
         if not finite or diverged(values["loss"], start_loss):
-            raise UserError(
+            raise Diverged(
                 f"teacher: diverged in epoch {epoch + 1}, with a loss of {values['loss']:.3g} ({start_loss:.3g} at the start): "
                 f"lower teacher.lr ({settings['lr']})."
             )

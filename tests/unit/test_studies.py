@@ -18,6 +18,7 @@ from torch import Tensor
 from mkdt import artifacts, report, studies
 from mkdt import config as cfg
 from mkdt.config import budget_label
+from mkdt.divergence import Diverged
 from mkdt.errors import UserError
 from mkdt.experts import train_expert
 from mkdt.mtt_ssl import train_ssl_expert
@@ -168,12 +169,12 @@ def test_the_table_of_the_targets_rate(two_students: pd.DataFrame) -> None:
     one = two_students[(two_students["student"] == "convnet") & (two_students["split"] == "test")]
     accuracy = report.accuracies(one.assign(finetune_rate=float("nan")), ["1pct"])
     mkdt = accuracy[accuracy["method"] == "mkdt"]
-    text = digits.targets_as_text(mkdt.assign(accuracy=mkdt["accuracy"] + 1), accuracy).splitlines()
+    text = digits.targets_as_text(mkdt.assign(accuracy=mkdt["accuracy"] + 1), accuracy, {"1pct": 0.01}).splitlines()
     means = {method: part["accuracy"].mean() for method, part in accuracy.groupby("method")}
     cells = text[2].split(" | ")
-    assert cells[:2] == ["| mkdt", f"{means['mkdt'] + 1:.1f}"]
+    assert cells[:3] == ["| 1 %", "mkdt", f"{means['mkdt'] + 1:.1f}"]
     expected = [means["mkdt"] + 1 - means[other] for other in ("random", "kmeans", "mkdt")]
-    assert [float(cell.split()[0]) for cell in cells[2:]] == pytest.approx(expected, abs=0.05)
+    assert [float(cell.split()[0]) for cell in cells[3:]] == pytest.approx(expected, abs=0.05)
 
 
 def test_the_figure_of_budgets(two_students: pd.DataFrame) -> None:
@@ -254,6 +255,34 @@ def test_levels_of_another_budget_are_held_against_the_first_of_theirs(
     assert table.loc[("rate 50", "mkdt"), ["vs_random", "vs_default", "recovered"]].tolist() == [7, 3, 0.7]
     assert table.loc[("default", "mkdt"), "vs_random"] == 4
     assert table.loc[[("VICReg", "mkdt"), ("default", "mkdt")], "vs_default"].isna().all()
+
+
+def test_a_level_that_diverged_or_is_missing_has_no_figure_and_is_no_baseline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is measured once, its file says why; what would be held against it is held against nothing else instead."""
+    monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(what_matters, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(what_matters, "RUNS", tmp_path / "runs")
+    (tmp_path / "cache").mkdir()
+
+    def rows(level: Any, method: str, init: str) -> list[dict[str, Any]]:
+        if level.config["distill"]["steps"] == 3:
+            raise Diverged("distill: diverged, in iteration 288.")
+        where = {"method": method, "distill_seed": 0, "label_draw": 0, "rate": 0.1, "steps": 2}
+        return [where | {"seed": seed, "accuracy": level.config["distill"]["steps"]} for seed in (0, 1)]
+
+    monkeypatch.setattr(what_matters.Level, "rows", rows)
+    levels = [{"factor": "N", "level": n, "config": {"distill": {"steps": n, "retain": 0}}} for n in (3, 2, 4)]
+    levels[0] |= {"methods": ["random", "mkdt"]}
+    study = TINY | {"levels": levels}
+    what_matters.measure(study)
+    assert (tmp_path / "runs/N_3.csv").read_text() == 'diverged\n"distill: diverged, in iteration 288."\n'
+    table = what_matters.summarise(study)
+    assert table[["level", "accuracy"]].to_numpy().tolist() == [[2, 2.0], [4, 4.0]]
+    assert not any(column.startswith(("vs_", "recovered")) for column in table)
+    (tmp_path / "runs/N_3.csv").unlink()
+    assert what_matters.summarise(study).equals(table)
 
 
 @pytest.mark.slow
@@ -404,9 +433,10 @@ def test_the_tables_of_the_pages_are_those_of_their_csvs() -> None:
     assert steps == "\n".join(parts)
     assert parts[0] in (STUDIES / "fashion.md").read_text()
     assert (STUDIES / "digits/equal_steps.md").read_text() in (STUDIES / "digits.md").read_text()
-    accuracy, raised = (pd.read_csv(STUDIES / f"digits/{name}.csv") for name in ("accuracy", "targets_rate_50"))
-    targets = digits.targets_as_text(raised, accuracy)
-    assert targets == (STUDIES / "digits/targets_rate_50.md").read_text()
+    accuracy, raised = (pd.read_csv(STUDIES / f"digits/{name}.csv") for name in ("accuracy", "targets"))
+    shares = {budget_label(share): share for share in (0.005, 0.02, 0.05, 0.1)}
+    targets = digits.targets_as_text(raised, accuracy, shares)
+    assert targets == (STUDIES / "digits/targets.md").read_text()
     assert targets in (STUDIES / "digits.md").read_text()
     for study in ("digits", "fashion"):
         equal, runs = (pd.read_csv(STUDIES / study / f"{name}.csv") for name in ("equal_steps", "runs_by_steps"))

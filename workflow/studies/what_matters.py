@@ -25,7 +25,7 @@ import mkdt.config as cfg
 from mkdt.artifacts import Artifact, digest, save, write_text
 from mkdt.data import normalise, prepare
 from mkdt.distill import distill
-from mkdt.errors import UserError
+from mkdt.divergence import Diverged
 from mkdt.experts import train_expert
 from mkdt.krr_st import distill_krr
 from mkdt.methods import METHODS
@@ -198,10 +198,10 @@ def measure(study: Settings) -> None:
                 for method in entry.get("methods", ["mkdt"]):
                     rows += level.rows(method, entry.get("init", "random"))
                     print(f"{entry['factor']}, {entry['level']}: {method} done", flush=True)
-        except UserError as error:  # a set that diverged leaves its level without a figure; the page says so
+        except Diverged as error:  # then the level has no figure, and its file says why
             print(f"{entry['factor']}, {entry['level']}: {error}", flush=True)
-        else:
-            save_table(path, pd.DataFrame(rows))
+            rows = [{"diverged": str(error)}]
+        save_table(path, pd.DataFrame(rows))
 
 
 def run_file(entry: Settings) -> Path:
@@ -220,29 +220,36 @@ def summarise(study: Settings) -> pd.DataFrame:
     """One row a level and method: accuracy, difference to the method's default and to the random subset, share of the gain.
 
     The default of a method of ``TUNED`` is the first level of the same budget that has it; `none` and `full`, which have no
-    budget, are those of the first level of all.
+    budget, are those of the first level of all. What is held against a level without figures has no difference.
     """
-    levels = [(entry, pd.read_csv(run_file(entry))) for entry in study["levels"] if run_file(entry).is_file()]
+    nothing, first = pd.DataFrame(columns=["method"]), None
     starts: dict[float, pd.DataFrame] = {}  # the rows of the first level of a budget: all others have its random subset
     defaults: dict[tuple[str, float], pd.DataFrame] = {}  # the rows of the first level that has a method
     lines = []
-    for entry, rows in levels:
+    for entry in study["levels"]:
+        rows = pd.read_csv(run_file(entry)) if run_file(entry).is_file() else nothing
+        rows = nothing if "diverged" in rows else rows
         budget = merge(study["base"], entry.get("config", {}))["budgets"][0]
-        start, has = starts.setdefault(budget, rows), set(rows["method"])
-        gain, subset = (rows if "full" in has else levels[0][1]), (rows if "random" in has else start)
-        none, full = (chosen(gain, method)["accuracy"].mean() for method in ("none", "full"))
-        for method in rows["method"].unique():
+        first, start = (rows if first is None else first), starts.setdefault(budget, rows)
+        has = set(rows["method"])
+        gain, subset = (rows if "full" in has else first), (rows if "random" in has else start)
+        for method in entry.get("methods", ["mkdt"]):
+            default = defaults.setdefault((method, budget), rows)
+            if method not in has:
+                continue
             part = chosen(rows, method)
             line = {"factor": entry["factor"], "level": entry["level"], "method": method}
             line |= {"rate": part["rate"].iloc[0], "steps": part["steps"].iloc[0], "accuracy": part["accuracy"].mean()}
-            line["recovered"] = (line["accuracy"] - none) / (full - none)
-            compared = {"random": subset} if method != "random" else {}
-            if method in TUNED and defaults.setdefault((method, budget), rows) is not rows:
-                compared["default"] = defaults[method, budget]
-            for name, source in compared.items():
-                other = chosen(source, "random" if name == "random" else method)
-                for end, value in compare(part, other).items():
-                    line[f"vs_{name}" if end == "difference" else f"vs_{name}_{end}"] = value
+            if {"none", "full"} <= set(gain["method"]):
+                none, full = (chosen(gain, name)["accuracy"].mean() for name in ("none", "full"))
+                line["recovered"] = (line["accuracy"] - none) / (full - none)
+            compared = {"random": (subset, "random")} if method != "random" else {}
+            if method in TUNED and default is not rows:
+                compared["default"] = default, method
+            for name, (source, other) in compared.items():
+                if other in set(source["method"]):
+                    for end, value in compare(part, chosen(source, other)).items():
+                        line[f"vs_{name}" if end == "difference" else f"vs_{name}_{end}"] = value
             lines.append(line)
     return pd.DataFrame(lines)
 

@@ -58,7 +58,7 @@ def of_kind(kind: str, node: dict[str, Any]) -> st.SearchStrategy[Any]:
     return {
         "null": st.none(),
         "boolean": st.booleans(),
-        "string": st.sampled_from(["auto", "x", "Größe"]),
+        "string": st.sampled_from(["auto"] if node.get("pattern") == "^auto$" else ["auto", "x", "Größe"]),
         "integer": st.integers(int(low) + ("exclusiveMinimum" in node), min(int(low) + 9, node.get("maximum", 10**9))),
         "number": st.floats(
             low,

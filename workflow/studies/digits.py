@@ -54,8 +54,7 @@ def as_text(summary: pd.DataFrame, shares: dict[str, float]) -> str:
 
 
 def targets_as_text(raised: pd.DataFrame, accuracy: pd.DataFrame, shares: dict[str, float]) -> str:
-    """What a rate of the targets that grows with the set is worth: a row a budget and method, paired differences to real subsets
-    and to the fixed rate.
+    """What a rate of the targets that grows with the set is worth: paired differences, a row a budget and method.
 
     Args:
         raised: as from ``report.accuracies``, with the rate that grows.

@@ -233,6 +233,7 @@ def summarise(study: Settings) -> pd.DataFrame:
         first, start = (rows if first is None else first), starts.setdefault(budget, rows)
         has = set(rows["method"])
         gain, subset = (rows if "full" in has else first), (rows if "random" in has else start)
+        ends = [chosen(gain, name)["accuracy"].mean() for name in ("none", "full") if name in set(gain["method"])]
         for method in entry.get("methods", ["mkdt"]):
             default = defaults.setdefault((method, budget), rows)
             if method not in has:
@@ -240,9 +241,8 @@ def summarise(study: Settings) -> pd.DataFrame:
             part = chosen(rows, method)
             line = {"factor": entry["factor"], "level": entry["level"], "method": method}
             line |= {"rate": part["rate"].iloc[0], "steps": part["steps"].iloc[0], "accuracy": part["accuracy"].mean()}
-            if {"none", "full"} <= set(gain["method"]):
-                none, full = (chosen(gain, name)["accuracy"].mean() for name in ("none", "full"))
-                line["recovered"] = (line["accuracy"] - none) / (full - none)
+            if len(ends) == 2:
+                line["recovered"] = (line["accuracy"] - ends[0]) / (ends[1] - ends[0])
             compared = {"random": (subset, "random")} if method != "random" else {}
             if method in TUNED and default is not rows:
                 compared["default"] = default, method

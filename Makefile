@@ -104,6 +104,7 @@ study-digits: $(VENV)/.run  ## docs/studies/digits.md
 
 study-fashion: $(VENV)/.run  ## docs/studies/fashion.md; downloads Fashion-MNIST
 	$(BIN)/snakemake --cores $(CORES) --quiet rules --configfile config/studies/fashion.yaml
+	$(BIN)/snakemake --cores $(CORES) --quiet rules --configfile config/studies/fashion.yaml config/studies/fashion_rates.yaml
 	$(BIN)/python workflow/studies/fashion.py
 
 study-protocols: $(VENV)/.run  ## docs/studies/protocols.md

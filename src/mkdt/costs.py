@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from mkdt.config import budget_label, method_name, used_datasets
-from mkdt.methods import METHODS
+from mkdt.methods import METHODS, SET_RULES
 
 COLUMNS = ["stage", "jobs", "seconds", "longest", "memory", "disk", "device"]
 
@@ -30,7 +30,8 @@ def files(config: Mapping[str, Any]) -> Iterator[tuple[str, str, list[str]]]:
     methods = list(dict.fromkeys(map(method_name, config["methods"])))
     budgets = [*map(budget_label, config["budgets"]), "all"]
     inits = {config["distill"]["init"], config["krr_st"]["init"], *(m.init for m in METHODS.values())}
-    for stage in ("subset", "distill", "krr"):
+    yield "sslexperts", f"{experiment}/sslexperts_*.tsv", [f"{experiment}/ssl_experts/*"]
+    for stage in SET_RULES:
         for method in [name for name, method in METHODS.items() if method.rule == stage and name in {*methods, *inits}]:
             for budget in budgets:
                 yield stage, f"{experiment}/sets/{method}/{budget}/*.tsv", [f"{experiment}/sets/{method}/{budget}/*"]

@@ -15,11 +15,10 @@ from mkdt.artifacts import Artifact
 from mkdt.errors import UserError
 from mkdt.job import grid
 from mkdt.lineage import Family, Place, place_of
+from mkdt.methods import SET_RULES
 from mkdt.models import BUILDERS, build_student, load_state
 from mkdt.standalone import standalone
 from mkdt.synthetic import load_synthetic
-
-SETS = ("subset", "distill", "krr")
 
 
 def export(path: str | Path, folder: Path, rate: float | None = None, steps: int | None = None) -> None:
@@ -38,7 +37,7 @@ def export(path: str | Path, folder: Path, rate: float | None = None, steps: int
     stage, place = file.header["stage"], place_of(path)
     if folder.exists():
         raise UserError(f"{folder} exists: choose another folder with --to, or delete it.")
-    if stage not in {*SETS, "teacher", "pretrain"}:
+    if stage not in {*SET_RULES, "teacher", "pretrain"}:
         raise UserError(
             f"{path} was made by the rule '{stage}'; what can be exported are training sets (sets/), pre-trained students "
             "(pretrain/) and teachers."
@@ -51,7 +50,9 @@ def export(path: str | Path, folder: Path, rate: float | None = None, steps: int
     except OSError as error:
         raise UserError(f"{folder} cannot be made ({error}): choose another folder with --to.") from error
     try:
-        text = _export_set(file, place, aside) if stage in SETS else _export_encoder(file, place, aside, rate, steps)
+        text = (
+            _export_set(file, place, aside) if stage in SET_RULES else _export_encoder(file, place, aside, rate, steps)
+        )
         artifacts.write_text(aside / "README.md", text)
         aside.chmod(0o755)  # mkdtemp makes private folders
         aside.rename(folder)

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from mkdt import artifacts
 from mkdt.config import KEPT, RESULTS, budget_words, differences, settings
 from mkdt.errors import UserError
+from mkdt.methods import SET_RULES
 from mkdt.schema import flat
 from mkdt.synthetic import SyntheticSet, load_synthetic
 from mkdt.tracking import Run, spools
@@ -75,8 +76,6 @@ class Stage:
     def _record(self, job: Any) -> Run:
         """This job's run: a readable name, tags to filter by, the settings as parameters."""
         config, known = job.config, {key: str(value) for key, value in job.wildcards.items()}
-        if self.name == "distill":
-            known = {"method": "mkdt"} | known
         batch = self.rule.split("_")[1:]
         shown = known | {key: budget_words(known[key]) for key in ("budget",) if key in known}
         first = [shown[key] for key in ("dataset", "method", "student", "budget") if key in shown]
@@ -133,7 +132,7 @@ class Stage:
                 "data.on_error is fail: set it to skip, or repair them and run with --forcerun data."
             )
         self.note_input(role, artifact.identity, path)
-        images_of = {"data", "subset", "distill", "krr", "mtt"}
+        images_of = {"data", *SET_RULES}
         if artifact.header["stage"] in images_of:  # images to train on or to score with
             name = Path(path).with_suffix("").as_posix().removeprefix(f"{self._results}/").removesuffix("/data")
             context = "evaluation" if self.name == "probe" else "training"

@@ -23,6 +23,7 @@ PLACES = [
     re.compile(r"(?P<dataset>[^/]+)/data"),
     re.compile(r"(?P<source>[^/]+)/(?P<teacher>[^/]+)/(teacher|targets)"),
     re.compile(r"(?P<source>[^/]+)/(?P<teacher>[^/]+)/(?P<student>[^/]+)/experts/(?P<expert>\d+)"),
+    re.compile(r"(?P<experiment>[^/]+)/ssl_experts/(?P<expert>\d+)"),
     re.compile(r"(?P<experiment>[^/]+)/sets/(?P<method>[^/]+)/(?P<budget>[^/]+)/(?P<distill_seed>\d+)"),
     re.compile(
         r"(?P<experiment>[^/]+)/pretrain/(?P<student>[^/]+)/(?P<method>[^/]+)/(?P<budget>[^/]+)/(?P<distill_seed>\d+)/(?P<seed>\d+)"
@@ -88,7 +89,10 @@ class Family:
             except UserError:
                 continue
             self.files[identity] = path
-            if path.parent.name == "experts":  # a stage that reads several notes one digest, of the first n of a folder
+            if path.parent.name in {
+                "experts",
+                "ssl_experts",
+            }:  # a stage that reads several notes one digest, of the first n of a folder
                 group = groups.setdefault(path.parent, [])
                 group.append(identity)
                 self.files[digest(group)] = path.parent / "000.safetensors"

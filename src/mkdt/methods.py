@@ -50,6 +50,9 @@ METHODS |= {
     for name, method in extensions.declared(Method, METHODS).items()
 }
 
+# The rules that make training sets; all but "subset", the first, distil.
+SET_RULES = tuple(dict.fromkeys(method.rule for method in METHODS.values() if method.rule is not None))
+
 
 def made_by(rule: str) -> list[str]:
     """The methods whose set a rule makes."""

@@ -183,7 +183,7 @@ def timm_model(channels: int, size: int, *, name: str, any_size: bool) -> nn.Mod
     try:
         import timm
     except ImportError as error:
-        raise UserError("timm is not installed: pip install 'mkdt[timm]' in the environment of the jobs.") from error
+        raise UserError("timm is not installed: pip install -e '.[timm]' in the environment of the jobs.") from error
     arguments: dict[str, Any] = {"pretrained": False, "num_classes": 0, "in_chans": channels}
     try:
         try:

@@ -17,7 +17,7 @@ import yaml
 from mkdt import config as cfg
 from mkdt.config import Config
 from mkdt.errors import UserError
-from mkdt.methods import METHODS, made_by
+from mkdt.methods import METHODS
 from mkdt.schema import SCHEMA
 
 # Bytes before any data. Of a tiny job on a CPU 1.6 GB of resident memory were measured in its step: the script with torch,
@@ -448,7 +448,8 @@ def jobs(config: Config) -> list[tuple[str, dict[str, str]]]:
             subsets |= {(init, budget, seed if METHODS[init].seeded else 0) for budget, seed in variants}
             found += [(rule, {"budget": budget}) for budget, _ in variants]
     found += [("subset", {"budget": budget}) for _, budget, _ in sorted(subsets)]
-    if {"high_loss", *made_by("distill")} & {*methods, *(name for name, _, _ in subsets)}:
+    made = {*methods, *(name for name, _, _ in subsets)}
+    if any(METHODS[name].experts for name in made if name in METHODS):
         found += [("experts", {})] * ceil(config["experts"]["count"] / config["experts"]["per_job"])
     if "mtt_ssl" in methods:
         found += [("sslexperts", {})] * ceil(config["experts"]["count"] / config["experts"]["per_job"])

@@ -53,7 +53,9 @@ def test_the_default_is_valid_and_strings_become_what_they_mean() -> None:
 def test_every_experiment_file_is_valid(path: Path) -> None:
     """A study that does not pass its own checks would waste its first user's time."""
     study = yaml.safe_load(path.read_text())
-    cfg.load(merged(DEFAULT, study.get("base", study)))  # a study of many levels overrides its base
+    below = path.with_name(f"{path.stem.rsplit('_', 1)[0]}.yaml")  # fashion_rates.yaml is laid over fashion.yaml
+    default = merged(DEFAULT, yaml.safe_load(below.read_text())) if below.is_file() and below != path else DEFAULT
+    cfg.load(merged(default, study.get("base", study)))  # a study of many levels overrides its base
 
 
 def test_a_method_from_a_file_is_named_after_it() -> None:

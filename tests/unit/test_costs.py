@@ -27,6 +27,9 @@ def test_costs_of_the_stages(tmp_path: Path) -> None:
     for seed, (seconds, memory, device) in enumerate([(10, "300.5", "cpu"), (20, "-", "cuda"), (5, "NA", "cpu")]):
         benchmark(tmp_path, f"digits_1pct/sets/mkdt/1pct/{seed}", seconds, memory, device)
     benchmark(tmp_path, "digits/data", 1, "100")
+    benchmark(tmp_path, "digits_1pct/sslexperts_0", 2, "100")
+    benchmark(tmp_path, "digits_1pct/sets/mtt_ssl/1pct/0", 7, "100")
+    config = dict(config) | {"methods": [*config["methods"], "mtt_ssl"]}
     for name in ("other/sets/mkdt/1pct/0", "digits_1pct/sets/sas/1pct/0", "digits_1pct/sets/mkdt/2pct/0", "mnist/data"):
         benchmark(tmp_path, name, 1000, "9999")
     (tmp_path / "digits").mkdir()
@@ -38,7 +41,9 @@ def test_costs_of_the_stages(tmp_path: Path) -> None:
     table = costs(config, tmp_path)
     assert table.to_dict("records") == [
         {"stage": "data", "jobs": 1, "seconds": 1, "longest": 1, "memory": 100, "disk": 70, "device": "cpu"},
+        {"stage": "sslexperts", "jobs": 1, "seconds": 2, "longest": 2, "memory": 100, "disk": 0, "device": "cpu"},
         {"stage": "distill", "jobs": 3, "seconds": 35, "longest": 20, "memory": 300.5, "disk": 30, "device": "cpu, cuda"},
+        {"stage": "mtt", "jobs": 1, "seconds": 7, "longest": 7, "memory": 100, "disk": 0, "device": "cpu"},
     ]  # fmt: skip
 
 

@@ -164,19 +164,6 @@ def test_differences_at_equal_steps(two_students: pd.DataFrame) -> None:
     assert text[3].startswith("| 80 | +5.0 [")
 
 
-def test_the_table_of_the_targets_rate(two_students: pd.DataFrame) -> None:
-    """Against the subsets and the same method of the study, at that budget."""
-    one = two_students[(two_students["student"] == "convnet") & (two_students["split"] == "test")]
-    accuracy = report.accuracies(one.assign(finetune_rate=float("nan")), ["1pct"])
-    mkdt = accuracy[accuracy["method"] == "mkdt"]
-    text = digits.targets_as_text(mkdt.assign(accuracy=mkdt["accuracy"] + 1), accuracy, {"1pct": 0.01}).splitlines()
-    means = {method: part["accuracy"].mean() for method, part in accuracy.groupby("method")}
-    cells = text[2].split(" | ")
-    assert cells[:3] == ["| 1 %", "mkdt", f"{means['mkdt'] + 1:.1f}"]
-    expected = [means["mkdt"] + 1 - means[other] for other in ("random", "kmeans", "mkdt")]
-    assert [float(cell.split()[0]) for cell in cells[3:]] == pytest.approx(expected, abs=0.05)
-
-
 def test_the_figure_of_budgets(two_students: pd.DataFrame) -> None:
     """A line for each method with a budget, in per cent of the images; the others go across."""
     one = two_students[two_students["student"] == "convnet"]
@@ -432,12 +419,21 @@ def test_the_tables_of_the_pages_are_those_of_their_csvs() -> None:
     parts = [fashion.as_text(here[here["label_fraction"] == fraction]) for fraction in (0.005, 0.01)]
     assert steps == "\n".join(parts)
     assert parts[0] in (STUDIES / "fashion.md").read_text()
+    grids, runs = (
+        [pd.read_csv(STUDIES / f"fashion/{rates}{name}.csv") for rates in ("", "rates_")]
+        for name in ("grid", "runs_by_steps")
+    )
+    chosen = fashion.best_of(grids, [table[table["downstream"] == table["source"]] for table in runs])
+    parts = [chosen[chosen["label_fraction"] == fraction] for fraction in (0.005, 0.01)]
+    equal = [studies.at_equal_steps(part, fashion.RATE_PAIRS, ["50img"], [20, 80, 320]) for part in parts]
+    written = {
+        "rates": [fashion.rates_as_text(part) for part in parts],
+        "rates_equal_steps": [studies.differences_as_text(part, "steps") for part in equal],
+    }
+    for name, texts in written.items():
+        assert (STUDIES / f"fashion/{name}.md").read_text() == "\n".join(texts)
+        assert texts[0] in (STUDIES / "fashion.md").read_text()
     assert (STUDIES / "digits/equal_steps.md").read_text() in (STUDIES / "digits.md").read_text()
-    accuracy, raised = (pd.read_csv(STUDIES / f"digits/{name}.csv") for name in ("accuracy", "targets"))
-    shares = {budget_label(share): share for share in (0.005, 0.02, 0.05, 0.1)}
-    targets = digits.targets_as_text(raised, accuracy, shares)
-    assert targets == (STUDIES / "digits/targets.md").read_text()
-    assert targets in (STUDIES / "digits.md").read_text()
     for study in ("digits", "fashion"):
         equal, runs = (pd.read_csv(STUDIES / study / f"{name}.csv") for name in ("equal_steps", "runs_by_steps"))
         row = equal[equal["steps"] == 320].iloc[0]
@@ -463,3 +459,28 @@ def test_the_table_of_steps() -> None:
     text = fashion.as_text(pd.DataFrame(rows, columns=["method", "steps", "mean"])).splitlines()
     assert text[0] == "| method | 20 | 80 |"
     assert text[2:] == ["| random | 64.0 | 65.5 |", "| mkdt | - | 68.2 |"]
+
+
+def test_the_better_of_two_grids() -> None:
+    """Each method and number of steps comes from the grid with the higher best validation, a mean over label fractions."""
+
+    def tables(rate: float, validation: dict[tuple[str, int], tuple[float, float]]) -> list[pd.DataFrame]:
+        rows = [
+            {"method": method, "steps": steps, "rate": rate, "label_fraction": fraction, "validation": value}
+            for (method, steps), values in validation.items()
+            for fraction, value in zip((0.01, 0.02), values, strict=True)
+        ]
+        grid = pd.DataFrame(rows)
+        return [grid, grid.assign(accuracy=100 * grid["label_fraction"] + rate).drop(columns="validation")]
+
+    low = tables(
+        0.1, {("random", 20): (60, 70), ("random", 80): (70, 70), ("mkdt", 20): (70, 70), ("random", 320): (1, 1)}
+    )
+    high = tables(1.0, {("random", 20): (59, 72), ("random", 80): (69, 70), ("mkdt", 20): (69, 70)})
+    chosen = fashion.best_of([low[0], high[0]], [low[1], high[1]])
+    rates = chosen.groupby(["method", "steps"])["rate"].unique().map(list).to_dict()
+    assert rates == {("random", 20): [1.0], ("random", 80): [0.1], ("mkdt", 20): [0.1]}
+    assert len(chosen) == 6
+    text = fashion.rates_as_text(chosen[chosen["label_fraction"] == 0.01]).splitlines()
+    assert text[0] == "| method | 20 | 80 |"
+    assert text[2:] == ["| mkdt | 1.1 (0.1) | - |", "| random | 2.0 (1) | 1.1 (0.1) |"]

@@ -21,6 +21,7 @@ from mkdt.errors import UserError
 from mkdt.export import export
 from mkdt.inspection import describe
 from mkdt.lineage import Family, place_of
+from mkdt.methods import SET_RULES, made_by
 from mkdt.models import build_backbone
 from mkdt.pretraining import pretrain_grid, snapshots
 from mkdt.standalone import standalone
@@ -243,12 +244,44 @@ def test_inspect_finds_a_flipped_bit_and_foreign_files(
         assert printed.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("rule", SET_RULES)
+def test_a_set_of_every_rule_is_taken_away(results: Path, tmp_path: Path, tiny: SyntheticSet, rule: str) -> None:
+    """Whatever made it: inspected with its kind, exported with a card that names its start."""
+    start = results / "study/sets/random/4img/0.safetensors"
+    artifacts.save(start, tiny.tensors(), stage="subset", parameters={}, inputs={})
+    (method, *_) = made_by(rule)
+    path = results / f"study/sets/{method}/4img/9.safetensors"
+    inputs = {"initial": Artifact(start).identity, "data": Artifact(results / "digits/data.safetensors").identity}
+    artifacts.save(path, tiny.tensors(), stage=rule, parameters={"count": 4}, inputs=inputs)
+    assert "a real subset" in describe(path) if rule == "subset" else "a distilled set (" in describe(path)
+    export(path, tmp_path / "out")
+    card = (tmp_path / "out/README.md").read_text()
+    assert ("Distillation started from a subset of them (`random`)" in card) == (rule != "subset")
+
+
+def test_experts_of_both_kinds_are_one_input(results: Path, tiny: SyntheticSet) -> None:
+    """A set names them by one digest; they are shown as so many, and each says what it is."""
+    folder = results / "study/ssl_experts"
+    for expert in range(2):
+        trajectory = {"trajectory": torch.full((3, 5), float(expert))}
+        artifacts.save(folder / f"{expert:03d}.safetensors", trajectory, stage="sslexperts", parameters={}, inputs={})
+    identities = [Artifact(folder / f"{expert:03d}.safetensors").identity for expert in range(2)]
+    path = results / "study/sets/mtt_ssl/4img/0.safetensors"
+    inputs = {"experts": artifacts.digest(identities)}
+    artifacts.save(path, tiny.tensors(), stage="mtt", parameters={}, inputs=inputs)
+    assert "study/ssl_experts, 2 experts" in describe(path)
+    text = describe(folder / "001.safetensors")
+    assert "an expert of SSL: 3 times its 5 weights" in text
+    assert "with the config of study" in text
+
+
 @pytest.mark.parametrize(
     ("path", "names"),
     [
         ("cifar/data", {"dataset": "cifar"}),
         ("cifar/bt/targets", {"source": "cifar", "teacher": "bt"}),
         ("cifar/bt/net/experts/012", {"source": "cifar", "teacher": "bt", "student": "net", "expert": "012"}),
+        ("e/ssl_experts/003", {"experiment": "e", "expert": "003"}),
         ("e/sets/random/1pct/3", {"experiment": "e", "method": "random", "budget": "1pct", "distill_seed": "3"}),
         ("e/report/summary", None),
     ],

@@ -4,8 +4,6 @@ rule track_sync:
     log:
         f"results/logs/{config['experiment']}/track_sync.log",
     localrule: True
-    conda:
-        ENVIRONMENT
     params:
         experiment=config["experiment"],
     script:

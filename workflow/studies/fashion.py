@@ -11,8 +11,10 @@ from mkdt.config import RESULTS, budget_label
 from mkdt.resources import read
 
 CONFIG = Path("config/studies/fashion.yaml")
+RATES = Path("config/studies/fashion_rates.yaml")
 PAGE = Path("docs/studies/fashion")
 PAIRS = [("mkdt", "random"), ("mkdt", "kmeans"), ("mkdt", "full"), ("mkdt_kmeans", "kmeans"), ("krr_st", "kmeans")]
+RATE_PAIRS = [("mkdt", "random"), ("mkdt", "kmeans"), ("mkdt", "full"), ("mkdt_kmeans", "kmeans")]
 
 
 def as_text(points: pd.DataFrame) -> str:
@@ -24,6 +26,40 @@ def as_text(points: pd.DataFrame) -> str:
     trained = points[points["steps"] > 0]
     steps = {step: f"{step:,}" for step in sorted(trained["steps"].unique())}
     return studies.crossed(trained, "method", "steps", steps, lambda row: f"{row['mean']:.1f}")
+
+
+def best_of(grids: list[pd.DataFrame], runs: list[pd.DataFrame]) -> pd.DataFrame:
+    """Rows of several grids' runs: for each method and number of steps those of the grid whose best rate validation prefers.
+
+    Args:
+        grids: as from ``studies.grid``, one an experiment.
+        runs: as from ``studies.runs_by_steps``, of the same experiments, of one downstream set.
+
+    Returns:
+        the rows that were chosen, of the methods and numbers of steps that all grids have.
+    """
+    point = ["method", "steps"]
+    # As rule probe chooses: by the mean over the label fractions.
+    best = [grid.groupby([*point, "rate"])["validation"].mean().groupby(point).max() for grid in grids]
+    chosen = pd.concat(best, axis=1, join="inner", keys=range(len(best))).idxmax(axis=1)
+    parts = []
+    for k, part in enumerate(runs):
+        where = pd.MultiIndex.from_frame(part[point])
+        parts.append(part[where.isin(chosen.index[chosen == k])])
+    return pd.concat(parts)
+
+
+def rates_as_text(runs: pd.DataFrame) -> str:
+    """Mean accuracy and the rate that was chosen, a row a method, a column a number of steps.
+
+    Args:
+        runs: as from ``best_of``, of one label fraction.
+    """
+    means = runs.groupby(["method", "steps"], sort=True).agg(accuracy=("accuracy", "mean"), rate=("rate", "first"))
+    steps = {step: f"{step:,}" for step in sorted(runs["steps"].unique())}
+    return studies.crossed(
+        means.reset_index(), "method", "steps", steps, lambda row: f"{row['accuracy']:.1f} ({row['rate']:g})"
+    )
 
 
 def main() -> None:
@@ -44,6 +80,17 @@ def main() -> None:
     write_text(PAGE / "equal_steps.md", "\n".join(studies.differences_as_text(part, "steps") for part in equal))
     report.save_figure(PAGE / "curve.png", report.plot_curve(points, config["methods"]))
     shutil.copyfile(RESULTS / config["experiment"] / "report/sets.png", PAGE / "sets.png")
+
+    config = read([CONFIG, RATES])
+    scores, _, _ = studies.tables(config)
+    higher = {"rates_grid": studies.grid(scores), "rates_runs_by_steps": studies.runs_by_steps(scores)}
+    for name, table in higher.items():
+        report.save_table(PAGE / f"{name}.csv", table)
+    chosen = best_of([made["grid"], higher["rates_grid"]], [runs, higher["rates_runs_by_steps"]])
+    parts = [chosen[chosen["label_fraction"] == fraction] for fraction in fractions]
+    write_text(PAGE / "rates.md", "\n".join(map(rates_as_text, parts)))
+    equal = [studies.at_equal_steps(part, RATE_PAIRS, budgets, config["pretrain"]["steps"]) for part in parts]
+    write_text(PAGE / "rates_equal_steps.md", "\n".join(studies.differences_as_text(part, "steps") for part in equal))
 
 
 if __name__ == "__main__":

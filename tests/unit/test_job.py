@@ -467,7 +467,7 @@ def test_a_run_has_a_readable_name_and_tags_to_filter_by(make: Any, monkeypatch:
     """What a table of a hundred runs needs; settings are parameters with dots."""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     given = make(tracking=True, step_size={"initial": 0.5})
-    given.rule, given.wildcards = "distill", {"budget": "1pct", "distill_seed": "0"}
+    given.rule, given.wildcards = "distill", {"method": "mkdt", "budget": "1pct", "distill_seed": "0"}
     with job.stage(given):
         pass
     (header,) = [record for record in records() if record["type"] == "run"]

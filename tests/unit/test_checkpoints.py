@@ -437,7 +437,7 @@ def test_weights_that_timm_cannot_fetch_and_a_missing_timm(
     with pytest.raises(UserError, match=r"timm could not provide weights for 'tiny'.*teacher\.checkpoint\.file"):
         load(None, size=8, model="timm:tiny")
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UserError, match=r"pip install 'mkdt\[timm\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[timm\]'"):
         load(None, size=8, model="timm:tiny")
 
 

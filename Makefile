@@ -99,7 +99,6 @@ study-what_matters: $(VENV)/.run  ## docs/studies/what_matters.md: table and fig
 
 study-digits: $(VENV)/.run  ## docs/studies/digits.md
 	$(BIN)/snakemake --cores $(CORES) --quiet rules --configfile config/studies/digits.yaml
-	$(BIN)/snakemake --cores $(CORES) --quiet rules --configfile config/studies/digits.yaml config/studies/digits_targets.yaml
 	$(BIN)/python workflow/studies/digits.py
 
 study-fashion: $(VENV)/.run  ## docs/studies/fashion.md; downloads Fashion-MNIST

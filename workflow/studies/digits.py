@@ -11,7 +11,6 @@ from mkdt.config import budget_label, has_budget
 from mkdt.resources import read
 
 CONFIG = Path("config/studies/digits.yaml")
-TARGETS = Path("config/studies/digits_targets.yaml")
 PAGE = Path("docs/studies/digits")
 PAIRS = [
     ("mkdt_random", "random"), ("mkdt_kmeans", "random"), ("krr_st", "random"), ("kmeans", "random"),
@@ -53,38 +52,16 @@ def as_text(summary: pd.DataFrame, shares: dict[str, float]) -> str:
     return studies.crossed(linear, "method", "budget", columns, cell)
 
 
-def targets_as_text(raised: pd.DataFrame, accuracy: pd.DataFrame, shares: dict[str, float]) -> str:
-    """What a rate of the targets that grows with the set is worth: paired differences, a row a budget and method.
-
-    Args:
-        raised: as from ``report.accuracies``, with the rate that grows.
-        accuracy: the same of the study.
-        shares: of the images, by budget label.
-    """
-    raised, accuracy = (table[table["evaluation"] == "linear"] for table in (raised, accuracy))
-    rows = []
-    for budget, share in shares.items():
-        fixed = {str(method): part for method, part in accuracy[accuracy["budget"] == budget].groupby("method")}
-        for method, part in raised[raised["budget"] == budget].groupby("method"):
-            others = (fixed[name] for name in ("random", "kmeans", str(method)))
-            differences = (report.spread(report.compare(part, other)) for other in others)
-            rows.append([f"{100 * share:g} %", str(method), f"{part['accuracy'].mean():.1f}", *differences])
-    return report.markdown(["budget", "method", "accuracy", "vs random", "vs kmeans", "vs the fixed rate"], rows) + "\n"
-
-
 def main() -> None:
     """Gather the scores, write what the page shows."""
     config = read([CONFIG])
     made = studies.save(PAGE, config)
     shares = {budget_label(budget): budget for budget in config["budgets"]}
     write_text(PAGE / "table.md", as_text(made["summary"], shares))
-    equal = studies.at_equal_steps(made["runs_by_steps"], PAIRS, list(shares), [80, 320, 1280])
+    equal = studies.at_equal_steps(made["runs_by_steps"], PAIRS, list(shares), [80, 320])
     report.save_table(PAGE / "equal_steps.csv", equal)
     write_text(PAGE / "equal_steps.md", studies.differences_as_text(equal[equal["steps"] == 320], "budget"))
     report.save_figure(PAGE / "budgets.png", plot(made["accuracy"], config["methods"], shares))
-    _, raised, _ = studies.tables(read([CONFIG, TARGETS]))
-    report.save_table(PAGE / "targets.csv", raised)
-    write_text(PAGE / "targets.md", targets_as_text(raised, made["accuracy"], shares))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ rule track_sync:
     log:
         f"results/logs/{config['experiment']}/track_sync.log",
     localrule: True
+    conda:
+        ENVIRONMENT
     params:
         experiment=config["experiment"],
     script:

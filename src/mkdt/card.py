@@ -154,7 +154,7 @@ def _source(file: Artifact, family: Family | None) -> str:
         )
     text += "\nWhat was made of images may be bound by their terms; this is no legal advice.\n"
     initial = family.ancestor(file.header, "subset")
-    if file.header["stage"] in SET_RULES[1:] and initial is not None:
+    if file.header["stage"] in set(SET_RULES) - {"subset"} and initial is not None:
         text += f"\nDistillation started from a subset of them (`{initial.path.parts[-3]}`).\n"
     if file.header["stage"] != "teacher":
         text += f"\n{_teacher(family.ancestor(file.header, 'teacher'))}\n"

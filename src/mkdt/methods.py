@@ -50,7 +50,7 @@ METHODS |= {
     for name, method in extensions.declared(Method, METHODS).items()
 }
 
-# The rules that make training sets; all but "subset", the first, distil.
+# The rules that make training sets.
 SET_RULES = tuple(dict.fromkeys(method.rule for method in METHODS.values() if method.rule is not None))
 
 

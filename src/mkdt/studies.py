@@ -16,8 +16,8 @@ Row = dict[Any, Any]
 POINT = [*report.KEYS, "rate", "steps"]
 
 
-def tables(config: Config) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Scores, test accuracies (``report.accuracies``) and summary (``report.summarise``) of an experiment.
+def read_scores(config: Config) -> pd.DataFrame:
+    """The rows of rule probe of an experiment.
 
     Unlike rule report it takes what is there, so that a page can be written before the last method is measured.
     Scores of methods and students that the config does not name are left out.
@@ -34,10 +34,14 @@ def tables(config: Config) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     ]
     if not files:
         raise UserError(f"{folder} holds no scores yet: run snakemake with the study's config first.")
-    scores = report.read_scores(files, config["source"])
-    budgets = _budgets(config, scores)
-    accuracy = report.accuracies(scores, budgets)
-    return scores, accuracy, report.summarise(accuracy, methods)
+    return report.read_scores(files, config["source"])
+
+
+def tables(config: Config) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Scores (``read_scores``), test accuracies (``report.accuracies``) and summary (``report.summarise``) of an experiment."""
+    scores = read_scores(config)
+    accuracy = report.accuracies(scores, _budgets(config, scores))
+    return scores, accuracy, report.summarise(accuracy, list(map(method_name, config["methods"])))
 
 
 def _budgets(config: Config, scores: pd.DataFrame) -> list[str]:

@@ -126,6 +126,7 @@ def check(config: Config) -> None:
             origin == "file" and method in METHODS and METHODS[method].teacher,
             f"methods: '{method}' needs the teacher itself, but targets.file brings representations only: leave it out.",
         )
+    _check_options(config)
     probe = config["probe"]
     _fail_if(
         probe["selection_draws"] > probe["label_draws"],
@@ -154,6 +155,28 @@ def check(config: Config) -> None:
                 f"methods: {method} and {slugs.get(slug)} would share the name '{slug}', rename one file.",
             )
             slugs[slug] = method
+
+
+def _check_options(config: Config) -> None:
+    """Options of methods of one's own: each declared, and of the type of its default."""
+    having = [name for name, method in METHODS.items() if method.options]
+    for name, given in config["options"].items():
+        _fail_if(
+            name not in having,
+            f"options.{name}: no method of this name declares options (CONTRIBUTING.md), known are {', '.join(having) or 'none'}.",
+        )
+        defaults = METHODS[name].options
+        for key, value in given.items():
+            _fail_if(key not in defaults, f"unknown key 'options.{name}.{key}'; known here are {', '.join(defaults)}.")
+            kind = type(defaults[key])
+            _fail_if(type(value) is not kind, f"options.{name}.{key} must be of type {kind.__name__}, got {value!r}.")
+    for name in config["methods"]:
+        own = cfg.own_options(config, name) if name in METHODS and METHODS[name].rule == "own" else {}
+        for key in {"iterations", "pictures"} & own.keys():
+            _fail_if(
+                type(own[key]) is not int or own[key] < 1,
+                f"options.{name}.{key} must be a whole number from 1 on, got {own[key]!r}.",
+            )
 
 
 def _check_path(key: str, path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ def load(raw: Mapping[str, Any]) -> Config:
     from mkdt.checks import check  # it asks this module for sizes
 
     config = conform(raw)
+    config["options"] = {name: _typed(name, given) for name, given in config["options"].items()}
     try:
         check(config)
         if config["scale"] == "smoke":
@@ -65,6 +67,18 @@ def load(raw: Mapping[str, Any]) -> Config:
     except OSError as error:  # a path too long, a disk that does not answer
         raise UserError(f"config: a path in it cannot be looked at ({error}).") from error
     return config
+
+
+def _typed(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a method of one's own in the types of their defaults, as far as they can be read so."""
+    found, defaults = dict(given), METHODS[method].options if method in METHODS else {}
+    for key, default in defaults.items():
+        if isinstance(found.get(key), str) and not isinstance(default, str):
+            with suppress(yaml.YAMLError):
+                found[key] = yaml.safe_load(found[key])
+        if isinstance(default, float) and type(found.get(key)) is int:
+            found[key] = float(found[key])
+    return found
 
 
 def facts_of(config: Config, dataset: str) -> Dataset:
@@ -169,6 +183,11 @@ def variants(config: Config, method: str) -> list[tuple[str, int]]:
     return [(budget, seed) for budget in budgets for seed in seeds]
 
 
+def own_options(config: Config, method: str) -> dict[str, Any]:
+    """The options that a method of one's own declares, with the config's values."""
+    return {**METHODS[method].options, **config["options"].get(method, {})}
+
+
 def gpus_per_job(config: Config, cluster: bool = False) -> int:
     """1 where the device is ``cuda``, or ``auto`` on a cluster or on a machine with an NVIDIA GPU; else 0."""
     device = config["compute"]["device"]
@@ -269,14 +288,16 @@ def settings(
         return seed | {"student": network(config["students"][config["student"]])} | training
     if stage == "subset":
         counts = {budget_label(value): budget_count(config, value) for value in config["budgets"]}
-        options = {"sas": config["sas"] | {"augment": config["teacher"]["augment"]}}
-        return seed | {"count": counts[budget]} | options.get(method, {})
+        sas = {"sas": config["sas"] | {"augment": config["teacher"]["augment"]}}
+        return seed | {"count": counts[budget]} | sas.get(method, {}) | own_options(config, method)
     if stage == "distill":
         rest = {k: v for k, v in config["distill"].items() if k != "init"}
         return seed | {"student": network(config["students"][config["student"]])} | rest
     if stage == "krr":
         rest = {k: v for k, v in config["krr_st"].items() if k not in {"init", "student"}}
         return seed | {"student": network(config["students"][config["krr_st"]["student"]])} | rest
+    if stage == "own":
+        return seed | {"student": network(config["students"][config["student"]])} | own_options(config, method)
     if stage == "pretrain":
         pretrain = config["pretrain"]
         grid: tuple[str, ...] = ("rates", "steps") if pretrain["protocol"] == "fair" else ("epochs",)

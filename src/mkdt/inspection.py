@@ -33,6 +33,7 @@ KINDS: dict[str, Callable[[Shape], str]] = {
     "subset": lambda shape: f"a real subset, {_images(shape)} with targets",
     "distill": lambda shape: f"a distilled set (MKDT), {_images(shape)} with targets",
     "krr": lambda shape: f"a distilled set (KRR-ST), {_images(shape)} with targets",
+    "own": lambda shape: f"a distilled set, {_images(shape)} with targets",
     "mtt": lambda shape: f"a distilled set (trajectories of SSL), {_images(shape)} with targets",
     "sslexperts": lambda shape: "an expert of SSL: {} times its {:,} weights, at the start and after each epoch".format(
         *shape("trajectory")

@@ -556,6 +556,8 @@ def _names(stage: str, path: str) -> dict[str, str]:
         return {"dataset": parts[0]}
     if stage == "subset":
         return {"method": parts[-3], "budget": parts[-2]}
+    if stage == "own":
+        return {"method": parts[-3]}
     if stage == "pretrain":
         return {"student": parts[-5], "method": parts[-4]}
     return {}

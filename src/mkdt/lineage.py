@@ -167,7 +167,7 @@ def same_code(place: Place, header: Header) -> bool:
     script, parameters = header["stage"], header["parameters"]
     if (script, True) in {("teacher", "checkpoint" in parameters), ("targets", "published" in parameters)}:
         script += "_import"
-    modules = [METHODS[place.names["method"]].module] if script == "subset" else []
+    modules = [METHODS[place.names["method"]].module] if script in {"subset", "own"} else []
     modules += own_modules(parameters["kind"]) if script == "data" else []
     modules += own_modules(parameters["student"]["architecture"]) if script in {"pretrain", "krr"} else []
     return code_digest(SCRIPTS / f"{script}.py", *modules) == header["code"]

@@ -206,7 +206,9 @@ def training_images(config: Config, budget: str) -> int:
     return counts.get(budget, cfg.train_images(config, config["source"]))
 
 
-def need(config: Config, stage: str, *, dataset: str = "", student: str = "", budget: str = "") -> Need:
+def need(
+    config: Config, stage: str, *, dataset: str = "", student: str = "", method: str = "", budget: str = ""
+) -> Need:
     """What one job of a stage needs.
 
     Args:
@@ -214,6 +216,7 @@ def need(config: Config, stage: str, *, dataset: str = "", student: str = "", bu
         stage: a rule's name; a batch of experts is ``experts``.
         dataset: for ``data``.
         student: for ``pretrain`` and ``probe``.
+        method: for ``own``.
         budget: for ``subset``, ``distill``, ``pretrain`` and ``probe``, as in the path (``1pct``, ``all``).
     """
     source = config["source"]
@@ -295,8 +298,10 @@ def need(config: Config, stage: str, *, dataset: str = "", student: str = "", bu
             seconds=count * (views * pixels / 3 * AUGMENT + 2 * few * dimension * 300 / CPU_RATE),
             disk=few * (FLOAT * (pixels + dimension) + LONG),
         )
-    if stage == "krr":
+    if stage in {"krr", "own"}:  # nothing is known of a method of one's own: KRR-ST with one student stands for it
         krr, few = config["krr_st"], training_images(config, budget)
+        if stage == "own":
+            krr = krr | {"student": config["student"], "students": 1} | cfg.own_options(config, method)
         size, real = student_size(config, krr["student"]), min(krr["batch"], count)
         tensors = few * (FLOAT * (pixels + dimension) + LONG)
         return Need(
@@ -446,12 +451,12 @@ def jobs(config: Config) -> list[tuple[str, dict[str, str]]]:
         elif rule is not None:
             init = cfg.initial_method(config, name)
             subsets |= {(init, budget, seed if METHODS[init].seeded else 0) for budget, seed in variants}
-            found += [(rule, {"budget": budget}) for budget, _ in variants]
+            found += [(rule, {"method": name, "budget": budget}) for budget, _ in variants]
     found += [("subset", {"budget": budget}) for _, budget, _ in sorted(subsets)]
     made = {*methods, *(name for name, _, _ in subsets)}
     if any(METHODS[name].experts for name in made if name in METHODS):
         found += [("experts", {})] * ceil(config["experts"]["count"] / config["experts"]["per_job"])
-    if "mtt_ssl" in methods:
+    if any(METHODS[name].rule == "mtt" for name in made if name in METHODS):
         found += [("sslexperts", {})] * ceil(config["experts"]["count"] / config["experts"]["per_job"])
     for student in config["pretrain"]["students"]:
         for name, variants in methods.items():

@@ -8,6 +8,7 @@ from math import isqrt
 from typing import Any
 
 from mkdt.catalog import DATASETS
+from mkdt.methods import METHODS
 
 ENDING = "_smoke"  # of all names, so that results of the two scales never mix
 LIMIT = 200  # images of each split
@@ -23,6 +24,7 @@ MOST: dict[str, dict[str, int]] = {
     "pretrain": {"seeds": 2, "rates": 2, "steps": 2, "epochs": 2, "batch": 32},
     "probe": {"label_draws": 2, "selection_draws": 1},
 }
+OWN = {"iterations": 4, "pictures": 2}  # the options that every method of the rule `own` has
 STEPS = (2, 4)  # of pre-training
 DISTILL_SEEDS = 1
 
@@ -39,6 +41,10 @@ def smoke(config: dict[str, Any], smallest: int) -> dict[str, Any]:
         for key, bound in most.items():
             value = small[section][key]
             small[section][key] = value[:bound] if isinstance(value, list) else min(value, bound)
+    for name in small["methods"]:
+        if name in METHODS and METHODS[name].rule == "own":
+            own = {**METHODS[name].options, **small["options"].get(name, {})}
+            small["options"][name] = own | {key: min(own[key], bound) for key, bound in OWN.items()}
     if small["probe"]["finetune"] is not None:
         finetune = small["probe"]["finetune"]
         small["probe"]["finetune"] = finetune | {

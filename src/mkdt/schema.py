@@ -129,11 +129,16 @@ def reference(schema_file: Path = SCHEMA, default_file: Path | None = None) -> s
         "# The config, key by key",
         "",
         "Made from `workflow/schemas/config.schema.yaml` by `make config-docs`. Defaults are those of `config/config.yaml`;",
-        "a file given with `--configfile`, and then `--config`, override single keys. *The paper* is arXiv 2410.02116.",
+        "a file given with `--configfile`, and then `--config`, override single keys. `NAME` is any name;",
+        "*the paper* is arXiv 2410.02116.",
         "",
         "| key | default | meaning |",
         "|---|---|---|",
     ]
+
+    def row(key: str, default: str, node: Mapping[str, Any]) -> str:
+        meaning = _resolve(node, schema)["description"].replace("|", "\\|")  # a bar would end the cell
+        return " ".join(f"| `{key}` | {default} | {meaning} |".split())
 
     def walk(node: Mapping[str, Any], value: Any, key: str) -> None:
         node = _resolve(node, schema)
@@ -141,17 +146,15 @@ def reference(schema_file: Path = SCHEMA, default_file: Path | None = None) -> s
         entry = node.get("additionalProperties")
         if children is None and isinstance(entry, dict):
             lines.append(f"| `{key}` | | {node['description']} |")
-            first = next(iter(value.values()))
-            for child, inner in entry["properties"].items():
-                walk(inner, first.get(child), f"{key}.NAME.{child}")
+            for child, inner in entry.get("properties", {}).items():
+                lines.append(row(f"{key}.NAME.{child}", "", inner))
         elif children is not None:
             if key:
                 lines.append(f"| `{key}` | | {node['description']} |")
             for child, inner in children.items():
                 walk(inner, None if value is None else value.get(child), f"{key}.{child}" if key else child)
         else:
-            meaning = node["description"].replace("|", "\\|")  # a bar would end the cell
-            lines.append(f"| `{key}` | `{json.dumps(value)}` | {meaning} |")
+            lines.append(row(key, f"`{json.dumps(value)}`", node))
 
     walk(schema, default, "")
     return "\n".join(lines) + "\n"

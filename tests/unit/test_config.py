@@ -329,7 +329,7 @@ def test_any_value_anywhere_is_taken_or_explained(key: str, inner: int, value: A
     """Whatever stands at a key, the answer is a config or one sentence, never another exception."""
     over: Any = value
     if isinstance(DEFAULT[key], dict):
-        names = sorted(DEFAULT[key])
+        names = sorted(DEFAULT[key]) or ["random"]  # `options` is empty
         over = {names[inner % len(names)]: value}
     with contextlib.suppress(UserError):
         cfg.load(merged(DEFAULT, {key: over}))

@@ -1,14 +1,24 @@
 """Extensions: what a file declares is read without running it; whatever cannot be read is named."""
 
+import copy
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+import yaml
 
-from mkdt import extensions
+import mkdt.config as cfg
+from mkdt import extensions, methods, resources
 from mkdt.catalog import Dataset
 from mkdt.errors import UserError
 from mkdt.extensions import Architecture, declared, own_modules
-from mkdt.methods import Method
+from mkdt.methods import METHODS, Method
+from mkdt.subset import Source
+from mkdt.synthetic import SyntheticSet
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -53,3 +63,120 @@ def test_a_name_that_is_taken_is_refused(folder: Path) -> None:
     (folder / "random.py").write_text("METHOD = Method()\n")
     with pytest.raises(UserError, match="'random' is taken"):
         declared(Method, ["random"])
+
+
+DISTILS = (
+    'METHOD = Method(rule="own", seeded=True, options={"iterations": 50, "pictures": 4, "lr": 0.1, "why": "so"})\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (DISTILS.replace("own", "krr"), "the rule 'krr': expected 'own'"),
+        ('METHOD = Method(rule="own", options={"pictures": 1})\n', "its options need 'iterations'"),
+        (DISTILS.replace("seeded=True", 'init="mkdt"'), "init 'mkdt', which is no subset method"),
+    ],
+)
+def test_a_method_that_cannot_be_made_is_one_sentence(folder: Path, text: str, words: str) -> None:
+    """It names the file."""
+    (folder / "mine.py").write_text(text)
+    with pytest.raises(UserError, match=words) as caught:
+        methods._own()
+    assert "mine.py" in str(caught.value)
+
+
+@pytest.fixture
+def default(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The default config with a method that distils, which starts from another extension's subset."""
+    monkeypatch.chdir(REPOSITORY)
+    (folder / "far.py").write_text('METHOD = Method(options={"power": 2})\n')
+    (folder / "mine.py").write_text(DISTILS.replace("seeded", 'init="far", seeded'))
+    for name, method in methods._own().items():
+        monkeypatch.setitem(METHODS, name, method)
+    config: dict[str, Any] = yaml.safe_load((REPOSITORY / "config/config.yaml").read_text())
+    return config | {"methods": ["random", "mine"]}
+
+
+def test_options_are_settings_of_their_method_alone(default: dict[str, Any]) -> None:
+    """From the file, over it from the config, also as the command line gives them; scaled down with the rest."""
+    config = cfg.load(default | {"options": {"mine": {"iterations": "20", "lr": "1"}, "far": {"power": 3}}})
+    settings = cfg.settings(config, "own", method="mine")
+    assert {key: settings[key] for key in METHODS["mine"].options} == {
+        "iterations": 20,
+        "pictures": 4,
+        "lr": 1.0,
+        "why": "so",
+    }
+    assert isinstance(settings["lr"], float)
+    assert settings["student"]["architecture"] == "convnet"
+    assert cfg.settings(config, "subset", method="far", budget="1pct")["power"] == 3
+    assert "power" not in cfg.settings(config, "subset", method="random", budget="1pct")
+    assert cfg.initial_method(config, "mine") == "far"
+    small = cfg.load(default | {"scale": "smoke"})
+    assert cfg.own_options(small, "mine") == {"iterations": 4, "pictures": 2, "lr": 0.1, "why": "so"}
+
+
+def test_a_job_of_a_method_of_ones_own_is_planned(default: dict[str, Any]) -> None:
+    """More iterations need more time; its subset is made too."""
+    jobs = resources.jobs(cfg.load(default))
+    assert ("own", {"method": "mine", "budget": "1pct"}) in jobs
+    assert sum(stage == "subset" for stage, _ in jobs) == len(default["distill_seeds"]) + 1
+    few, many = (
+        resources.need(
+            cfg.load(default | {"options": {"mine": {"iterations": n}}}), "own", method="mine", budget="1pct"
+        )
+        for n in (10, 1000)
+    )
+    assert many.steps == 100 * few.steps
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"random": {"x": 1}}, "options.random: no method of this name declares options"),
+        ({"mine": {"rate": 1}}, "unknown key 'options.mine.rate'; known here are iterations, pictures, lr, why"),
+        ({"mine": {"lr": "fast"}}, "options.mine.lr must be of type float, got 'fast'"),
+        ({"mine": {"why": 3}}, "options.mine.why must be of type str, got 3"),
+        ({"mine": {"iterations": 0}}, "options.mine.iterations must be a whole number from 1 on, got 0"),
+        ({"mine": {"iterations": True}}, "options.mine.iterations must be of type int"),
+        ({"mine": 3}, "options.mine must be of type object"),
+    ],
+)
+def test_bad_options_are_one_sentence(default: dict[str, Any], options: Any, words: str) -> None:
+    """The key, what was expected, the value."""
+    with pytest.raises(UserError) as caught:
+        cfg.load(default | {"options": options})
+    assert words in str(caught.value)
+
+
+def test_the_distillation_of_the_page_goes_on_with_the_same_bits(spec: dict[str, Any]) -> None:
+    """CONTRIBUTING.md's example, from each of its states."""
+    page = (REPOSITORY / "CONTRIBUTING.md").read_text()
+    (text,) = re.findall(r"extensions/mean_match\.py`:\n\n```python\n(.*?)```", page, re.DOTALL)
+    module: dict[str, Any] = {}
+    exec(text, module)
+    stream = torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (30, 1, 8, 8), generator=stream, dtype=torch.uint8)
+    targets, mean, std = torch.randn(30, 3, generator=stream), torch.full((1,), 0.5), torch.full((1,), 0.3)
+    rows = torch.arange(5)
+    start = SyntheticSet((pixels[:5] / 255 - 0.5) / 0.3, targets[:5], torch.tensor(0.1), mean, std, rows)
+    losses: list[float] = []
+    states: list[dict[str, Any]] = []
+
+    def run(state: dict[str, Any] | None) -> tuple[SyntheticSet, torch.Tensor]:
+        found: tuple[SyntheticSet, torch.Tensor] = module["mean_match_set"](
+            start, Source(pixels, mean, std, targets), spec, module["METHOD"].options | {"iterations": 6, "batch": 30},
+            seed=0, distill_seed=1, device=torch.device("cpu"), state=state,
+            report=lambda step, values, pictures: losses.append(values["loss"]),
+            checkpoint=lambda make: states.append(copy.deepcopy(make())),
+        )  # fmt: skip
+        return found
+
+    straight, history = run(None)
+    assert len(losses) == 6
+    assert not torch.equal(straight.images, start.images)
+    for state in states[:6]:
+        again, pictures = run(state)
+        assert torch.equal(again.images, straight.images)
+        assert torch.equal(pictures, history)

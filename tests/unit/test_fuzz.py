@@ -46,7 +46,7 @@ def of_kind(kind: str, node: dict[str, Any]) -> st.SearchStrategy[Any]:
         known, other = node.get("properties", {}), node.get("additionalProperties")
         if isinstance(other, dict):
             return st.dictionaries(st.sampled_from(["a", "b-2", "C_3"]), of_schema(other), min_size=1)
-        required = {key: of_schema(known[key]) for key in node["required"]}
+        required = {key: of_schema(known[key]) for key in node.get("required", [])}
         return st.fixed_dictionaries(
             required, optional={key: of_schema(known[key]) for key in known if key not in required}
         )
@@ -78,7 +78,7 @@ def some(draw: Draw, values: list[Any], least: int = 1) -> list[Any]:
 def valid(draw: Draw) -> dict[str, Any]:
     """A whole config from the schema, in which what depends on other keys is put right: it must be taken."""
     config = draw(of_schema(GRAMMAR))
-    config["experiment"] = "fuzz"
+    config |= {"experiment": "fuzz", "options": {}}  # no extension is here to have options
     for name in list(config["datasets"]):
         facts = DATASETS[draw(st.sampled_from(sorted(DATASETS)))]
         kind = next(kind for kind in DATASETS if DATASETS[kind] is facts)

@@ -244,7 +244,7 @@ def test_levels_of_another_budget_are_held_against_the_first_of_theirs(
     assert table.loc[[("VICReg", "mkdt"), ("default", "mkdt")], "vs_default"].isna().all()
 
 
-def test_a_level_that_diverged_or_is_missing_has_no_figure_and_is_no_baseline(
+def test_a_method_that_diverged_or_is_missing_has_no_figure_and_is_no_baseline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is measured once, its file says why; what would be held against it is held against nothing else instead."""
@@ -254,7 +254,7 @@ def test_a_level_that_diverged_or_is_missing_has_no_figure_and_is_no_baseline(
     (tmp_path / "cache").mkdir()
 
     def rows(level: Any, method: str, init: str) -> list[dict[str, Any]]:
-        if level.config["distill"]["steps"] == 3:
+        if method == "mkdt" and level.config["distill"]["steps"] == 3:
             raise Diverged("distill: diverged, in iteration 288.")
         where = {"method": method, "distill_seed": 0, "label_draw": 0, "rate": 0.1, "steps": 2}
         return [where | {"seed": seed, "accuracy": level.config["distill"]["steps"]} for seed in (0, 1)]
@@ -264,12 +264,21 @@ def test_a_level_that_diverged_or_is_missing_has_no_figure_and_is_no_baseline(
     levels[0] |= {"methods": ["random", "mkdt"]}
     study = TINY | {"levels": levels}
     what_matters.measure(study)
-    assert (tmp_path / "runs/N_3.csv").read_text() == 'diverged\n"distill: diverged, in iteration 288."\n'
+    kept = pd.read_csv(tmp_path / "runs/N_3.csv").set_index("method")
+    assert kept.loc["mkdt", "diverged"] == "distill: diverged, in iteration 288."
+    assert kept.loc["random", "accuracy"].tolist() == [3, 3]
     table = what_matters.summarise(study)
-    assert table[["level", "accuracy"]].to_numpy().tolist() == [[2, 2.0], [4, 4.0]]
-    assert not any(column.startswith(("vs_", "recovered")) for column in table)
+    found = table[["level", "method", "accuracy", "vs_random"]].fillna(0).to_numpy().tolist()
+    assert found == [[3, "random", 3.0, 0], [2, "mkdt", 2.0, -1], [4, "mkdt", 4.0, 1]]
+    assert not any(column.startswith(("vs_default", "recovered")) for column in table)
     (tmp_path / "runs/N_3.csv").unlink()
-    assert what_matters.summarise(study).equals(table)
+    assert what_matters.summarise(study)[["level", "accuracy"]].to_numpy().tolist() == [[2, 2.0], [4, 4.0]]
+
+
+def test_a_point_of_the_grid_at_which_students_diverged_is_not_chosen() -> None:
+    """However good those are that are left."""
+    rows = pd.DataFrame({"method": "mkdt", "steps": 2, "rate": [0.1, 0.1, 0.3], "accuracy": [60.0, 62.0, 90.0]})
+    assert what_matters.chosen(rows, "mkdt")["accuracy"].tolist() == [60, 62]
 
 
 @pytest.mark.slow

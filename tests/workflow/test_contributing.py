@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md is true: its three files, put where it says and nothing else changed, go through the whole workflow."""
+"""CONTRIBUTING.md is true: its four files, put where it says and nothing else changed, go through the whole workflow."""
 
 import re
 import subprocess
@@ -19,7 +19,7 @@ def test_a_method_a_data_set_and_a_student_are_one_file_each(project: Project) -
     """Made, compared, inspected, exported; a change of one file reruns what uses it and nothing else."""
     page = (REPOSITORY / "CONTRIBUTING.md").read_text()
     files = re.findall(r"`(src/mkdt/extensions/\w+\.py)`:\n\n```python\n(.*?)```", page, re.DOTALL)
-    assert len(files) == 3
+    assert len(files) == 4
     for path, text in files:
         (project.folder / path).write_text(text)
     (config,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
@@ -29,7 +29,7 @@ def test_a_method_a_data_set_and_a_student_are_one_file_each(project: Project) -
     (project.folder / "tiny.yaml").write_text(yaml.safe_dump(merge(tiny, yaml.safe_load(config))))
     project.run()
     accuracy = pd.read_csv(project.folder / "results/stripes/report/accuracy.csv")
-    assert set(accuracy["method"]) == {"random", "farthest", "mkdt"}
+    assert set(accuracy["method"]) == {"random", "farthest", "mkdt", "mean_match"}
     assert set(accuracy["student"]) == {"convnet", "perceptron"}
     rows = Artifact(project.folder / "results/stripes/sets/farthest/6img/0.safetensors").tensor("init_index")
     assert len(rows.unique()) == 6
@@ -58,6 +58,6 @@ def test_a_method_a_data_set_and_a_student_are_one_file_each(project: Project) -
     extension.write_text(extension.read_text().replace("nn.ReLU()", "nn.Tanh()"))
     planned = project.planned()
     assert set(planned) == {
-        f"{rule} {method}" for rule in ("pretrain", "probe") for method in ("random", "farthest", "mkdt")
+        f"{rule} {method}" for rule in ("pretrain", "probe") for method in ("random", "farthest", "mkdt", "mean_match")
     } | {"report"}
     assert planned["pretrain mkdt"] == 2

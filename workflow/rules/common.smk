@@ -64,7 +64,7 @@ USES_EXPERTS = any(METHODS[method].experts for method in [*MADE, *STARTS])
 EXPERTS = [f"{EXPERT_FOLDER}/{expert:03d}.safetensors" for expert in range(config["experts"]["count"])] * USES_EXPERTS
 SSL_EXPERTS = [f"{EXPERIMENT}/ssl_experts/{expert:03d}.safetensors" for expert in range(config["experts"]["count"])]
 MATCHED = [variant for variant in VARIANTS if variant["method"] in [*made_by("distill"), *made_by("mtt")]]
-SYNTHETIC = [*MATCHED, *(variant for variant in VARIANTS if variant["method"] in made_by("krr"))]
+SYNTHETIC = [variant for variant in VARIANTS if variant["method"] in MADE and METHODS[variant["method"]].distilled]
 REAL = [TRAINING_SET.format(**variant) for variant in VARIANTS if variant["method"] in made_by("subset")]
 DISTILLED = [
     TRAINING_SET.format(**variant).replace(".safetensors", f".{kind}")
@@ -148,7 +148,7 @@ def students(wildcards):
 
 def needs(stage, wildcards):
     """What a job needs, from the sizes in the config."""
-    given = {key: wildcards[key] for key in ("dataset", "student", "budget") if key in wildcards.keys()}
+    given = {key: wildcards[key] for key in ("dataset", "student", "method", "budget") if key in wildcards.keys()}
     return resources.need(config, stage, **given)
 
 

@@ -7,25 +7,17 @@ import torch
 from mkdt import job
 from mkdt.data import normalise
 from mkdt.methods import METHODS
-from mkdt.subset import STEP_SIZE, Source
+from mkdt.selection import open_source
+from mkdt.subset import STEP_SIZE
 from mkdt.synthetic import SyntheticSet
-from mkdt.teacher import load_teacher
 
 with job.stage(snakemake) as stage:
     method = stage.wildcards.method
-    data = stage.open("data", stage.input.data, "data")
-    targets = stage.open("targets", stage.input.targets, "targets").tensor("targets")
-    images, mean, std = (data.tensor(name) for name in ("train_images", "mean", "std"))
-    losses = []
-    if METHODS[method].experts:
-        losses = [file.tensor("losses") for file in stage.open_all("experts", stage.input.experts, "experts")]
-    teacher, own_mean, own_std = None, mean, std
-    if METHODS[method].teacher:
-        file = stage.open("teacher", stage.input.teacher, "teacher")
-        teacher, own_mean, own_std = load_teacher(file, *images.shape[1:3], mean, std)
-    source = Source(images, own_mean, own_std, targets, losses, teacher, stage.device)
+    source = open_source(stage, method)
     select = getattr(import_module(f"mkdt.{METHODS[method].module}"), f"{method}_subset")
     rows = select(source, stage.settings, stage.seed, int(stage.wildcards.distill_seed))
+    data = stage.open("data", stage.input.data, "data")  # a teacher may have statistics of its own
+    mean, std = data.tensor("mean"), data.tensor("std")
     step_size = torch.tensor(STEP_SIZE)
-    subset = SyntheticSet(normalise(images[rows], mean, std), targets[rows], step_size, mean, std, rows)
+    subset = SyntheticSet(normalise(source.images[rows], mean, std), source.targets[rows], step_size, mean, std, rows)
     stage.save(stage.output[0], subset.tensors())

@@ -193,14 +193,15 @@ def measure(study: Settings) -> None:
         config = reduce(merge, [default, study["base"], study["defaults"], entry.get("config", {})])
         level, rows = Level(cfg.load(config)), []
         # The probe is small: threads of BLAS that wait for a busy core made it many times slower.
-        try:
-            with threadpool_limits(1):
-                for method in entry.get("methods", ["mkdt"]):
+        with threadpool_limits(1):
+            for method in entry.get("methods", ["mkdt"]):
+                said = "done"
+                try:
                     rows += level.rows(method, entry.get("init", "random"))
-                    print(f"{entry['factor']}, {entry['level']}: {method} done", flush=True)
-        except Diverged as error:  # then the level has no figure, and its file says why
-            print(f"{entry['factor']}, {entry['level']}: {error}", flush=True)
-            rows = [{"diverged": str(error)}]
+                except Diverged as error:  # then the method has no figure there, and the file says why
+                    said = str(error)
+                    rows.append({"method": method, "diverged": said})
+                print(f"{entry['factor']}, {entry['level']}: {method} {said}", flush=True)
         save_table(path, pd.DataFrame(rows))
 
 
@@ -210,8 +211,10 @@ def run_file(entry: Settings) -> Path:
 
 
 def chosen(rows: pd.DataFrame, method: str) -> pd.DataFrame:
-    """The rows of a method at the point of its grid with the best mean accuracy."""
+    """The rows of a method at the point of its grid with the best mean accuracy, of the points at which no student diverged."""
     part = rows[rows["method"] == method]
+    students = part.groupby(["rate", "steps"])["accuracy"].transform("size")
+    part = part[students == students.max()]
     rate, steps = cast(tuple[float, int], part.groupby(["rate", "steps"])["accuracy"].mean().idxmax())
     return part[(part["rate"] == rate) & (part["steps"] == steps)]
 
@@ -228,7 +231,7 @@ def summarise(study: Settings) -> pd.DataFrame:
     lines = []
     for entry in study["levels"]:
         rows = pd.read_csv(run_file(entry)) if run_file(entry).is_file() else nothing
-        rows = nothing if "diverged" in rows else rows
+        rows = rows[rows["diverged"].isna()] if "diverged" in rows else rows
         budget = merge(study["base"], entry.get("config", {}))["budgets"][0]
         first, start = (rows if first is None else first), starts.setdefault(budget, rows)
         has = set(rows["method"])
@@ -258,7 +261,7 @@ def as_text(table: pd.DataFrame) -> str:
     """The table of the page."""
     rows = []
     for line in table.to_dict("records"):
-        point = f"{line['rate']:g}, {line['steps']}" if line["steps"] else "-"
+        point = f"{line['rate']:g}, {line['steps']:.0f}" if line["steps"] else "-"
         named = [str(line[key]) for key in ("factor", "level", "method")]
         against = [spread(line, [f"vs_{name}{end}" for end in ("", "_low", "_high")]) for name in ("random", "default")]
         rows.append([*named, point, f"{line['accuracy']:.1f}", share(line["recovered"]), *against])

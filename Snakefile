@@ -38,7 +38,11 @@ include: "workflow/rules/subset.smk"  # real subsets
 include: "workflow/rules/distill.smk"  # trajectory matching: the synthetic set
 include: "workflow/rules/krr.smk"  # another distillation: kernel ridge regression
 include: "workflow/rules/mtt.smk"  # and what fails: matching the trajectories of SSL itself
-include: "workflow/rules/own.smk"  # a distillation method of your own, one file (CONTRIBUTING.md)
+if made_by("own"):
+
+    include: "workflow/rules/own.smk"  # distillation methods of your own, one file each (CONTRIBUTING.md)
+
+
 include: "workflow/rules/pretrain.smk"  # fresh students, pre-trained on each set
 include: "workflow/rules/probe.smk"  # linear probe on few labels
 include: "workflow/rules/report.smk"  # tables, figures and the page

@@ -43,6 +43,7 @@ STUDY = Path("config/studies/what_matters.yaml")
 CACHE = cfg.RESULTS / "what_matters"
 RUNS = Path("docs/studies/what_matters/runs")
 CPU = torch.device("cpu")
+WIDEST = 8.0  # points to each side in the figure: one set that failed must not hide the others
 TUNED = ("mkdt", "krr_st", "sas")
 Settings = dict[str, Any]
 
@@ -276,9 +277,13 @@ def plot(table: pd.DataFrame) -> Figure:
     part = (
         part.drop(columns="level").assign(level=part["factor"] + ": " + part["level"].astype(str)).rename(columns=names)
     )
+    beyond = part[["low", "high"]].abs().max(axis=1) > WIDEST
+    part.loc[beyond, "level"] += part.loc[beyond, "difference"].map(" ({:+.1f}, beyond the axis)".format)
     figure = Figure(figsize=(7, 0.8 + 0.32 * len(part)), layout="constrained")
     axis = figure.subplots()
     draw_differences(axis, part, ["mkdt"], by=["level"])
+    if beyond.any():
+        axis.set_xlim(-WIDEST, WIDEST)
     axis.set_xlabel("difference to the default (points, 95 % interval)")
     return figure
 

@@ -38,6 +38,8 @@ include: "workflow/rules/subset.smk"  # real subsets
 include: "workflow/rules/distill.smk"  # trajectory matching: the synthetic set
 include: "workflow/rules/krr.smk"  # another distillation: kernel ridge regression
 include: "workflow/rules/mtt.smk"  # and what fails: matching the trajectories of SSL itself
+
+
 if made_by("own"):
 
     include: "workflow/rules/own.smk"  # distillation methods of your own, one file each (CONTRIBUTING.md)

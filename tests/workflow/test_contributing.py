@@ -61,3 +61,15 @@ def test_a_method_a_data_set_and_a_student_are_one_file_each(project: Project) -
         f"{rule} {method}" for rule in ("pretrain", "probe") for method in ("random", "farthest", "mkdt", "mean_match")
     } | {"report"}
     assert planned["pretrain mkdt"] == 2
+
+    extension.write_text(extension.read_text().replace("nn.Tanh()", "nn.ReLU()"))
+    distilled = "results/stripes/sets/mean_match/6img/0.safetensors"
+    said = run(*mkdt, "inspect", distilled)
+    assert "a distilled set, 6 images of 1x8x8 with targets" in said
+    assert "iterations 8" in said
+    assert "but the" not in said
+    run(*mkdt, "export", distilled, "--to", "set")
+    settings = project.folder / "tiny.yaml"
+    settings.write_text(settings.read_text().replace("iterations: 8", "iterations: 9"))
+    planned = project.planned()
+    assert set(planned) == {"own mean_match", "pretrain mean_match", "probe mean_match", "report"}

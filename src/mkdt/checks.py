@@ -122,8 +122,9 @@ def check(config: Config) -> None:
             f"batch norm of students.{name} cannot take: change pretrain.batch or budgets.",
         )
     for method in config["methods"]:
+        made = [METHODS[name] for name in (method, METHODS[method].init) if name] if method in METHODS else []
         _fail_if(
-            origin == "file" and method in METHODS and METHODS[method].teacher,
+            origin == "file" and any(one.teacher for one in made),
             f"methods: '{method}' needs the teacher itself, but targets.file brings representations only: leave it out.",
         )
     _check_options(config)

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,17 @@ def test_bad_options_are_one_sentence(default: dict[str, Any], options: Any, wor
     with pytest.raises(UserError) as caught:
         cfg.load(default | {"options": options})
     assert words in str(caught.value)
+
+
+def test_a_start_that_needs_the_teacher_is_refused_where_there_is_none(
+    default: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where targets are brought, a set that starts from SAS cannot be made either."""
+    monkeypatch.setitem(METHODS, "mine", replace(METHODS["mine"], init="sas"))
+    (folder / "targets.npy").touch()
+    cfg.load(default | {"methods": ["mine"]})
+    with pytest.raises(UserError, match="'mine' needs the teacher itself"):
+        cfg.load(default | {"methods": ["mine"], "targets": {"file": str(folder / "targets.npy")}})
 
 
 def test_the_distillation_of_the_page_goes_on_with_the_same_bits(spec: dict[str, Any]) -> None:

@@ -64,6 +64,8 @@ def _own() -> dict[str, Method]:
         file, rule = extensions.FOLDER / f"{name}.py", method.rule or "subset"
         if rule not in {"subset", "own"}:
             raise UserError(f"{file}: METHOD has the rule '{rule}': expected 'own' (it distils) or none (a subset).")
+        if not isinstance(method.options, dict):
+            raise UserError(f"{file}: METHOD has options {method.options!r}: expected names with their defaults.")
         missing = {"iterations", "pictures"} - method.options.keys()
         if rule == "own" and missing:
             raise UserError(f"{file}: METHOD distils, so its options need '{min(missing)}', a whole number.")

@@ -76,6 +76,7 @@ DISTILS = (
     [
         (DISTILS.replace("own", "krr"), "the rule 'krr': expected 'own'"),
         ('METHOD = Method(rule="own", options={"pictures": 1})\n', "its options need 'iterations'"),
+        ("METHOD = Method(options=5)\n", "expected names with their defaults"),
         (DISTILS.replace("seeded=True", 'init="mkdt"'), "init 'mkdt', which is no subset method"),
     ],
 )

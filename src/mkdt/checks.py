@@ -11,6 +11,7 @@ from mkdt.catalog import DATASETS
 from mkdt.config import Config
 from mkdt.errors import UserError
 from mkdt.methods import METHODS, made_by
+from mkdt.schema import LARGEST
 
 
 def _fail_if(condition: bool, sentence: str) -> None:
@@ -171,8 +172,13 @@ def _check_options(config: Config) -> None:
             _fail_if(key not in defaults, f"unknown key 'options.{name}.{key}'; known here are {', '.join(defaults)}.")
             kind = type(defaults[key])
             _fail_if(type(value) is not kind, f"options.{name}.{key} must be of type {kind.__name__}, got {value!r}.")
-    for name in config["methods"]:
-        own = cfg.own_options(config, name) if name in METHODS and METHODS[name].rule == "own" else {}
+    for name in {*config["methods"], *config["options"]} & METHODS.keys():
+        for key, value in cfg.own_options(config, name).items():
+            _fail_if(
+                isinstance(value, int | float) and not abs(value) <= LARGEST,
+                f"options.{name}.{key} must be finite and at most {LARGEST:g} in size, got {str(value)[:30]}.",
+            )
+        own = cfg.own_options(config, name) if METHODS[name].rule == "own" else {}
         for key in {"iterations", "pictures"} & own.keys():
             _fail_if(
                 type(own[key]) is not int or own[key] < 1,

@@ -5,7 +5,6 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from mkdt.errors import UserError
 from mkdt.folders import find
 from mkdt.methods import METHODS
 from mkdt.scale import smoke
-from mkdt.schema import conform, flat
+from mkdt.schema import LARGEST, coerce, conform, flat
 
 Config = dict[str, Any]
 
@@ -71,14 +70,12 @@ def load(raw: Mapping[str, Any]) -> Config:
 
 def _typed(method: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a method of one's own in the types of their defaults, as far as they can be read so."""
-    found, defaults = dict(given), METHODS[method].options if method in METHODS else {}
-    for key, default in defaults.items():
-        if isinstance(found.get(key), str) and not isinstance(default, str):
-            with suppress(yaml.YAMLError):
-                found[key] = yaml.safe_load(found[key])
-        if isinstance(default, float) and type(found.get(key)) is int:
-            found[key] = float(found[key])
-    return found
+    defaults = METHODS[method].options if method in METHODS else {}
+    names = {bool: "boolean", int: "integer", float: "number", str: "string"}
+    kinds = {key: {"type": names[type(default)]} for key, default in defaults.items()}
+    found: dict[str, Any] = coerce(dict(given), {"properties": kinds}, {})
+    whole = {key for key, value in found.items() if type(value) is int and type(defaults.get(key)) is float}
+    return {key: float(value) if key in whole and abs(value) < LARGEST else value for key, value in found.items()}
 
 
 def facts_of(config: Config, dataset: str) -> Dataset:

@@ -249,7 +249,7 @@ class Stage:
         initial = load_synthetic(self.input.initial, "subset")
         state = self.resume()
         self.show(0, initial.pixels())
-        self.expect(self.settings["iterations"], "iteration", state["iteration"] if state else 0)
+        self.expect(self.settings["iterations"], "iteration", state.get("iteration", 0) if state else 0)
         synthetic, history = distiller(
             initial,
             *inputs,

@@ -51,10 +51,25 @@ METHODS = {
     "teacher": Method(teacher=True),
 }
 
+RESERVED = ("seed", "count", "student")  # settings that every subset or distillation is given
+
 
 def made_by(rule: str) -> list[str]:
     """The methods whose set a rule makes."""
     return [name for name, method in METHODS.items() if method.rule == rule]
+
+
+def _check_options(where: str, options: object, needed: set[str]) -> None:
+    """Names that no stage uses itself, with defaults that a config can override."""
+    if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
+        raise UserError(f"{where} has options {options!r}: expected names with their defaults.")
+    for name, default in options.items():
+        if name in RESERVED:
+            raise UserError(f"{where} has an option '{name}', which is a setting of all methods: rename it.")
+        if type(default) not in (bool, int, float, str):
+            raise UserError(f"{where} has an option '{name}' that is no number, text, True or False: {default!r}.")
+    if needed - options.keys():
+        raise UserError(f"{where} distils, so its options need '{min(needed - options.keys())}', a whole number.")
 
 
 def _own() -> dict[str, Method]:
@@ -62,15 +77,19 @@ def _own() -> dict[str, Method]:
     found, declared = {}, extensions.declared(Method, METHODS)
     for name, method in declared.items():
         file, rule = extensions.FOLDER / f"{name}.py", method.rule or "subset"
-        if rule not in {"subset", "own"}:
-            raise UserError(f"{file}: METHOD has the rule '{rule}': expected 'own' (it distils) or none (a subset).")
-        if not isinstance(method.options, dict):
-            raise UserError(f"{file}: METHOD has options {method.options!r}: expected names with their defaults.")
-        missing = {"iterations", "pictures"} - method.options.keys()
-        if rule == "own" and missing:
-            raise UserError(f"{file}: METHOD distils, so its options need '{min(missing)}', a whole number.")
-        if method.init not in {"", *made_by("subset"), *(other for other, own in declared.items() if not own.rule)}:
-            raise UserError(f"{file}: METHOD has init '{method.init}', which is no subset method.")
+        if rule not in ("subset", "own"):
+            raise UserError(f"{file}: METHOD has the rule {rule!r}: expected 'own' (it distils) or none (a subset).")
+        if not {bool} >= {type(method.seeded), type(method.experts), type(method.teacher)}:
+            raise UserError(f"{file}: METHOD has a seeded, experts or teacher that is neither True nor False.")
+        _check_options(f"{file}: METHOD", method.options, {"iterations", "pictures"} if rule == "own" else set())
+        starts = ["", *made_by("subset"), *(other for other, one in declared.items() if one.rule in (None, "subset"))]
+        if method.init not in (starts if rule == "own" else [""]):
+            raise UserError(
+                f"{file}: METHOD has init {method.init!r}, which is no subset method, or is a subset itself."
+            )
+        function = f"{name}_{'set' if rule == 'own' else 'subset'}"
+        if f"def {function}(" not in file.read_text(encoding="utf-8"):
+            raise UserError(f"{file} has no function {function} (CONTRIBUTING.md).")
         found[name] = replace(method, rule=rule, module=f"extensions.{name}")
     return found
 

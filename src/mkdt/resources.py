@@ -301,7 +301,8 @@ def need(
     if stage in {"krr", "own"}:  # nothing is known of a method of one's own: KRR-ST with one student stands for it
         krr, few = config["krr_st"], training_images(config, budget)
         if stage == "own":
-            krr = krr | {"student": config["student"], "students": 1} | cfg.own_options(config, method)
+            own = cfg.own_options(config, method)
+            krr = krr | {"student": config["student"], "students": 1} | {k: own[k] for k in ("iterations", "pictures")}
         size, real = student_size(config, krr["student"]), min(krr["batch"], count)
         tensors = few * (FLOAT * (pixels + dimension) + LONG)
         return Need(

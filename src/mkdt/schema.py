@@ -25,7 +25,7 @@ def conform(raw: Mapping[str, Any], schema_file: Path = SCHEMA) -> dict[str, Any
         UserError: one sentence that names the first key at fault.
     """
     schema = _read(schema_file)
-    config: dict[str, Any] = _coerce(copy.deepcopy(dict(raw)), schema, schema)
+    config: dict[str, Any] = coerce(copy.deepcopy(dict(raw)), schema, schema)
     errors = sorted(Draft202012Validator(schema).iter_errors(config), key=lambda error: list(map(str, error.path)))
     if errors:
         raise UserError(_sentence(errors[0]))
@@ -50,17 +50,17 @@ def _resolve(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str,
     return schema
 
 
-def _coerce(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
+def coerce(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
     """Turn strings into numbers, booleans and null where the schema wants those; leave the rest to validation."""
     schema = _resolve(schema, root)
     if isinstance(value, dict):
         known, other = schema.get("properties", {}), schema.get("additionalProperties")
         return {
-            key: _coerce(item, known.get(key, other if isinstance(other, dict) else {}), root)
+            key: coerce(item, known.get(key, other if isinstance(other, dict) else {}), root)
             for key, item in value.items()
         }
     if isinstance(value, list):
-        return [_coerce(item, schema.get("items", {}), root) for item in value]
+        return [coerce(item, schema.get("items", {}), root) for item in value]
     types = schema.get("type", [])
     types = [types] if isinstance(types, str) else types
     if isinstance(value, float) and value.is_integer() and "integer" in types:

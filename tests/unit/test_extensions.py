@@ -66,16 +66,19 @@ def test_a_name_that_is_taken_is_refused(folder: Path) -> None:
         declared(Method, ["random"])
 
 
-DISTILS = (
-    'METHOD = Method(rule="own", seeded=True, options={"iterations": 50, "pictures": 4, "lr": 0.1, "why": "so"})\n'
-)
+DISTILS = 'METHOD = Method(rule="own", seeded=True, options={"iterations": 50, "pictures": 4, "lr": 0.1, "why": "so"})\ndef mine_set(): ...\n'
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (DISTILS.replace("own", "krr"), "the rule 'krr': expected 'own'"),
+        (DISTILS.replace("own", "krr", 1), "the rule 'krr': expected 'own'"),
         ('METHOD = Method(rule="own", options={"pictures": 1})\n', "its options need 'iterations'"),
+        (DISTILS.replace('"lr": 0.1', '"seed": 1'), "option 'seed', which is a setting of all methods"),
+        (DISTILS.replace("0.1", "None"), "option 'lr' that is no number"),
+        (DISTILS.replace("mine_set", "mine_subset"), "has no function mine_set"),
+        (DISTILS.replace("seeded=True", 'seeded="no"'), "neither True nor False"),
+        (DISTILS.replace('"own"', '["own"]'), "the rule .'own'.: expected 'own'"),
         ("METHOD = Method(options=5)\n", "expected names with their defaults"),
         (DISTILS.replace("seeded=True", 'init="mkdt"'), "init 'mkdt', which is no subset method"),
     ],
@@ -92,7 +95,7 @@ def test_a_method_that_cannot_be_made_is_one_sentence(folder: Path, text: str, w
 def default(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The default config with a method that distils, which starts from another extension's subset."""
     monkeypatch.chdir(REPOSITORY)
-    (folder / "far.py").write_text('METHOD = Method(options={"power": 2})\n')
+    (folder / "far.py").write_text('METHOD = Method(options={"power": 2})\ndef far_subset(): ...\n')
     (folder / "mine.py").write_text(DISTILS.replace("seeded", 'init="far", seeded'))
     for name, method in methods._own().items():
         monkeypatch.setitem(METHODS, name, method)
@@ -102,7 +105,7 @@ def default(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def test_options_are_settings_of_their_method_alone(default: dict[str, Any]) -> None:
     """From the file, over it from the config, also as the command line gives them; scaled down with the rest."""
-    config = cfg.load(default | {"options": {"mine": {"iterations": "20", "lr": "1"}, "far": {"power": 3}}})
+    config = cfg.load(default | {"options": {"mine": {"iterations": "20", "lr": "1e0"}, "far": {"power": 3}}})
     settings = cfg.settings(config, "own", method="mine")
     assert {key: settings[key] for key in METHODS["mine"].options} == {
         "iterations": 20,
@@ -142,6 +145,9 @@ def test_a_job_of_a_method_of_ones_own_is_planned(default: dict[str, Any]) -> No
         ({"mine": {"why": 3}}, "options.mine.why must be of type str, got 3"),
         ({"mine": {"iterations": 0}}, "options.mine.iterations must be a whole number from 1 on, got 0"),
         ({"mine": {"iterations": True}}, "options.mine.iterations must be of type int"),
+        ({"mine": {"lr": "2024-13-45"}}, "options.mine.lr must be of type float"),
+        ({"mine": {"lr": "9" * 400}}, "options.mine.lr must be"),
+        ({"mine": {"lr": "nan"}}, "options.mine.lr must be finite"),
         ({"mine": 3}, "options.mine must be of type object"),
     ],
 )

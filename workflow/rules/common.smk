@@ -9,12 +9,16 @@ from snakemake.exceptions import WorkflowError
 LIBRARY = str(Path(workflow.basedir) / "src")
 sys.path.insert(0, LIBRARY)  # this checkout's library, whatever else is installed
 
-import mkdt.config as cfg
-from mkdt import lineage, resources, tracking
-from mkdt.codedigest import code_digest
 from mkdt.errors import UserError, redact
-from mkdt.extensions import own_modules
-from mkdt.methods import METHODS, made_by
+
+try:  # a file of `mkdt.extensions` may declare what cannot be
+    import mkdt.config as cfg
+    from mkdt import lineage, resources, tracking
+    from mkdt.codedigest import code_digest
+    from mkdt.extensions import own_modules
+    from mkdt.methods import METHODS, made_by
+except UserError as error:
+    raise WorkflowError(str(error))
 
 # Jobs import the library of this checkout, in whichever environment they run.
 os.environ.update(PYTHONPATH=os.pathsep.join([LIBRARY, *filter(None, [os.getenv("PYTHONPATH")])]))

@@ -305,8 +305,13 @@ def test_what_matters_from_the_levels_to_the_page(tmp_path: Path, monkeypatch: p
     assert text[-3].startswith("| N | 1 | mkdt | 0.05, ")
     assert text[-2].startswith("| classes | 2 | sas | 0.05, ")
     assert text[-1].startswith("| classes | 2 | krr_st | 0.05, ")
-    (axis,) = what_matters.plot(table).axes
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["initialisation: kmeans", "N: 1"]
+    for widest in (1e-3, 1e3):  # an interval that is wider is named, and does not stretch the axis
+        monkeypatch.setattr(what_matters, "WIDEST", widest)
+        (axis,) = what_matters.plot(table).axes
+        labels = [label.get_text() for label in axis.get_yticklabels()]
+        assert [label.split(" (")[0] for label in labels] == ["initialisation: kmeans", "N: 1"]
+        assert ("beyond the axis" in labels[0]) == (widest < 1)
+        assert max(map(abs, axis.get_xlim())) <= widest
 
 
 @pytest.fixture

@@ -278,7 +278,8 @@ def plot(table: pd.DataFrame) -> Figure:
         part.drop(columns="level").assign(level=part["factor"] + ": " + part["level"].astype(str)).rename(columns=names)
     )
     beyond = part[["low", "high"]].abs().max(axis=1) > WIDEST
-    part.loc[beyond, "level"] += part.loc[beyond, "difference"].map(" ({:+.1f}, beyond the axis)".format)
+    notes = [f" ({value:+.1f}, beyond the axis)" * wide for value, wide in zip(part["difference"], beyond, strict=True)]
+    part = part.assign(level=part["level"] + notes)
     figure = Figure(figsize=(7, 0.8 + 0.32 * len(part)), layout="constrained")
     axis = figure.subplots()
     draw_differences(axis, part, ["mkdt"], by=["level"])

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from mkdt.artifacts import Artifact
 from mkdt.methods import METHODS
 from mkdt.subset import Source
 from mkdt.teacher import load_teacher
@@ -10,19 +11,19 @@ if TYPE_CHECKING:
     from mkdt.job import Stage
 
 
-def open_source(stage: "Stage", method: str) -> Source:
+def open_source(stage: "Stage", data: Artifact) -> Source:
     """The source's images and targets, with the experts and the teacher where the method needs them.
 
     Args:
-        stage: a job whose inputs are ``data`` and ``targets``, and where needed ``experts`` and ``teacher``.
-        method: its entry of ``METHODS`` says what it needs.
+        stage: a job of a method, with the input ``targets``, and where ``METHODS`` says so ``experts`` and ``teacher``.
+        data: its input ``data``, open.
     """
-    data = stage.open("data", stage.input.data, "data")
+    method = METHODS[stage.wildcards.method]
     targets = stage.open("targets", stage.input.targets, "targets").tensor("targets")
     images, mean, std = (data.tensor(name) for name in ("train_images", "mean", "std"))
-    experts = stage.open_all("experts", stage.input.experts, "experts") if METHODS[method].experts else []
+    experts = stage.open_all("experts", stage.input.experts, "experts") if method.experts else []
     teacher, own_mean, own_std = None, mean, std
-    if METHODS[method].teacher:
+    if method.teacher:
         file = stage.open("teacher", stage.input.teacher, "teacher")
         teacher, own_mean, own_std = load_teacher(file, images.shape[1], images.shape[2], mean, std)
     losses = [file.tensor("losses") for file in experts]

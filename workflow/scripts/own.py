@@ -27,4 +27,4 @@ with job.stage(snakemake) as stage:
                 )
         return found, history
 
-    stage.distill(checked, open_source(stage, method))
+    stage.distill(checked, open_source(stage, stage.open("data", stage.input.data, "data")))

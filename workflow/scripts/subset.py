@@ -13,11 +13,11 @@ from mkdt.synthetic import SyntheticSet
 
 with job.stage(snakemake) as stage:
     method = stage.wildcards.method
-    source = open_source(stage, method)
+    data = stage.open("data", stage.input.data, "data")
+    source = open_source(stage, data)
     select = getattr(import_module(f"mkdt.{METHODS[method].module}"), f"{method}_subset")
     rows = select(source, stage.settings, stage.seed, int(stage.wildcards.distill_seed))
-    data = stage.open("data", stage.input.data, "data")  # a teacher may have statistics of its own
-    mean, std = data.tensor("mean"), data.tensor("std")
+    mean, std = data.tensor("mean"), data.tensor("std")  # the teacher's, in `source`, may be others
     step_size = torch.tensor(STEP_SIZE)
     subset = SyntheticSet(normalise(source.images[rows], mean, std), source.targets[rows], step_size, mean, std, rows)
     stage.save(stage.output[0], subset.tensors())

@@ -31,25 +31,41 @@ def until_done(project: Project, number: int) -> tuple[str, int]:
     """The same command until it succeeds.
 
     Returns:
-        what it printed, and how often Snakemake refused it, because another one makes what it needs.
+        what all its calls printed, and how often Snakemake refused one, because another one makes what it needs.
     """
-    for refused in range(60):
+    printed, refused = "", 0
+    for _ in range(60):
         done = subprocess.run(
             project.command(*overrides(number), cores=1),
             cwd=project.folder, env=project.environment(), capture_output=True, text=True, timeout=300,
         )  # fmt: skip
+        printed += done.stdout + done.stderr
         if done.returncode == 0:
-            return done.stdout + done.stderr, refused
-        assert "Directory cannot be locked" in done.stderr, done.stderr[-4000:]
+            return printed, refused
+        # A Snakemake that ends removes the whole folder of locks: one that reads or writes there just then loses it.
+        lost = re.search(r"FileNotFoundError: .*/\.snakemake/locks", done.stderr)
+        assert lost or "Directory cannot be locked" in done.stderr, done.stderr[-4000:]
+        refused += lost is None
         time.sleep(1)
     raise AssertionError("refused for a minute")
+
+
+def locked(project: Project) -> None:
+    """Waits until a Snakemake holds its locks: two that start in the same instant may both get theirs."""
+    end = time.monotonic() + 60
+    while not list(project.folder.glob(".snakemake/locks/*")):
+        assert time.monotonic() < end, "no Snakemake took its locks within a minute"
+        time.sleep(0.05)
 
 
 def test_experiments_at_the_same_time_end_as_one_after_the_other(project: Project, tmp_path: Path) -> None:
     """From an empty folder: what is shared is made once, a call that needs what another makes is refused and repeated."""
     serial = Project.fresh(tmp_path / "serial")
     with ThreadPoolExecutor(TOGETHER) as pool:
-        calls = list(pool.map(lambda number: until_done(project, number), range(EXPERIMENTS)))
+        first = pool.submit(until_done, project, 0)
+        locked(project)
+        others = pool.map(lambda number: until_done(project, number), range(1, EXPERIMENTS))
+        calls = [first.result(), *others]
     for number in range(EXPERIMENTS):
         serial.run(*overrides(number), cores=2)
     mine, theirs = project.artifacts(), serial.artifacts()

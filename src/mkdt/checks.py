@@ -173,16 +173,16 @@ def _check_options(config: Config) -> None:
             kind = type(defaults[key])
             _fail_if(type(value) is not kind, f"options.{name}.{key} must be of type {kind.__name__}, got {value!r}.")
     for name in {*config["methods"], *config["options"]} & METHODS.keys():
-        for key, value in cfg.own_options(config, name).items():
+        options = cfg.own_options(config, name)
+        for key, value in options.items():
             _fail_if(
                 isinstance(value, int | float) and not abs(value) <= LARGEST,
                 f"options.{name}.{key} must be finite and at most {LARGEST:g} in size, got {str(value)[:30]}.",
             )
-        own = cfg.own_options(config, name) if METHODS[name].rule == "own" else {}
-        for key in {"iterations", "pictures"} & own.keys():
+        for key in ("iterations", "pictures") if METHODS[name].rule == "own" else ():
             _fail_if(
-                type(own[key]) is not int or own[key] < 1,
-                f"options.{name}.{key} must be a whole number from 1 on, got {own[key]!r}.",
+                type(options[key]) is not int or options[key] < 1,
+                f"options.{name}.{key} must be a whole number from 1 on, got {options[key]!r}.",
             )
 
 

@@ -58,7 +58,7 @@ def read_table(path: str | Path, rule: str | None) -> pd.DataFrame:
     """A CSV or a file of JSON lines that a rule wrote.
 
     Raises:
-        UserError: it cannot be read, or its last line is cut; a changed figure in it is not noticed.
+        UserError: it is not there, cannot be read, or its last line is cut; a changed figure in it is not noticed.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -66,6 +66,8 @@ def read_table(path: str | Path, rule: str | None) -> pd.DataFrame:
             raise ValueError("the last line is cut")
         buffer = StringIO(text)
         table = pd.read_json(buffer, lines=True) if Path(path).suffix == ".jsonl" else pd.read_csv(buffer)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist: snakemake makes it{by_rule(rule)}.") from error
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} is damaged ({error}): delete it, and snakemake makes it again{by_rule(rule)}."

@@ -74,6 +74,38 @@ def first_images(images: Tensor, count: int = 16) -> Tensor:
     return images[:count].detach().cpu().clone()
 
 
+def check_distilled(method: str, initial: SyntheticSet, found: SyntheticSet, history: Tensor) -> None:
+    """What a method of one's own returned, before anything of it is saved.
+
+    Args:
+        method: its name.
+        initial: the subset that it started from.
+        found: the set that it returned.
+        history: the first images of the set at k moments, float32 [k,m',C,H,W].
+
+    Raises:
+        UserError: a tensor has not the shape and type of the subset's or is not finite; the history is no such tensor.
+    """
+    for name, tensor in initial.tensors().items():
+        made = getattr(found, name)
+        if made.shape != tensor.shape or made.dtype != tensor.dtype or not bool(made.isfinite().all()):
+            raise UserError(
+                f"{method}: its {name} are {made.dtype} {list(made.shape)} or not finite; expected {tensor.dtype} "
+                f"{list(tensor.shape)}, as in the subset that it started from."
+            )
+    shape = list(history.shape) if isinstance(history, Tensor) else type(history).__name__
+    if (
+        not isinstance(history, Tensor)
+        or history.ndim != 5
+        or history.shape[2:] != found.images.shape[1:]
+        or 0 in shape
+    ):
+        raise UserError(
+            f"{method}: its history is {shape}; expected a tensor [k,m',{','.join(map(str, found.images.shape[1:]))}], "
+            "the first images of the set at k moments, k and m' from 1 on."
+        )
+
+
 def load_synthetic(path: str | Path, stage: str | None = None) -> SyntheticSet:
     """Read a synthetic set or real subset from its safetensors file, every tensor checked.
 

@@ -17,7 +17,7 @@ from mkdt.errors import UserError
 from mkdt.extensions import Architecture, declared, own_modules
 from mkdt.methods import METHODS, Method
 from mkdt.subset import Source
-from mkdt.synthetic import SyntheticSet
+from mkdt.synthetic import SyntheticSet, check_distilled
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -156,6 +156,26 @@ def test_bad_options_are_one_sentence(default: dict[str, Any], options: Any, wor
     with pytest.raises(UserError) as caught:
         cfg.load(default | {"options": options})
     assert words in str(caught.value)
+
+
+def test_what_a_method_returns_is_checked_before_it_is_saved() -> None:
+    """Each tensor as the subset's, finite; a history that pictures can be made of."""
+    rows = torch.arange(3)
+    mean, std = torch.full((1,), 0.5), torch.full((1,), 0.3)
+    start = SyntheticSet(torch.zeros(3, 1, 8, 8), torch.zeros(3, 4), torch.tensor(0.1), mean, std, rows)
+    history = torch.zeros(2, 3, 1, 8, 8)
+    check_distilled("mine", start, start, history)
+    faults = {
+        "images are torch.float64": {"images": start.images.double()},
+        r"targets are torch.float32 \[3, 5\]": {"targets": torch.zeros(3, 5)},
+        r"step_size are .* or not finite": {"step_size": torch.tensor(float("nan"))},
+    }
+    for words, changed in faults.items():
+        with pytest.raises(UserError, match=f"^mine: its {words}"):
+            check_distilled("mine", start, replace(start, **changed), history)
+    for bad in (history[:0], history[:, :0], history[0], history[..., 1:], [history]):
+        with pytest.raises(UserError, match=r"^mine: its history is .* expected a tensor \[k,m',1,8,8\]"):
+            check_distilled("mine", start, start, bad)  # type: ignore[arg-type]
 
 
 def test_a_start_that_needs_the_teacher_is_refused_where_there_is_none(

@@ -1,12 +1,14 @@
 """Tables: pairing, intervals that hold with few levels, and what is said of the grid's edge."""
 
 from math import erfc
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from mkdt import report
+from mkdt.errors import UserError
 from mkdt.methods import METHODS
 
 SHAPES = [(5, 1, 1), (1, 5, 1), (1, 1, 5)]  # of the effects of subset, student seed and label draw
@@ -202,3 +204,13 @@ def test_the_legend_of_all_methods_stays_within_the_figure(fractions: int) -> No
     box, whole = figure.legends[0].get_window_extent(), figure.bbox
     assert box.x0 >= whole.x0
     assert box.x1 <= whole.x1
+
+
+def test_a_table_that_is_not_there_is_not_called_damaged(tmp_path: Path) -> None:
+    """Missing and cut are two sentences; both name the file and the rule that makes it."""
+    path = tmp_path / "scores.csv"
+    with pytest.raises(UserError, match=r"scores\.csv does not exist: snakemake makes it with the rule 'probe'"):
+        report.read_table(path, "probe")
+    path.write_text("a,b\n1,2")
+    with pytest.raises(UserError, match=r"scores\.csv is damaged .*rule 'probe'"):
+        report.read_table(path, "probe")

@@ -127,7 +127,7 @@ def test_large_students_ask_for_more(stage: str) -> None:
     students = config()["students"] | {"large": {"architecture": "resnet18"}}
     settings = config(students=students)
     small, large = (resources.need(settings, stage, student=name, budget="1pct") for name in ("convnet", "large"))
-    snapshots = 9 * 4 * 11_000_000  # three rates, three numbers of steps
+    snapshots = 9 * 4 * 11_000_000  # at least three rates, three numbers of steps
     assert large.host - small.host > snapshots
 
 

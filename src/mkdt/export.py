@@ -116,11 +116,13 @@ def _student(
         names = place.names
         probe = place.results / names["experiment"] / "probe" / names["student"] / names["method"]
         scores = probe / f"{names['budget']}.csv"
-        if not scores.is_file():
+        table = pd.read_csv(scores) if scores.is_file() else pd.DataFrame(columns=["chosen", "distill_seed", "seed"])
+        # Of this student: under the protocol `paper` each set has its own rate.
+        mine = (table["distill_seed"] == int(names["distill_seed"])) & (table["seed"] == int(names["seed"]))
+        chosen = table[mine & table["chosen"].astype(bool)]
+        if chosen.empty:
             raise UserError(f"{there}, and {scores} does not say which are best: give --rate and --steps.")
-        table = pd.read_csv(scores)
-        chosen = table[table["chosen"]].iloc[0]
-        rate, steps = float(chosen["rate"]), int(chosen["steps"])
+        rate, steps = float(chosen["rate"].iloc[0]), int(chosen["steps"].iloc[0])
     if rate not in rates or steps not in numbers:
         raise UserError(f"{there}: give one of each with --rate and --steps.")
     r, s = rates.index(rate), numbers.index(steps)

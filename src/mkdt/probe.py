@@ -210,7 +210,7 @@ def score_finetuned(
 
 def probe(
     students: Mapping[tuple[int, int], Callable[[int, int], nn.Module | None]],
-    rates: Sequence[float],
+    rates: Mapping[tuple[int, int], Sequence[float]],
     steps: Sequence[int],
     selection: Downstream,
     downstream: Sequence[Downstream],
@@ -230,7 +230,8 @@ def probe(
     Args:
         students: for each (distill_seed, seed) a function (rate index, step index) to the frozen backbone, or to
             None where pre-training diverged.
-        rates, steps: the grid.
+        rates: those of each student; they are the same for all but under the protocol ``paper``, where each set has its own.
+        steps: of all students.
         selection: the labelled set whose validation split chooses.
         downstream: the sets whose test split is reported.
         settings: ``label_fractions``, ``label_draws``, of which the first ``selection_draws`` choose, ``l2``, ``standardise``,
@@ -247,12 +248,13 @@ def probe(
         UserError: at every point of the grid some student diverged, or one fails on a downstream set.
     """
     fractions, l2 = settings["label_fractions"], settings["l2"]
+    shown = next(iter(rates.values()))
 
     def who(data: Downstream, split: str, point: tuple[int, int], student: tuple[int, int]) -> dict[str, Any]:
         return {
             "split": split,
             "downstream": data.name,
-            "rate": rates[point[0]],
+            "rate": rates[student][point[0]],
             "steps": steps[point[1]],
             "distill_seed": student[0],
             "seed": student[1],
@@ -291,18 +293,18 @@ def probe(
             rows += [who(data, split, point, student) | row for row in scored]
         return rows
 
-    points = [(r, s) for s in range(len(steps)) for r in range(len(rates))]
+    points = [(r, s) for s in range(len(steps)) for r in range(len(shown))]
     validation: dict[tuple[int, int], float] = {}
-    rows: list[dict[str, Any]] = []
+    tested: dict[tuple[int, int], list[dict[str, Any]]] = {}
     for k, point in enumerate(points):
         scored = evaluate(selection, "validation", point)
         if scored is not None:
             validation[point] = float(np.mean([row["accuracy"] for row in scored]))
-            rows += scored
-            report(k + 1, {"validation_accuracy": validation[point], "rate": rates[point[0]], "steps": steps[point[1]]})
+            tested[point] = scored
+            report(k + 1, {"validation_accuracy": validation[point], "rate": shown[point[0]], "steps": steps[point[1]]})
     if not validation:
         raise UserError(
-            f"probe: training diverged at every point of the grid (learning rates {', '.join(f'{r:g}' for r in rates)}) "
+            f"probe: training diverged at every point of the grid (learning rates {', '.join(f'{r:g}' for r in shown)}) "
             "for at least one student: lower pretrain.rates, or with the paper's protocol distill.step_size."
         )
     best = max(validation, key=lambda point: validation[point])
@@ -310,12 +312,12 @@ def probe(
         s: max((p for p in validation if p[1] == s), key=lambda point: validation[point])
         for s in {point[1] for point in validation}
     }
-    at_edge = (len(rates) > 1 and best[0] in {0, len(rates) - 1}) or (len(steps) > 1 and best[1] == len(steps) - 1)
+    at_edge = (len(shown) > 1 and best[0] in {0, len(shown) - 1}) or (len(steps) > 1 and best[1] == len(steps) - 1)
 
     def flags(point: tuple[int, int]) -> dict[str, bool]:
         return {"chosen": point == best, "chosen_at_steps": point == best_at[point[1]], "at_edge": at_edge}
 
-    rows = [row | flags((rates.index(row["rate"]), steps.index(row["steps"]))) for row in rows]
+    rows = [row | flags(point) for point, scored in tested.items() for row in scored]
     finetune_rate = 0.0
     if settings["finetune"] is not None:
         tried = {rate: finetuned(selection, "validation", best, rate) for rate in settings["finetune"]["rates"]}

@@ -203,7 +203,7 @@ def summarise(accuracy: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     """One row a source, budget, method, student, downstream set, evaluation and label fraction.
 
     Columns: ``mean`` and ``std`` (over all runs and label draws) and ``n``, ``rate`` and ``steps`` of the chosen
-    point, ``at_edge`` where a larger grid might have served the method better; the difference to ``random`` as
+    point (under the protocol ``paper``, where each set has its own rate, their mean), ``at_edge`` where a larger grid might have served the method better; the difference to ``random`` as
     ``compare`` has it; ``recovered``, the share (method - none) / (full - none) of what pre-training on all images
     gains, where it gains. Per cent, but the last.
     """
@@ -219,7 +219,7 @@ def summarise(accuracy: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
                 "mean": means[method],
                 "std": part["accuracy"].std(),
                 "n": len(part),
-                "rate": part["rate"].iloc[0],
+                "rate": _rate(part),
                 "steps": part["steps"].iloc[0],
                 "at_edge": part["at_edge"].iloc[0],
             }
@@ -230,6 +230,12 @@ def summarise(accuracy: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
             rows.append(row)
     columns = [*KEYS, "mean", "std", "n", "rate", "steps", "at_edge", *COMPARISON, "recovered"]
     return pd.DataFrame(rows).reindex(columns=columns)
+
+
+def _rate(rows: pd.DataFrame) -> float:
+    """Of rows at one point of the grid."""
+    first = float(rows["rate"].iloc[0])
+    return first if (rows["rate"] == first).all() else float(rows["rate"].mean())
 
 
 def against_best_subset(scores: pd.DataFrame, accuracy: pd.DataFrame) -> pd.DataFrame:
@@ -275,7 +281,7 @@ def curve(scores: pd.DataFrame, budgets: Sequence[str]) -> pd.DataFrame:
         mean, low, high = interval(group, "accuracy", ["distill_seed", "seed"])
         rows.append(
             dict(zip([*KEYS, "steps"], values, strict=True))
-            | {"rate": group["rate"].iloc[0], "mean": mean, "low": low, "high": high}
+            | {"rate": _rate(group), "mean": mean, "low": low, "high": high}
         )
     return pd.DataFrame(rows)
 

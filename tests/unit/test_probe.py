@@ -295,7 +295,9 @@ STUDENTS = {(0, 0): Quality(NOISE), (0, 1): Quality(NOISE)}
 
 def run(selection: Any, downstream: list[Any], students: Any = None, **changes: Any) -> list[dict[str, Any]]:
     """The probe on the stand-in grid."""
-    return probe(students or STUDENTS, RATES, STEPS, selection, downstream, SETTINGS | changes, seed=0, device=CPU)
+    students = students or STUDENTS
+    rates = dict.fromkeys(students, RATES)
+    return probe(students, rates, STEPS, selection, downstream, SETTINGS | changes, seed=0, device=CPU)
 
 
 def flags(rows: list[dict[str, Any]]) -> dict[tuple[float, int], tuple[bool, bool]]:
@@ -323,6 +325,17 @@ def test_one_point_is_chosen_for_all_downstream_sets() -> None:
         # every student, fraction and draw once a point
         keys = [tuple(row[k] for k in ("rate", "steps", "seed", "label_fraction", "label_draw")) for row in ours]
         assert len(set(keys)) == len(keys) == len(at_steps) * 2 * 2 * 2
+
+
+def test_each_student_has_its_own_rate_under_the_published_protocol() -> None:
+    """Its learned step size: the rows say the one that a student was trained at, in one point of the grid."""
+    students = {(seed, 0): Quality([[3.0]]) for seed in (0, 1)}
+    rates = {(0, 0): [0.5], (1, 0): [0.6]}
+    rows = probe(students, rates, [5], labelled(), [labelled()], SETTINGS, seed=0, device=CPU)
+    assert {(row["split"], row["distill_seed"], row["rate"]) for row in rows} == {
+        (split, seed, rate) for split in ("validation", "test") for seed, rate in ((0, 0.5), (1, 0.6))
+    }
+    assert all(row["chosen"] and row["chosen_at_steps"] and not row["at_edge"] for row in rows)
 
 
 def test_the_best_validation_mean_is_chosen() -> None:

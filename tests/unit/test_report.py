@@ -214,3 +214,13 @@ def test_a_table_that_is_not_there_is_not_called_damaged(tmp_path: Path) -> None
     path.write_text("a,b\n1,2")
     with pytest.raises(UserError, match=r"scores\.csv is damaged .*rule 'probe'"):
         report.read_table(path, "probe")
+
+
+def test_the_rate_of_a_method_whose_sets_have_their_own_is_their_mean() -> None:
+    """Under the protocol ``paper``; one rate stays what it is, to the last digit."""
+    values = np.full((2, 1, 1), 80.0)
+    rates = {seed: runs("mkdt", [seed], values[:1], rate=rate) for seed, rate in ((0, 0.5), (1, 0.6))}
+    both = pd.concat([*rates.values(), runs("random", [0, 1], values)])
+    shown = report.summarise(both, ["random", "mkdt"]).set_index("method")["rate"]
+    assert shown["mkdt"] == pytest.approx(0.55)
+    assert shown["random"] == 0.1

@@ -60,9 +60,18 @@ def results(tmp_path: Path, spec: dict[str, Any], tiny: SyntheticSet) -> Path:
     grid["valid"][1, 0] = False
     save("student", STUDENT, grid, stage="pretrain", parameters={"student": spec}, rows=["snapshots"])
     probe = folder / "study/probe/convnet/mkdt/4img.csv"
-    artifacts.write_table(
-        probe, [{"rate": 0.01, "steps": 1, "chosen": False}, {"rate": 0.1, "steps": 2, "chosen": True}]
-    )
+    points = [
+        {"rate": 0.01, "steps": 1, "distill_seed": 0, "seed": 1, "chosen": False},
+        {
+            "rate": 0.3,
+            "steps": 2,
+            "distill_seed": 1,
+            "seed": 1,
+            "chosen": True,
+        },  # of another set, by the protocol `paper`
+        {"rate": 0.1, "steps": 2, "distill_seed": 0, "seed": 1, "chosen": True},
+    ]
+    artifacts.write_table(probe, points)
     return folder
 
 

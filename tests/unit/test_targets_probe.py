@@ -54,7 +54,7 @@ def test_it_is_the_probe_of_the_students_on_the_same_labels() -> None:
     )
     students = {(0, 0): lambda rate, step: nn.Identity()}
     keys = SETTINGS | {"selection_draws": 2, "knn": None, "finetune": None}
-    rows = probe(students, [0.1], [1], data, [], keys, seed=0, device=torch.device("cpu"))
+    rows = probe(students, {(0, 0): [0.1]}, [1], data, [], keys, seed=0, device=torch.device("cpu"))
     for row in split(targets):
         of_student = [r["accuracy"] for r in rows if r["label_fraction"] == row["label_fraction"]]
         assert row["targets"] == pytest.approx(sum(of_student) / 2)

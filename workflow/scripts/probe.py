@@ -16,13 +16,14 @@ with job.stage(snakemake) as stage:
     if stage.wildcards.method == "teacher":  # one network, the ceiling: every student imitates it
         file = stage.open("teacher", stage.input.students, "teacher")
         teacher, mean, std = load_teacher(file, channels, size, mean, std)
-        rates, steps, students = [0.0], [0], {(0, 0): lambda rate, step: teacher}
+        rates, steps, students = {(0, 0): [0.0]}, [0], {(0, 0): lambda rate, step: teacher}
     else:
-        students = {}
+        students, rates = {}, {}
         for path in stage.input.students:
             file = stage.open(path, path, "pretrain")
-            students[int(Path(path).parent.name), int(Path(path).stem)] = snapshots(file)
-        rates, steps = file.tensor("rates").tolist(), file.tensor("steps").tolist()
+            student = int(Path(path).parent.name), int(Path(path).stem)
+            students[student], rates[student] = snapshots(file), file.tensor("rates").tolist()
+        steps = file.tensor("steps").tolist()
     sets = {}
     for path in stage.input.data:
         data, name = stage.open(path, path, "data"), Path(path).parent.name
@@ -34,7 +35,7 @@ with job.stage(snakemake) as stage:
             for split in ("train", "validation", "test")
         ]
         sets[name] = Downstream(name, *splits)
-    stage.expect(len(rates) * len(steps), "point")
+    stage.expect(len(next(iter(rates.values()))) * len(steps), "point")
     rows = probe(
         students,
         rates,

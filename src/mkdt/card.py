@@ -206,13 +206,14 @@ steps of pre-training were chosen on validation images.
             continue
         same = (table[["student", "downstream", "evaluation", "label_fraction"]] == values).all(axis=1)
         random = table[same & (table["method"] == "random")]
-        own = part[part["distill_seed"] == int(names["distill_seed"])]["accuracy"].mean()
+        this = part[part["distill_seed"] == int(names["distill_seed"])]
+        rate = (this if len(this) else part)["rate"].iloc[0]
         difference = "-"
         if len(random) and names["method"] != "random":
             difference = _with_interval(*interval(paired(part, random), "difference"), sign="+")
         text += (
-            f"| {student} | {downstream} | {evaluation} | {fraction:g} % | {part['rate'].iloc[0]:g}, {part['steps'].iloc[0]} | "
-            f"{own:.1f} | {_with_interval(*interval(part, 'accuracy'))} | {difference} |\n"
+            f"| {student} | {downstream} | {evaluation} | {fraction:g} % | {rate:g}, {part['steps'].iloc[0]} | "
+            f"{this['accuracy'].mean():.1f} | {_with_interval(*interval(part, 'accuracy'))} | {difference} |\n"
         )
     return text
 

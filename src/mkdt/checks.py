@@ -119,8 +119,8 @@ def check(config: Config) -> None:
         lonely = [count for count in counts if count % batch == 1 or batch == 1]
         _fail_if(
             normalises and bool(lonely),
-            f"pretrain.batch {batch} leaves a last batch of one image of a set of {', '.join(map(str, lonely))}, which the "
-            f"batch norm of students.{name} cannot take: change pretrain.batch or budgets.",
+            f"pretrain.batch {batch} leaves a last batch of one image of a set of {', '.join(map(str, lonely))}, of which the "
+            f"batch norm of students.{name} has no statistics: change pretrain.batch or budgets.",
         )
     for method in config["methods"]:
         made = [METHODS[name] for name in (method, METHODS[method].init) if name] if method in METHODS else []
@@ -142,6 +142,8 @@ def check(config: Config) -> None:
         )
     steps = config["pretrain"]["steps"]
     _fail_if(steps != sorted(steps), f"pretrain.steps must ascend, got {steps}.")
+    rates = config["pretrain"]["rates"]
+    _fail_if(rates != sorted(rates), f"pretrain.rates must ascend, got {rates}.")
     slugs: dict[str, str] = {}
     for i, method in enumerate(config["methods"]):
         _fail_if(

@@ -249,8 +249,8 @@ def settings(
         # Without its path: the file's digest is in the header, and a file that moved makes nothing anew.
         return seed | {"checkpoint": {k: v for k, v in config["teacher"]["checkpoint"].items() if k != "file"}}
     if stage == "teacher":
-        # How many share the work is no science.
-        left_out = {"name", "devices", "checkpoint", *itertools.chain(*LOSS_OPTIONS.values())}
+        # How many share the work and how often it is looked at changes no weight.
+        left_out = {"name", "devices", "monitor_every", "checkpoint", *itertools.chain(*LOSS_OPTIONS.values())}
         teacher = {k: v for k, v in config["teacher"].items() if k not in left_out}
         loss = {option: config["teacher"][option] for option in LOSS_OPTIONS[teacher["method"]]}
         teacher |= {"backbone": network(teacher["backbone"]), "loss": loss}

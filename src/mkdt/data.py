@@ -18,6 +18,8 @@ from mkdt.folders import scan
 from mkdt.images import SILENT, Parts, Progress, Resume, decode_parts
 from mkdt.sources import SETS, Folder, Pictures, open_pictures
 
+FLOATS = 1 << 24  # numbers that are floats at a time where whole splits are converted: 64 MB
+
 
 def prepare(
     kind: str,
@@ -96,7 +98,7 @@ def prepare(
         _, index = _split(index, labels[first], train, seeding.derive(seed, "train subset", kind), kind)
     parts["train"] = first, index
     if limit is not None:
-        parts = {split: (published, _spread(rows, limit)) for split, (published, rows) in parts.items()}
+        parts = {split: (published, spread(rows, limit)) for split, (published, rows) in parts.items()}
 
     skipped: list[str] = []
     if pictures:
@@ -121,7 +123,7 @@ def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and deviation float32 [C] of pixels in [0, 1]: from sums of whole numbers, so exact in any order."""
     count = images.numel() // images.shape[1]
     total = square = torch.zeros(images.shape[1], dtype=torch.int64)
-    for chunk in images.split(max(1, (1 << 24) // images[0].numel())):
+    for chunk in _chunks(images):
         total = total + chunk.sum((0, 2, 3), dtype=torch.int64)
         square = square + chunk.int().square().sum((0, 2, 3), dtype=torch.int64)
     sums = list(zip(total.tolist(), square.tolist(), strict=True))
@@ -148,7 +150,7 @@ def _split(index: Tensor, labels: Tensor | None, held_out: int, random_state: in
     return torch.from_numpy(np.sort(kept)), torch.from_numpy(np.sort(out))
 
 
-def _spread(rows: Tensor, limit: int) -> Tensor:
+def spread(rows: Tensor, limit: int) -> Tensor:
     """At most ``limit`` of the rows, evenly spaced: sets that are published class by class keep all their classes."""
     if len(rows) <= limit:
         return rows
@@ -161,11 +163,17 @@ def resize(images: Tensor, size: int) -> Tensor:
         return images
     if not len(images):
         return images.new_zeros((0, images.shape[1], size, size))
-    parts = [
-        F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True).round().clamp(0, 255).byte()
-        for part in images.split(4096)
-    ]
-    return torch.cat(parts)
+    return torch.cat([_resized(part, size) for part in _chunks(images, size)])
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    pixels = F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
+    return pixels.round().clamp(0, 255).byte()
+
+
+def _chunks(images: Tensor, size: int = 0) -> Iterable[Tensor]:
+    """Parts of at most ``FLOATS`` numbers, as they are or as squares of ``size``: what floats them needs that much memory."""
+    return images.split(max(1, FLOATS // (images.shape[1] * max(images[0, 0].numel(), size * size))))
 
 
 def adapt(images: Tensor, channels: int, size: int) -> Tensor:
@@ -177,7 +185,11 @@ def adapt(images: Tensor, channels: int, size: int) -> Tensor:
         images = images.expand(-1, 3, -1, -1)
     elif images.shape[1] == 3 and channels == 1:
         weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
-        images = (images.float() * weights).sum(1, keepdim=True).round().clamp(0, 255).byte()
+        grey = [
+            (part.float() * weights).sum(1, keepdim=True).round().clamp(0, 255).byte()
+            for part in (_chunks(images) if len(images) else [images])
+        ]
+        images = torch.cat(grey)
     return resize(images, size)
 
 

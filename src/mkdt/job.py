@@ -245,8 +245,7 @@ class Stage:
                 ``device``, ``state``, ``report`` and ``checkpoint``; returns the set and its history, float32 [k,m',C,H,W].
             inputs: what else it sees; they are open before the subset, since all inputs decide the resume state.
         """
-        self.open("initial", self.input.initial, "subset")
-        initial = load_synthetic(self.input.initial, "subset")
+        initial = load_synthetic(self.open("initial", self.input.initial, "subset"))
         state = self.resume()
         self.show(0, initial.pixels())
         self.expect(self.settings["iterations"], "iteration", state.get("iteration", 0) if state else 0)

@@ -7,6 +7,7 @@ them. Whatever a config can name is escaped there.
 import base64
 import importlib.metadata
 import io
+import math
 import os
 import platform
 import re
@@ -227,7 +228,7 @@ def _tables(summary: pd.DataFrame, accuracy: pd.DataFrame) -> Iterator[dict[str,
             _, low, high = report.interval(runs[(*values, row["method"])], "accuracy")
             rows.append(row | {"mean_low": low, "mean_high": high})
         setting = dict(zip(by, values, strict=True))
-        best = max(row["mean"] for row in rows if row["method"] not in CEILINGS)
+        best = max((row["mean"] for row in rows if row["method"] not in CEILINGS), default=math.nan)
         yield {"title": describe(setting), **setting, "rows": rows, "best": best}
 
 

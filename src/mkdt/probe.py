@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mkdt import seeding
-from mkdt.data import Images, in_batches
+from mkdt.data import Images, in_batches, spread
 from mkdt.errors import UserError
 from mkdt.finetune import finetune
 
@@ -50,9 +50,10 @@ def draw_labels(labels: Tensor, fraction: float, seed: int, dataset: str, draw: 
         seed, dataset, draw: the identity of the draw.
 
     Returns:
-        int64, ascending. The classes share round(fraction * n) rows in proportion to their size (largest
-        remainders), at least one a class, so class counts differ from exact proportion by less than one. Where that
-        is fewer rows than classes, as with 1 % of the paper's fine-grained sets, the classes that get one are drawn.
+        int64, ascending, round(fraction * n) of them. The classes share them in proportion to their size (largest
+        remainders, of equal ones those of the first classes, in every draw), at least one a class: what this gives small
+        classes the others have less. Where that is fewer rows than classes, as with 1 % of the paper's fine-grained
+        sets, the classes that get one are drawn.
     """
     classes, counts = labels.unique(return_counts=True)
     share = counts.double() * fraction
@@ -62,10 +63,15 @@ def draw_labels(labels: Tensor, fraction: float, seed: int, dataset: str, draw: 
         quota = torch.zeros_like(counts)
         quota[torch.randperm(len(classes), generator=stream)[:total]] = 1
     else:
-        quota = share.floor().long().clamp_min(1)
-        missing = max(0, total - int(quota.sum()))
+        small = share < 1
+        while small.any():  # their one row each; the rest is shared anew, until it makes no other class small
+            share = torch.where(small, 1.0, counts * ((total - small.sum()) / counts[~small].sum()))
+            if not (share < 1).any():
+                break
+            small |= share < 1
+        quota = share.floor().long()
+        missing = total - int(quota.sum())
         quota[(share - quota).argsort(descending=True, stable=True)[:missing]] += 1
-        quota = torch.minimum(quota, counts)
     rows = []
     for label, wanted in zip(classes, quota.tolist(), strict=True):
         members = (labels == label).nonzero().flatten()
@@ -112,7 +118,7 @@ class Features:
         """Encode the training images that are needed: ``rows`` (drawn labels) and those that give the statistics."""
         self._backbone, self._data, self._device = backbone.to(device).eval(), data, device
         total = len(data.train[1])
-        sample = torch.arange(total) if total <= STATISTICS_IMAGES else _even_rows(total, STATISTICS_IMAGES)
+        sample = spread(torch.arange(total), STATISTICS_IMAGES)
         needed = torch.cat([rows, sample]).unique() if standardise else rows.unique()
         features = self._encode(data.train[0][part] for part in needed.split(ENCODE_BATCH))
         if standardise:
@@ -138,10 +144,6 @@ class Features:
         if not np.isfinite(features).all():
             raise FloatingPointError("features are not finite")
         return features
-
-
-def _even_rows(total: int, count: int) -> Tensor:
-    return torch.linspace(0, total - 1, count).round().long()
 
 
 def score(
@@ -190,7 +192,7 @@ def score_finetuned(
     seed: int,
     device: torch.device,
 ) -> list[dict[str, Any]]:
-    """The same rows for fine-tuning at one learning rate; an accuracy of 0 where it diverged."""
+    """The same rows for fine-tuning at one learning rate; what a network that diverged says of an image counts as wrong."""
     images, truth = data.validation if split == "validation" else data.test
     classes = int(data.train[1].max()) + 1
     rows = []
@@ -201,8 +203,9 @@ def score_finetuned(
             known, answers = data.train[0][drawn].to(device), data.train[1][drawn].to(device)
             network = finetune(backbone.to(device), known, answers, classes, rate, settings["finetune"], stream)
             batches = (batch.to(device) for batch in images.split(ENCODE_BATCH))
-            guesses = in_batches(network, batches).argmax(1)
-            accuracy = 100 * float((guesses == truth).double().mean())
+            logits = in_batches(network, batches)
+            right = (logits.argmax(1) == truth) & logits.isfinite().all(1)
+            accuracy = 100 * float(right.double().mean())
             row = {"label_fraction": fraction, "label_draw": draw, "accuracy": accuracy, "gradient": math.nan}
             rows.append({"evaluation": "finetune", **row, "finetune_rate": rate})
     return rows

@@ -159,8 +159,15 @@ def compare(method: pd.DataFrame, baseline: pd.DataFrame) -> dict[str, float]:
 
 
 def read_scores(files: Iterable[str | Path], source: str) -> pd.DataFrame:
-    """The rows of all files of rule probe, with the column ``source`` before them."""
+    """The rows of all files of rule probe, with the column ``source`` before them.
+
+    The teacher is scored once, under the name of one student; its rows stand beside every student.
+    """
     scores = pd.concat([read_table(file, "probe") for file in files], ignore_index=True)
+    teacher = scores["method"] == "teacher"
+    once = scores[teacher & (scores["student"] == scores.loc[teacher, "student"].min())]
+    parts = [once.assign(student=student) for student in scores["student"].unique()]
+    scores = pd.concat([scores[~teacher], *parts], ignore_index=True)
     scores.insert(0, "source", source)
     return scores
 
@@ -396,7 +403,7 @@ def draw_curve(axis: Axes, points: pd.DataFrame, methods: Sequence[str], against
     """
     look = styles(methods)
     # A little sideways for each method, so that intervals do not hide each other.
-    spread = 1.015 ** (np.arange(len(methods)) - (len(methods) - 1) / 2)
+    sideways = 1.015 ** (np.arange(len(methods)) - (len(methods) - 1) / 2)
     for k, method in enumerate(methods):
         line = points[points["method"] == method].sort_values(against)
         if line.empty:
@@ -409,7 +416,7 @@ def draw_curve(axis: Axes, points: pd.DataFrame, methods: Sequence[str], against
             continue
         errors = [line["mean"] - line["low"], line["high"] - line["mean"]]
         axis.errorbar(
-            line[against] * spread[k], line["mean"], yerr=errors, color=colour, marker=marker, linestyle=dashes,
+            line[against] * sideways[k], line["mean"], yerr=errors, color=colour, marker=marker, linestyle=dashes,
             markersize=5, linewidth=1.5, elinewidth=1, capsize=2, label=label,
         )  # fmt: skip
     axis.set_xscale("log")

@@ -68,6 +68,10 @@ def load_representations(path: str | Path, data: Artifact, published: int) -> Re
             raise UserError(f"{path} was made from other training images (another split, size or data set).")
         order = "made from these training images"
     elif claimed is not None:
+        if not isinstance(claimed, str):
+            raise UserError(
+                f"{path}: images must be the text of a digest (docs/teachers.md), got a {type(claimed).__name__}."
+            )
         if claimed != images:
             raise UserError(
                 f"{path} is for training images with the digest {claimed}, these have {images}: another split, size or "
@@ -75,7 +79,12 @@ def load_representations(path: str | Path, data: Artifact, published: int) -> Re
             )
         order = "its digest of the training images agrees"
     elif index is not None:
-        if index.shape != (len(targets),) or index.dtype != torch.int64 or len(index.unique()) < len(index):
+        if (
+            not isinstance(index, Tensor)
+            or index.shape != (len(targets),)
+            or index.dtype != torch.int64
+            or len(index.unique()) < len(index)
+        ):
             raise UserError(f"{path}: index must be int64 [{len(targets)}], each row of the data set once.")
         place = {int(row): k for k, row in enumerate(index)}
         missing = [row for row in rows.tolist() if row not in place]

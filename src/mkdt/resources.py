@@ -323,8 +323,8 @@ def need(
         views = 2 * batch * (count // batch) * epochs * members
         trajectory = FLOAT * size.parameters * (epochs + 1)
         return Need(
-            host=3 * trajectory + 3 * FLOAT * count * pixels,
-            device=FLOAT * (count * pixels + 3 * size.parameters + 2 * batch * (5 * pixels + size.activations)),
+            host=3 * trajectory + count * pixels,
+            device=count * pixels + FLOAT * (3 * size.parameters + 2 * batch * (5 * pixels + size.activations)),
             flops=views * 3 * size.flops,
             steps=members * epochs * (count // batch),
             seconds=views * pixels / 3 * AUGMENT,
@@ -463,6 +463,8 @@ def jobs(config: Config) -> list[tuple[str, dict[str, str]]]:
         for name, variants in methods.items():
             if name != "teacher":  # it is probed as it is
                 found += [("pretrain", {"student": student, "budget": budget}) for budget, _ in variants]
+            elif student != config["pretrain"]["students"][0]:
+                continue  # once, beside all of them
             budgets = sorted({budget for budget, _ in variants})
             found += [("probe", {"student": student, "budget": budget}) for budget in budgets]
     return [*found, ("report", {})]

@@ -41,6 +41,8 @@ def smoke(config: dict[str, Any], smallest: int) -> dict[str, Any]:
         for key, bound in most.items():
             value = small[section][key]
             small[section][key] = value[:bound] if isinstance(value, list) else min(value, bound)
+    devices = small["teacher"]["devices"]
+    small["teacher"]["batch"] = max(devices, small["teacher"]["batch"] // devices * devices)
     for name in small["methods"]:
         if name in METHODS and METHODS[name].rule == "own":
             own = {**METHODS[name].options, **small["options"].get(name, {})}

@@ -20,17 +20,17 @@ def read_scores(config: Config) -> pd.DataFrame:
     """The rows of rule probe of an experiment.
 
     Unlike rule report it takes what is there, so that a page can be written before the last method is measured.
-    Scores of methods and students that the config does not name are left out.
+    Scores of methods, budgets and students that the config does not name are left out.
 
     Raises:
         UserError: nothing is measured yet.
     """
     folder = RESULTS / config["experiment"] / "probe"
-    methods = list(map(method_name, config["methods"]))
+    methods, budgets = list(map(method_name, config["methods"])), [*map(budget_label, config["budgets"]), "all"]
     files = [
         file
         for file in sorted(folder.glob("*/*/*.csv"))
-        if file.parts[-3] in config["pretrain"]["students"] and file.parts[-2] in methods
+        if file.parts[-3] in config["pretrain"]["students"] and file.parts[-2] in methods and file.stem in budgets
     ]
     if not files:
         raise UserError(f"{folder} holds no scores yet: run snakemake with the study's config first.")

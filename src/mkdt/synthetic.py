@@ -106,17 +106,17 @@ def check_distilled(method: str, initial: SyntheticSet, found: SyntheticSet, his
         )
 
 
-def load_synthetic(path: str | Path, stage: str | None = None) -> SyntheticSet:
+def load_synthetic(path: str | Path | artifacts.Artifact, stage: str | None = None) -> SyntheticSet:
     """Read a synthetic set or real subset from its safetensors file, every tensor checked.
 
     Args:
-        path: the file.
+        path: the file, or the open artifact.
         stage: the rule that must have made it; None takes any.
 
     Raises:
         UserError: the file is missing, damaged, or its tensors do not fit together.
     """
-    file = artifacts.Artifact(path, stage)
+    file = path if isinstance(path, artifacts.Artifact) else artifacts.Artifact(path, stage)
     tensors = {name: file.tensor(name) for name in SyntheticSet.NAMES}
     found = SyntheticSet(**tensors, provenance=file.header)
     m = found.images.shape[0] if found.images.ndim else 0
@@ -133,11 +133,11 @@ def load_synthetic(path: str | Path, stage: str | None = None) -> SyntheticSet:
     )
     if not fits:
         raise UserError(
-            f"{path} is not a synthetic set: expected images float32 [m,C,H,W], targets float32 [m,D], "
+            f"{file.path} is not a synthetic set: expected images float32 [m,C,H,W], targets float32 [m,D], "
             "step_size [], mean and std [C], init_index [m] (docs/artifacts.md)."
         )
     if not found.step_size > 0:
-        raise UserError(f"{path}: step_size is {float(found.step_size)}, it must be positive.")
+        raise UserError(f"{file.path}: step_size is {float(found.step_size)}, it must be positive.")
     if not bool((found.std > 0).all()):
-        raise UserError(f"{path}: std must be positive in every channel, got {found.std.tolist()}.")
+        raise UserError(f"{file.path}: std must be positive in every channel, got {found.std.tolist()}.")
     return found

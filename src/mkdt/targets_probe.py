@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mkdt.data import resize
+from mkdt import seeding
+from mkdt.data import resize, spread
 from mkdt.probe import Downstream, Features, draw_labels, score
 
 PIXELS = 16  # pixels are resized to at most so many a side: finer ones cost time and tell a linear classifier no more
@@ -23,14 +24,14 @@ def probe_targets(
     seed: int,
     dataset: str,
 ) -> list[dict[str, float]]:
-    """Accuracy of a linear classifier on the targets and on the pixels, as students are scored and with the same labels.
+    """Accuracy of a linear classifier on the targets and on the pixels, as students are scored.
 
     Args:
         targets: float32 [n,D].
         images: uint8 [n,C,H,W], of which row i has target i.
         labels: int64 [n]; used here and nowhere in the training of experts.
         held_out: (targets, images, labels) of the validation split; None keeps half of the training images for it, for
-            targets that were brought without a teacher.
+            targets that were brought without a teacher: labels are then drawn from the other half, half as many.
         settings: ``label_fractions``, ``label_draws``, ``l2``, ``standardise``, as for the probe.
         seed, dataset: identify the label draws.
 
@@ -39,11 +40,12 @@ def probe_targets(
         per cent, means over the draws).
     """
     if held_out is None:
-        rows = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-        kept, rest = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+        rows = torch.randperm(len(labels), generator=seeding.generator(seed, "targets probe"))
+        kept, rest = rows[len(rows) // 2 :], rows[: len(rows) // 2][:HELD_OUT]
         held_out = targets[rest], images[rest], labels[rest]
         targets, images, labels = targets[kept], images[kept], labels[kept]
-    held_out_targets, held_out_images, truth = (part[:HELD_OUT] for part in held_out)
+    taken = spread(torch.arange(len(held_out[2])), HELD_OUT)
+    held_out_targets, held_out_images, truth = (part[taken] for part in held_out)
     fractions, draws = settings["label_fractions"], settings["label_draws"]
     found: dict[str, list[dict[str, Any]]] = {}
     drawn = torch.cat([draw_labels(labels, f, seed, dataset, d) for f in fractions for d in range(draws)])

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mkdt import seeding
 from mkdt.artifacts import Artifact
-from mkdt.data import in_batches, normalise
+from mkdt.data import in_batches, normalise, spread
 from mkdt.distributed import ALONE, Processes
 from mkdt.divergence import Diverged, diverged
 from mkdt.models import Projector, build_backbone
@@ -74,6 +74,7 @@ def train_teacher(
     seed: int,
     device: torch.device,
     validation: tuple[Tensor, Tensor, Tensor] | None = None,
+    monitor_every: int | None = None,
     state: dict[str, Any] | None = None,
     report: Report = lambda step, values: None,
     checkpoint: Checkpoint = lambda make: None,
@@ -87,11 +88,12 @@ def train_teacher(
     Args:
         images: uint8 [n,C,H,W].
         mean, std: float32 [C], for normalisation after augmentation.
-        settings: the ``teacher`` section of the config.
+        settings: of the rule ``teacher`` (``config.settings``).
         seed: with the settings it decides every weight.
         device: where to train.
         validation: (labels of ``images``, validation images uint8, validation labels) for a k-NN accuracy at
             intervals; it is only watched, nothing is chosen by it.
+        monitor_every: epochs between two looks at the representation; None looks at the end alone. It changes no weight.
         state: what ``checkpoint`` was given before an interruption.
         report: called with the epoch and its values: ``loss``, ``representation_std`` (0 when collapsed),
             ``off_diagonal`` (mean absolute correlation of two dimensions), ``lr`` and ``knn_accuracy`` (per cent).
@@ -151,7 +153,7 @@ def train_teacher(
                 f"teacher: diverged in epoch {epoch + 1}, with a loss of {values['loss']:.3g} ({start_loss:.3g} at the start): "
                 f"lower teacher.lr ({settings['lr']})."
             )
-        if processes.rank == 0 and ((epoch + 1) % settings["monitor_every"] == 0 or epoch + 1 == epochs):
+        if processes.rank == 0 and (epoch + 1 == epochs or (monitor_every and (epoch + 1) % monitor_every == 0)):
             backbone.eval()
             values |= _monitor(backbone, images, mean, std, validation, device)
             backbone.train()
@@ -179,7 +181,8 @@ def _monitor(
 ) -> dict[str, float]:
     """How the representation stands: its spread, its redundancy and a k-NN accuracy on the validation split."""
     sample = 5000  # enough for stable figures, and a bound on their cost
-    features = represent(backbone, images[:sample], mean, std, device)
+    rows = spread(torch.arange(len(images)), sample)  # sets that are published class by class keep all their classes
+    features = represent(backbone, images[rows], mean, std, device)
     correlation = torch.corrcoef(features.T).nan_to_num()
     off = correlation - torch.diag(correlation.diagonal())
     values = {
@@ -190,9 +193,10 @@ def _monitor(
         from sklearn.neighbors import KNeighborsClassifier
 
         labels, held_out, held_out_labels = validation
-        knn = KNeighborsClassifier(MONITOR_NEIGHBOURS).fit(features.numpy(), labels[:sample].numpy())
-        guesses = represent(backbone, held_out[:sample], mean, std, device).numpy()
-        values["knn_accuracy"] = 100 * float(knn.score(guesses, held_out_labels[:sample].numpy()))
+        knn = KNeighborsClassifier(MONITOR_NEIGHBOURS).fit(features.numpy(), labels[rows].numpy())
+        rows = spread(torch.arange(len(held_out)), sample)
+        guesses = represent(backbone, held_out[rows], mean, std, device).numpy()
+        values["knn_accuracy"] = 100 * float(knn.score(guesses, held_out_labels[rows].numpy()))
     return values
 
 

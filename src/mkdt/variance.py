@@ -2,8 +2,9 @@
 
 Of a random vector x with mean m, E|x|^2 = |m|^2 + E|x - m|^2: what repeats from draw to draw, and what does not. The second
 part's share of the sum is 0 where every draw is the same and near 1 where they have nothing in common. With x the way
-from a start to an expert's weights, no synthetic set, which sees the start and not the draw, can on average come nearer than this share: it is
-the floor of the matching loss for one start.
+from a start to an expert's weights, no synthetic set, which sees the start and not the draw, can on average come nearer than this share: where
+all ways are of about equal length, it is the floor of the mean matching loss for one start (that is a mean of ratios, this
+a ratio of means).
 """
 
 from torch import Tensor

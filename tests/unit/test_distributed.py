@@ -54,7 +54,6 @@ SETTINGS: dict[str, Any] = {
     "batch": 12,
     "epochs": 1,
     "warmup_epochs": 0,
-    "monitor_every": 9,
 }
 
 

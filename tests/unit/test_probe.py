@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mkdt.errors import UserError
 from mkdt.models import build_student
-from mkdt.probe import Downstream, Features, draw_labels, fit_linear, probe, score
+from mkdt.probe import Downstream, Features, draw_labels, fit_linear, probe, score, score_finetuned
 
 CPU = torch.device("cpu")
 SETTINGS: dict[str, Any] = {
@@ -83,19 +83,30 @@ def test_the_reported_gradient_shows_a_fit_that_was_cut_short(monkeypatch: pytes
     seed=st.integers(0, 3),
 )
 def test_label_draws_are_stratified_with_one_a_class(counts: list[int], fraction: float, seed: int) -> None:
-    """Each class gets its share to within one and at least one image; the total is the rounded fraction."""
+    """The total is the rounded fraction; each class has at least one image and its share to within one, but for what
+    small classes take from the others; larger classes never have less."""
     labels = torch.cat([torch.full((count,), 3 * k) for k, count in enumerate(counts)])
     labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))]
     assume(round(fraction * len(labels)) >= len(counts))
     rows = draw_labels(labels, fraction, seed, "x", 0)
     assert torch.equal(rows, rows.unique())  # ascending, distinct
     drawn = [int((labels[rows] == 3 * k).sum()) for k in range(len(counts))]
+    assert len(rows) == round(fraction * len(labels))
+    small = any(fraction * count < 1 for count in counts)
     for count, got in zip(counts, drawn, strict=True):
         assert 1 <= got <= count
-        assert abs(got - fraction * count) < 1 or got == 1
-    ones = sum(max(0, 1 - int(fraction * count + 1e-9)) for count in counts)
-    assert len(rows) >= round(fraction * len(labels))
-    assert len(rows) <= round(fraction * len(labels)) + ones
+        assert got == 1 or got - fraction * count < 1
+        assert small or fraction * count - got < 1
+    by_size = [got for _, got in sorted(zip(counts, drawn, strict=True))]
+    assert by_size == sorted(by_size)
+
+
+def test_small_classes_take_their_label_from_the_large_ones() -> None:
+    """99 classes of ten images at 5.5 %: one label each, and the large class has what is left of the total."""
+    labels = torch.cat([torch.zeros(1000), torch.arange(1, 100).repeat(10)]).long()
+    rows = draw_labels(labels, 0.055, 0, "uneven", 0)
+    assert len(rows) == 109
+    assert labels[rows].bincount().tolist() == [10] + [1] * 99
 
 
 def test_fewer_labels_than_classes_draw_the_classes_too() -> None:
@@ -325,6 +336,21 @@ def test_one_point_is_chosen_for_all_downstream_sets() -> None:
         # every student, fraction and draw once a point
         keys = [tuple(row[k] for k in ("rate", "steps", "seed", "label_fraction", "label_draw")) for row in ours]
         assert len(set(keys)) == len(keys) == len(at_steps) * 2 * 2 * 2
+
+
+def test_a_network_that_diverged_in_fine_tuning_is_right_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """argmax of NaN is class 0: its share of the images must not be its accuracy."""
+
+    class Broken(nn.Module):
+        """Logits that are not finite."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.full((len(images), 2), float("nan"))
+
+    monkeypatch.setattr("mkdt.probe.finetune", lambda *args: Broken())
+    settings = SETTINGS | {"finetune": {"rates": [1e6]}}
+    rows = score_finetuned(nn.Flatten(), labelled(), "test", 1e6, settings, 2, 0, CPU)
+    assert [row["accuracy"] for row in rows] == [0.0] * len(rows)
 
 
 def test_each_student_has_its_own_rate_under_the_published_protocol() -> None:

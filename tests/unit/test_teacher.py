@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mkdt.errors import UserError
 from mkdt.models import build_backbone, flatten_state
-from mkdt.teacher import Lars, OwnView, represent, train_teacher
+from mkdt.teacher import Lars, OwnView, _monitor, represent, train_teacher
 
 CPU = torch.device("cpu")
 MEAN, STD = torch.tensor([0.4]), torch.tensor([0.2])
@@ -35,7 +35,6 @@ SETTINGS: dict[str, Any] = {
     "batch": 16,
     "epochs": 3,
     "warmup_epochs": 1,
-    "monitor_every": 2,
 }
 METHODS = {
     "barlow_twins": {"off_diagonal": 0.005},
@@ -55,7 +54,11 @@ def pixels() -> Tensor:
 
 def train(pixels: Tensor, seed: int = 0, **changes: Any) -> nn.Module:
     """A short training; keys of the settings and arguments of the function may be changed."""
-    arguments = {key: changes.pop(key) for key in ("state", "report", "checkpoint", "validation") if key in changes}
+    arguments = {
+        key: changes.pop(key)
+        for key in ("state", "report", "checkpoint", "validation", "monitor_every")
+        if key in changes
+    }
     return train_teacher(pixels, MEAN, STD, SETTINGS | changes, seed=seed, device=CPU, **arguments)
 
 
@@ -71,6 +74,7 @@ def test_the_loss_falls_and_the_representation_does_not_collapse(pixels: Tensor,
         epochs=9,
         report=lambda epoch, values: seen.update({epoch: values}),
         validation=(labels, pixels[:20], labels[:20]),
+        monitor_every=2,
     )
     assert list(seen) == list(range(1, 10))
     assert seen[9]["loss"] < 0.9 * seen[1]["loss"]
@@ -137,7 +141,19 @@ def test_watching_changes_nothing(pixels: Tensor) -> None:
     """Monitoring at every epoch, with labels, must give the teacher that nobody watched."""
     labels = torch.arange(60) % 10
     watched = train(pixels, monitor_every=1, validation=(labels, pixels, labels))
-    assert torch.equal(flatten_state(watched), flatten_state(train(pixels, monitor_every=100)))
+    assert torch.equal(flatten_state(watched), flatten_state(train(pixels)))
+
+
+def test_the_monitor_sees_all_classes_of_sets_that_are_published_class_by_class(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of more images than it looks at, evenly spaced ones: the first ones may be of few classes."""
+    count = 12_000
+    labels = torch.arange(count) // 1000
+    pixels = (labels * 20).byte()[:, None, None, None].expand(-1, 1, 8, 8)
+    monkeypatch.setattr("mkdt.teacher.represent", lambda backbone, images, *rest: images.flatten(1).float())
+    values = _monitor(nn.Identity(), pixels, MEAN, STD, (labels, pixels, labels), CPU)
+    assert values["knn_accuracy"] == 100
 
 
 def test_a_loss_that_is_not_finite_is_a_user_error(pixels: Tensor) -> None:

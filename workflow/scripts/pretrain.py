@@ -24,8 +24,7 @@ with job.stage(snakemake) as stage:
     mean, std, step_size = data.tensor("mean"), data.tensor("std"), STEP_SIZE
     if hasattr(stage.input, "set"):
         maker = METHODS[method].rule if method in METHODS else None  # a file that is brought has any
-        stage.open("set", stage.input.set, maker)
-        training_set = load_synthetic(stage.input.set, maker)
+        training_set = load_synthetic(stage.open("set", stage.input.set, maker))
         images, targets, step_size = (
             training_set.normalised(mean, std),
             training_set.targets,

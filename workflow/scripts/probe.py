@@ -27,13 +27,16 @@ with job.stage(snakemake) as stage:
     sets = {}
     for path in stage.input.data:
         data, name = stage.open(path, path, "data"), Path(path).parent.name
-        splits = [
-            (
-                Normalised(adapt(data.tensor(f"{split}_images"), channels, size), mean, std),
-                data.tensor(f"{split}_labels"),
-            )
-            for split in ("train", "validation", "test")
-        ]
+        read = {
+            "train": True,
+            "validation": name == stage.settings["selection"],
+            "test": name in stage.settings["downstream"],
+        }
+        splits = []
+        for split, wanted in read.items():
+            rows = slice(None) if wanted else slice(0)
+            images, labels = data.tensor(f"{split}_images")[rows], data.tensor(f"{split}_labels")[rows]
+            splits.append((Normalised(adapt(images, channels, size), mean, std), labels))
         sets[name] = Downstream(name, *splits)
     stage.expect(len(next(iter(rates.values()))) * len(steps), "point")
     rows = probe(

@@ -5,7 +5,7 @@ from mkdt.teacher import train_teacher
 
 with job.stage(snakemake) as stage:
     data = stage.open("data", stage.input.data, "data")
-    devices = snakemake.config["teacher"]["devices"]
+    devices, monitor_every = (snakemake.config["teacher"][key] for key in ("devices", "monitor_every"))
     state = stage.resume(processes=devices)
     stage.expect(stage.settings["epochs"], "epoch", state["epoch"] if state else 0)
     watched = ("train_labels", "validation_images", "validation_labels")  # absent where the source is unlabelled
@@ -18,6 +18,7 @@ with job.stage(snakemake) as stage:
             "mean": data.tensor("mean"),
             "std": data.tensor("std"),
             "settings": stage.settings,
+            "monitor_every": monitor_every,
             "seed": stage.seed,
             "state": state,
         },

@@ -180,7 +180,7 @@ def test_normalise_uses_each_channels_own_statistics() -> None:
     np.testing.assert_allclose(got.std((0, 2, 3)), 1, atol=1e-5)
 
 
-def test_resize_keeps_constants_averages_and_does_not_depend_on_chunks() -> None:
+def test_resize_keeps_constants_averages_and_does_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Halving with antialiasing averages; plain bilinear would pick single pixels."""
     images = torch.full((3, 1, 8, 8), 77, dtype=torch.uint8)
     for size in (4, 8, 16):
@@ -193,7 +193,10 @@ def test_resize_keeps_constants_averages_and_does_not_depend_on_chunks() -> None
     assert int(centre.min()) >= 80
     assert int(centre.max()) <= 120
     many = torch.randint(0, 256, (4100, 1, 4, 4), dtype=torch.uint8)
-    assert torch.equal(data.resize(many, 6)[4090:], data.resize(many[4090:], 6))
+    for chunk in (1, 100 * 36, data.FLOATS):
+        monkeypatch.setattr(data, "FLOATS", chunk)
+        assert torch.equal(data.resize(many, 6)[4090:], data.resize(many[4090:], 6))
+        assert torch.equal(data.adapt(many.expand(-1, 3, -1, -1), 1, 4), many)
 
 
 def test_prepare_resizes_every_split() -> None:

@@ -149,6 +149,13 @@ def test_a_page_of_little() -> None:
     assert 'href="#matching"' not in text
 
 
+@pytest.mark.parametrize("methods", [["full"], ["teacher"], ["full", "teacher"]])
+def test_a_page_of_ceilings_alone(methods: list[str]) -> None:
+    """Nothing is best, nothing fails."""
+    text = page.render(TEMPLATE, **content(methods, seeds=1, sets=[], matching={}))
+    assert "nan" not in text
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"), [(7.31, "7.3 s"), (59.96, "1 min 0 s"), (245, "4 min 5 s"), (7800, "2 h 10 min")]
 )

@@ -224,3 +224,22 @@ def test_the_rate_of_a_method_whose_sets_have_their_own_is_their_mean() -> None:
     shown = report.summarise(both, ["random", "mkdt"]).set_index("method")["rate"]
     assert shown["mkdt"] == pytest.approx(0.55)
     assert shown["random"] == 0.1
+
+
+def test_the_teacher_is_scored_once_and_stands_beside_every_student(tmp_path: Path) -> None:
+    """Its rows are those of one student's file; a file of another one, of an earlier run, is not taken beside it."""
+    values = np.full((1, 1, 1), 80.0)
+    files = []
+    for student, method, rows in (
+        ("a", "none", runs("none", [0], values)),
+        ("b", "none", runs("none", [0], values + 1)),
+        ("a", "teacher", runs("teacher", [0], values + 5)),
+        ("b", "teacher", runs("teacher", [0], values + 6)),
+    ):
+        files.append(tmp_path / f"{student}_{method}.csv")
+        report.save_table(files[-1], rows.drop(columns="source").assign(student=student))
+    for given in (files, files[:3]):
+        found = report.read_scores(given, "s").sort_values(["method", "student"])
+        assert found[["student", "method", "accuracy"]].to_numpy().tolist() == [
+            ["a", "none", 80.0], ["b", "none", 81.0], ["a", "teacher", 85.0], ["b", "teacher", 85.0],
+        ]  # fmt: skip

@@ -113,6 +113,8 @@ WRONG: list[tuple[Any, str]] = [
     ({"targets": WANTED, "index": ROWS[:3]}, r"index must be int64 \[7\]"),
     ({"targets": WANTED, "index": ROWS.float()}, r"index must be int64 \[7\]"),
     ({"targets": WANTED, "index": torch.zeros(7, dtype=torch.int64)}, "once"),
+    ({"targets": WANTED, "index": list(range(7))}, r"index must be int64 \[7\]"),
+    ({"targets": WANTED, "images": ROWS}, "images must be the text of a digest"),
     ({"targets": WANTED, "index": torch.arange(7)}, r"index lacks 2 of the 7 training images \(the first is row 8\)"),
 ]
 

@@ -65,6 +65,8 @@ def test_what_becomes_equal_is_one_and_a_brought_set_keeps_its_size(tmp_path: Pa
     entry = {"kind": "cifar10", "train": None, "validation": 5000, "test": None, "image_size": None}
     over = {"datasets": {"cifar": entry}, "source": "cifar"}
     assert cfg.image_size(loaded(None, "smoke", over), "cifar_smoke") == 8
+    # A batch that its processes can share.
+    assert loaded(None, "smoke", {"teacher": {"batch": 256, "devices": 32}})["teacher"]["batch"] == 32
     # A set that somebody else distilled has the source's full size.
     theirs = tmp_path / "theirs.safetensors"
     save_file({"images": torch.zeros(2, 3, 32, 32)}, theirs)

@@ -95,10 +95,6 @@ def check(config: Config) -> None:
         f"experts.epochs is {experts['epochs']}, but distill.start_epochs {distill['start_epochs']} and "
         f"distill.match_epochs {distill['match_epochs']} need {needed}.",
     )
-    _fail_if(
-        distill["retain"] != "auto" and distill["retain"] > distill["steps"],
-        f"distill.retain is {distill['retain']}, more than distill.steps ({distill['steps']}).",
-    )
     crop = config["teacher"]["augment"]["crop_scale"]
     _fail_if(crop[0] > crop[1], f"teacher.augment.crop_scale must ascend, got {crop}.")
     _fail_if(

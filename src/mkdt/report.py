@@ -158,6 +158,13 @@ def compare(method: pd.DataFrame, baseline: pd.DataFrame) -> dict[str, float]:
     return dict(zip(COMPARISON, found, strict=True))
 
 
+def p_value(method: pd.DataFrame, baseline: pd.DataFrame) -> float:
+    """Two-sided p of no paired difference, from the same t as ``interval``: below 0.05 where that excludes zero."""
+    differences = paired(method, baseline)
+    variance, freedom = _spread_of_the_mean(differences, "difference", RUN)
+    return float(2 * student_t.sf(abs(differences["difference"].mean()) / variance**0.5, freedom))
+
+
 def read_scores(files: Iterable[str | Path], source: str) -> pd.DataFrame:
     """The rows of all files of rule probe, with the column ``source`` before them.
 

@@ -340,7 +340,7 @@ def need(
         graph = (
             FLOAT * batch * 2 * size.activations
         )  # a step's graph can be differentiated twice (benchmarks/README.md)
-        kept = 0 if distill["compile"] else steps if distill["retain"] == "auto" else distill["retain"]
+        kept = 0 if distill["compile"] else steps if distill["retain"] == "auto" else min(steps, distill["retain"])
         tensors = few * (FLOAT * (pixels + dimension) + LONG)
         trajectories = FLOAT * size.parameters * (config["experts"]["epochs"] + 1) * config["experts"]["count"]
         return Need(
@@ -494,6 +494,21 @@ def table(config: Config, gpus: int) -> str:
     return "\n".join(lines) + "\n"
 
 
+def total(config: Config) -> str:
+    """A row of Markdown: jobs and hours with one GPU a job, the stages that take a tenth of these or more, the longest job, GB."""
+    spent: dict[str, float] = {}
+    longest, disk, found = 0.0, 0.0, jobs(config)
+    for stage, arguments in found:
+        needs = need(config, stage, **arguments)
+        one = hours(needs, 0 if stage in WITHOUT_GPU else 1, config["compute"]["threads"])
+        spent[stage] = spent.get(stage, 0.0) + one
+        longest, disk = max(longest, one), disk + needs.disk
+    every = sum(spent.values())
+    shares = sorted(((value, stage) for stage, value in spent.items() if value >= max(0.1, every / 10)), reverse=True)
+    most = ", ".join(f"{stage} {value:.{0 if value >= 10 else 1}f}" for value, stage in shares)
+    return f"| {config['experiment']} | {len(found)} | {every:.1f} | {most} | {longest:.1f} | {disk / 1e9:.1f} |"
+
+
 def merge(old: Any, new: Any) -> Any:
     """Nested settings over others, as Snakemake merges config files."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
@@ -522,7 +537,13 @@ def main(arguments: Sequence[str]) -> int:
         except (UserError, OSError, yaml.YAMLError) as error:
             print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
             return 1
-    print("# What each experiment needs\n\nMade by `make estimate`; docs/cluster.md says how it is reckoned.")
+    print(
+        "# What each experiment needs\n\nMade by `make estimate`; docs/cluster.md says how it is reckoned: a model at "
+        f"{GPU_RATE / 1e12:g} TFLOP/s, not measurements. All jobs, one GPU a job:\n"
+    )
+    print("| experiment | jobs | hours | of them | longest job, hours | results, GB |\n|---|---|---|---|---|---|")
+    for config in configs.values():
+        print(total(config))
     for name, config in configs.items():
         print(f"\n## {config['experiment']}\n\n`{name}`")
         for gpus in (1, 0):

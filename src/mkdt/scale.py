@@ -55,8 +55,6 @@ def smoke(config: dict[str, Any], smallest: int) -> dict[str, Any]:
         }
     small["pretrain"]["steps"] = list(STEPS[: len(small["pretrain"]["steps"])])
     small["distill_seeds"] = small["distill_seeds"][:DISTILL_SEEDS]
-    if small["distill"]["retain"] != "auto":
-        small["distill"]["retain"] = min(small["distill"]["retain"], small["distill"]["steps"])
     # Few images need larger shares of them; what thereby becomes equal is one.
     fractions = [min(1.0, max(0.05, 10 * fraction)) for fraction in small["probe"]["label_fractions"]]
     budgets = [max(0.01, budget) if budget < 1 else max(2, isqrt(int(budget))) for budget in small["budgets"]]

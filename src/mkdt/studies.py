@@ -1,6 +1,6 @@
 """What the studies of docs/studies share: the scores that the workflow has made so far, as tables."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -109,6 +109,50 @@ def at_equal_steps(
         row = {"method": method, "baseline": baseline, "budget": budget, "steps": count}
         rows.append(row | report.compare(parts[0], parts[1]))
     return pd.DataFrame(rows)
+
+
+def holm(p: pd.Series) -> pd.Series:
+    """Holm's step-down correction for all differences that are looked at together: p values that hold for the family."""
+    ordered = p.sort_values()
+    factors = range(len(p), 0, -1)
+    return (ordered * list(factors)).cummax().clip(upper=1).reindex(p.index)
+
+
+def corrected(accuracy: pd.DataFrame, best: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+    """The differences of a page by the linear probe, as two families: to random, and of distilled sets to the best real subset.
+
+    Args:
+        accuracy: as from ``report.accuracies``.
+        best: as from ``report.against_best_subset``.
+        methods: which are held against random.
+
+    Returns:
+        one row a difference: ``family``, its setting, ``method``, ``baseline``, ``difference`` in points, ``p`` by itself
+        (``report.p_value``) and ``holm``, p in its family.
+    """
+    setting = ["student", "budget", "downstream", "label_fraction"]
+    parts = dict(iter(accuracy[accuracy["evaluation"] == "linear"].groupby([*setting, "method"])))
+    settings = dict.fromkeys(key[:-1] for key in parts)
+    families = {
+        "random": [(where, method, "random") for where in settings for method in methods],
+        "best subset": [
+            (tuple(row[key] for key in setting), row["method"], row["subset"]) for row in best.to_dict("records")
+        ],
+    }
+    tables = []
+    for family, pairs in families.items():
+        rows = [
+            {"family": family, **dict(zip(setting, where, strict=True)), "method": method, "baseline": baseline}
+            | {
+                "difference": report.paired(mine, other)["difference"].mean(),
+                "p": report.p_value(mine, other),
+            }
+            for where, method, baseline in pairs
+            for mine, other in [(parts[(*where, method)], parts[(*where, baseline)])]
+        ]
+        table = pd.DataFrame(rows)
+        tables.append(table.assign(holm=holm(table["p"])))
+    return pd.concat(tables, ignore_index=True)
 
 
 def crossed(table: pd.DataFrame, by: str, across: str, columns: Mapping[Any, str], cell: Callable[[Row], str]) -> str:

@@ -131,7 +131,6 @@ def test_default_sizes() -> None:
         ({"pretrain": {"seeds": [1, 1]}}, ["pretrain.seeds", "twice"]),
         ({"pretrain": {"steps": [20, 10]}}, ["pretrain.steps", "ascend"]),
         ({"pretrain": {"rates": [0.1, 0.01]}}, ["pretrain.rates", "ascend"]),
-        ({"distill": {"retain": 21}}, ["distill.retain", "20"]),
         ({"distill": {"retain": "all"}}, ["distill.retain", "auto"]),
         ({"distill": {"momentum": 1}}, ["distill.momentum", "less than 1"]),
         ({"datasets": {"digits": {"test": None}}}, ["datasets.digits.test", "number"]),

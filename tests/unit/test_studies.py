@@ -13,6 +13,8 @@ import ssl_trajectories
 import torch
 import what_matters
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from mkdt import artifacts, report, studies
@@ -241,9 +243,9 @@ def test_levels_of_another_budget_are_held_against_the_first_of_theirs(
         ]
         pd.DataFrame(rows).to_csv(what_matters.run_file(entry), index=False)
     table = what_matters.summarise(study).set_index(["level", "method"])
-    assert table.loc[("rate 50", "mkdt"), ["vs_random", "vs_default", "recovered"]].tolist() == [7, 3, 0.7]
+    assert table.loc[("rate 50", "mkdt"), ["vs_random", "vs_reference", "recovered"]].tolist() == [7, 3, 0.7]
     assert table.loc[("default", "mkdt"), "vs_random"] == 4
-    assert table.loc[[("VICReg", "mkdt"), ("default", "mkdt")], "vs_default"].isna().all()
+    assert table.loc[[("VICReg", "mkdt"), ("default", "mkdt")], "vs_reference"].isna().all()
 
 
 def test_a_method_that_diverged_or_is_missing_has_no_figure_and_is_no_baseline(
@@ -272,7 +274,7 @@ def test_a_method_that_diverged_or_is_missing_has_no_figure_and_is_no_baseline(
     table = what_matters.summarise(study)
     found = table[["level", "method", "accuracy", "vs_random"]].fillna(0).to_numpy().tolist()
     assert found == [[3, "random", 3.0, 0], [2, "mkdt", 2.0, -1], [4, "mkdt", 4.0, 1]]
-    assert not any(column.startswith(("vs_default", "recovered")) for column in table)
+    assert not any(column.startswith(("vs_reference", "recovered")) for column in table)
     (tmp_path / "runs/N_3.csv").unlink()
     assert what_matters.summarise(study)[["level", "accuracy"]].to_numpy().tolist() == [[2, 2.0], [4, 4.0]]
 
@@ -441,7 +443,7 @@ def test_the_tables_of_the_pages_are_those_of_their_csvs() -> None:
     )
     chosen = fashion.best_of(grids, [table[table["downstream"] == table["source"]] for table in runs])
     parts = [chosen[chosen["label_fraction"] == fraction] for fraction in (0.005, 0.01)]
-    equal = [studies.at_equal_steps(part, fashion.RATE_PAIRS, ["50img"], [20, 80, 320]) for part in parts]
+    equal = [studies.at_equal_steps(part, fashion.PAIRS, ["50img"], [20, 80, 320]) for part in parts]
     written = {
         "rates": [fashion.rates_as_text(part) for part in parts],
         "rates_equal_steps": [studies.differences_as_text(part, "steps") for part in equal],
@@ -450,6 +452,12 @@ def test_the_tables_of_the_pages_are_those_of_their_csvs() -> None:
         assert (STUDIES / f"fashion/{name}.md").read_text() == "\n".join(texts)
         assert texts[0] in (STUDIES / "fashion.md").read_text()
     assert (STUDIES / "digits/equal_steps.md").read_text() in (STUDIES / "digits.md").read_text()
+    for study, left in (("digits", {"mkdt_kmeans"}), ("architectures", {"mkdt", "mkdt_kmeans", "krr_st"})):
+        written = pd.read_csv(STUDIES / study / "holm.csv")
+        made = (pd.read_csv(STUDIES / study / f"{name}.csv") for name in ("accuracy", "against_best_subset"))
+        methods = written.loc[written["family"] == "random", "method"].unique().tolist()
+        pd.testing.assert_frame_equal(studies.corrected(*made, methods), written)
+        assert set(written.loc[(written["holm"] < 0.05) & (written["difference"] > 0), "method"]) == left
     for study in ("digits", "fashion"):
         equal, runs = (pd.read_csv(STUDIES / study / f"{name}.csv") for name in ("equal_steps", "runs_by_steps"))
         row = equal[equal["steps"] == 320].iloc[0]
@@ -467,6 +475,30 @@ def test_the_tables_of_the_pages_are_those_of_their_csvs() -> None:
         accuracy = pd.read_csv(STUDIES / study / "accuracy.csv")
         methods = list(dict.fromkeys(pd.read_csv(STUDIES / study / "summary.csv")["method"]))
         assert table_rows(written) == table_rows(report.as_text(report.summarise(accuracy, methods), "fair")), study
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_is_the_step_down_rule(values: list[float]) -> None:
+    """Rejecting what is at most alpha of the corrected p is rejecting by Holm's rule, for every alpha."""
+    found = studies.holm(pd.Series(values))
+    assert ((found >= values) & (found <= 1)).all()
+    for alpha in (0.01, 0.05, 0.3):
+        rejected = set()
+        for k, row in enumerate(sorted(range(len(values)), key=lambda i: values[i])):
+            if values[row] * (len(values) - k) > alpha:
+                break
+            rejected.add(row)
+        assert {values[i] for i in rejected} == {values[i] for i in found.index[found <= alpha]}
+
+
+def test_p_is_below_five_per_cent_where_the_interval_excludes_zero() -> None:
+    """Of all differences of study 1."""
+    table = pd.read_csv(STUDIES / "digits/holm.csv")
+    best = pd.read_csv(STUDIES / "digits/against_best_subset.csv").set_index(["budget", "method"])
+    for row in table[table["family"] == "best subset"].to_dict("records"):
+        wanted = best.loc[(row["budget"], row["method"])]
+        assert (row["p"] < 0.05) == (wanted["low"] > 0 or wanted["high"] < 0)
+        assert row["difference"] == pytest.approx(wanted["difference"])
 
 
 def test_the_table_of_steps() -> None:

@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from mkdt import report, studies
 from mkdt.artifacts import write_text
+from mkdt.methods import METHODS
 from mkdt.resources import read
 
 CONFIG = Path("config/studies/architectures.yaml")
@@ -56,6 +57,8 @@ def main() -> None:
     linear = made["summary"][made["summary"]["evaluation"] == "linear"]
     linear = linear.sort_values("student", key=lambda s: s.map(order), kind="stable")
     write_text(PAGE / "table.md", as_text(linear, made["against_best_subset"]))
+    distilled = [method for method in config["methods"] if method in METHODS and METHODS[method].distilled]
+    report.save_table(PAGE / "holm.csv", studies.corrected(made["accuracy"], made["against_best_subset"], distilled))
     report.save_figure(PAGE / "transfer.png", plot(linear, config["methods"]))
 
 

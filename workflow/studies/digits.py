@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from mkdt import report, studies
 from mkdt.artifacts import write_text
 from mkdt.config import budget_label, has_budget
+from mkdt.methods import METHODS
 from mkdt.resources import read
 
 CONFIG = Path("config/studies/digits.yaml")
@@ -16,6 +17,8 @@ PAIRS = [
     ("mkdt_random", "random"), ("mkdt_kmeans", "random"), ("krr_st", "random"), ("kmeans", "random"),
     ("mkdt_kmeans", "kmeans"),
 ]  # fmt: skip
+
+SETS = [name for name, method in METHODS.items() if method.rule is not None and name not in {"random", "mkdt"}]
 
 
 def plot(accuracy: pd.DataFrame, methods: list[str], shares: dict[str, float]) -> Figure:
@@ -61,6 +64,7 @@ def main() -> None:
     equal = studies.at_equal_steps(made["runs_by_steps"], PAIRS, list(shares), [80, 320])
     report.save_table(PAGE / "equal_steps.csv", equal)
     write_text(PAGE / "equal_steps.md", studies.differences_as_text(equal[equal["steps"] == 320], "budget"))
+    report.save_table(PAGE / "holm.csv", studies.corrected(made["accuracy"], made["against_best_subset"], SETS))
     report.save_figure(PAGE / "budgets.png", plot(made["accuracy"], config["methods"], shares))
 
 

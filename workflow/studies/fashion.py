@@ -14,7 +14,6 @@ CONFIG = Path("config/studies/fashion.yaml")
 RATES = Path("config/studies/fashion_rates.yaml")
 PAGE = Path("docs/studies/fashion")
 PAIRS = [("mkdt", "random"), ("mkdt", "kmeans"), ("mkdt", "full"), ("mkdt_kmeans", "kmeans"), ("krr_st", "kmeans")]
-RATE_PAIRS = PAIRS[:-1]  # krr_st was not trained at the higher rates
 
 
 def as_text(points: pd.DataFrame) -> str:
@@ -89,7 +88,7 @@ def main() -> None:
     chosen = best_of([made["grid"], higher["rates_grid"]], [runs, higher["rates_runs_by_steps"]])
     parts = [chosen[chosen["label_fraction"] == fraction] for fraction in fractions]
     write_text(PAGE / "rates.md", "\n".join(map(rates_as_text, parts)))
-    equal = [studies.at_equal_steps(part, RATE_PAIRS, budgets, config["pretrain"]["steps"]) for part in parts]
+    equal = [studies.at_equal_steps(part, PAIRS, budgets, config["pretrain"]["steps"]) for part in parts]
     write_text(PAGE / "rates_equal_steps.md", "\n".join(studies.differences_as_text(part, "steps") for part in equal))
 
 

@@ -221,14 +221,14 @@ def chosen(rows: pd.DataFrame, method: str) -> pd.DataFrame:
 
 
 def summarise(study: Settings) -> pd.DataFrame:
-    """One row a level and method: accuracy, difference to the method's default and to the random subset, share of the gain.
+    """One row a level and method: accuracy, difference to the method's reference and to the random subset, share of the gain.
 
-    The default of a method of ``TUNED`` is the first level of the same budget that has it; `none` and `full`, which have no
+    The reference of a method of ``TUNED`` is the first level of the same budget that has it; `none` and `full`, which have no
     budget, are those of the first level of all. What is held against a level without figures has no difference.
     """
     nothing, first = pd.DataFrame(columns=["method"]), None
     starts: dict[float, pd.DataFrame] = {}  # the rows of the first level of a budget: all others have its random subset
-    defaults: dict[tuple[str, float], pd.DataFrame] = {}  # the rows of the first level that has a method
+    references: dict[tuple[str, float], pd.DataFrame] = {}  # the rows of the first level that has a method
     lines = []
     for entry in study["levels"]:
         rows = pd.read_csv(run_file(entry)) if run_file(entry).is_file() else nothing
@@ -239,7 +239,7 @@ def summarise(study: Settings) -> pd.DataFrame:
         gain, subset = (rows if "full" in has else first), (rows if "random" in has else start)
         ends = [chosen(gain, name)["accuracy"].mean() for name in ("none", "full") if name in set(gain["method"])]
         for method in entry.get("methods", ["mkdt"]):
-            default = defaults.setdefault((method, budget), rows)
+            reference = references.setdefault((method, budget), rows)
             if method not in has:
                 continue
             part = chosen(rows, method)
@@ -248,8 +248,8 @@ def summarise(study: Settings) -> pd.DataFrame:
             if len(ends) == 2:
                 line["recovered"] = (line["accuracy"] - ends[0]) / (ends[1] - ends[0])
             compared = {"random": (subset, "random")} if method != "random" else {}
-            if method in TUNED and default is not rows:
-                compared["default"] = default, method
+            if method in TUNED and reference is not rows:
+                compared["reference"] = reference, method
             for name, (source, other) in compared.items():
                 if other in set(source["method"]):
                     for end, value in compare(part, chosen(source, other)).items():
@@ -264,16 +264,18 @@ def as_text(table: pd.DataFrame) -> str:
     for line in table.to_dict("records"):
         point = f"{line['rate']:g}, {line['steps']:.0f}" if line["steps"] else "-"
         named = [str(line[key]) for key in ("factor", "level", "method")]
-        against = [spread(line, [f"vs_{name}{end}" for end in ("", "_low", "_high")]) for name in ("random", "default")]
+        against = [
+            spread(line, [f"vs_{name}{end}" for end in ("", "_low", "_high")]) for name in ("random", "reference")
+        ]
         rows.append([*named, point, f"{line['accuracy']:.1f}", share(line["recovered"]), *against])
-    header = ["factor", "level", "method", "rate, steps", "accuracy", "recovered", "vs random", "vs the default"]
+    header = ["factor", "level", "method", "rate, steps", "accuracy", "recovered", "vs random", "vs the reference"]
     return markdown(header, rows) + "\n"
 
 
 def plot(table: pd.DataFrame) -> Figure:
-    """Each level's difference to the default, with its interval."""
-    names = {f"vs_default{end}": name for end, name in (("", "difference"), ("_low", "low"), ("_high", "high"))}
-    part = table[(table["method"] == "mkdt") & table["vs_default"].notna()]
+    """Each level's difference to its reference, with its interval."""
+    names = {f"vs_reference{end}": name for end, name in (("", "difference"), ("_low", "low"), ("_high", "high"))}
+    part = table[(table["method"] == "mkdt") & table["vs_reference"].notna()]
     part = (
         part.drop(columns="level").assign(level=part["factor"] + ": " + part["level"].astype(str)).rename(columns=names)
     )
@@ -285,7 +287,7 @@ def plot(table: pd.DataFrame) -> Figure:
     draw_differences(axis, part, ["mkdt"], by=["level"])
     if beyond.any():
         axis.set_xlim(-WIDEST, WIDEST)
-    axis.set_xlabel("difference to the default (points, 95 % interval)")
+    axis.set_xlabel("difference to the reference (points)")
     return figure
 
 

@@ -28,7 +28,7 @@ $(VENV)/.slurm: $(VENV)/.run
 demo: $(VENV)/.run  ## the whole pipeline on the default config
 	$(BIN)/snakemake --cores $(CORES) --quiet rules
 	@cat results/digits_1pct/report/summary.md
-	@echo "Figures and tables: results/digits_1pct/report/   Runs, curves and pictures: make ui"
+	@echo "The page with all of it: results/digits_1pct/report/index.html   Runs, curves and pictures: make ui"
 
 run: $(VENV)/.run  ## snakemake, after what a killed run left is cleared away; ARGS='--configfile ...'
 	$(BIN)/mkdt run --cores $(CORES) $(ARGS)

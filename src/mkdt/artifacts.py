@@ -217,9 +217,10 @@ class Artifact:
         """
         self.path = Path(path)
         self._checked: set[tuple[str, int]] = set()
-        again = f"delete it, and snakemake makes it again{by_rule(stage)}"
+        # Of a path that a user gave nobody knows whether it is a rule's.
+        again = f"delete it, and snakemake makes it again{by_rule(stage)}" if stage else "expected what a rule wrote"
         if not self.path.is_file():
-            raise UserError(f"{path} does not exist: snakemake makes it{by_rule(stage)}.")
+            raise UserError(f"{path} does not exist{f': snakemake makes it{by_rule(stage)}' if stage else ''}.")
         try:
             self._file = _open(self.path)
             self.header: Header = json.loads((self._file.metadata() or {})[HEADER_KEY])

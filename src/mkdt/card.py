@@ -76,7 +76,7 @@ the digests:
 import mkdt
 
 tiny = mkdt.load_synthetic("set.safetensors")  # tiny.images, tiny.targets, tiny.pixels() as uint8
-student = mkdt.pretrain(tiny, {json.dumps(spec)}, steps=20)
+student = mkdt.pretrain(tiny, {json.dumps(spec)}, {_point(file, place)})
 features = student.backbone(tiny.images)
 ```
 
@@ -178,9 +178,8 @@ def _settings(title: str, parameters: Mapping[str, Any]) -> str:
     return f"## {title}\n\n| setting | value |\n|---|---|\n{rows}"
 
 
-def _accuracy(file: Artifact, place: Place | None) -> str:
-    """The report's accuracies of the method, where the report is not older than the file."""
-    text = "## Accuracy\n\n"
+def _measured(file: Artifact, place: Place | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The report's accuracies at the set's budget, and of them its method's; none where the report is older than the file."""
     names = place.names if place else {}
     table = pd.DataFrame({"method": []})
     if place is not None:
@@ -190,6 +189,19 @@ def _accuracy(file: Artifact, place: Place | None) -> str:
     mine = table[table["method"] == names.get("method")]
     if names.get("budget") != "all" and len(mine):
         table, mine = (part[part["budget"] == names["budget"]] for part in (table, mine))
+    return table, mine
+
+
+def _point(file: Artifact, place: Place | None) -> str:
+    """Arguments of ``pretrain``: the point that validation chose, or some steps at the set's own step size."""
+    _, mine = _measured(file, place)
+    return "steps=80" if mine.empty else f"steps={mine['steps'].iloc[0]}, rate={mine['rate'].iloc[0]:g}"
+
+
+def _accuracy(file: Artifact, place: Place | None) -> str:
+    """The report's accuracies of the method."""
+    text, names = "## Accuracy\n\n", place.names if place else {}
+    table, mine = _measured(file, place)
     if mine.empty:
         return f"{text}Not measured: there was no report on it {UNTIL_NOW}.\n"
     seeds = ", ".join(str(seed) for seed in sorted(mine["distill_seed"].unique()))

@@ -1,6 +1,7 @@
 """The conditions between keys of a config, beyond its schema: each failure is one sentence. No torch here."""
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def check(config: Config) -> None:
     for i, method in enumerate(config["methods"]):
         _fail_if(
             method not in METHODS and not method.startswith("file:"),
-            f"methods.{i} is '{method}', known are {', '.join(METHODS)} and file:PATH.",
+            f"methods.{i} is '{method}'{_near(method, METHODS)}; known are {', '.join(METHODS)} and file:PATH.",
         )
         if method.startswith("file:"):
             path = Path(method.removeprefix("file:"))
@@ -167,7 +168,10 @@ def _check_options(config: Config) -> None:
         )
         defaults = METHODS[name].options
         for key, value in given.items():
-            _fail_if(key not in defaults, f"unknown key 'options.{name}.{key}'; known here are {', '.join(defaults)}.")
+            _fail_if(
+                key not in defaults,
+                f"unknown key 'options.{name}.{key}'{_near(key, defaults)}; known here are {', '.join(defaults)}.",
+            )
             kind = type(defaults[key])
             _fail_if(type(value) is not kind, f"options.{name}.{key} must be of type {kind.__name__}, got {value!r}.")
     for name in {*config["methods"], *config["options"]} & METHODS.keys():
@@ -182,6 +186,11 @@ def _check_options(config: Config) -> None:
                 type(options[key]) is not int or options[key] < 1,
                 f"options.{name}.{key} must be a whole number from 1 on, got {options[key]!r}.",
             )
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    found = difflib.get_close_matches(name, list(known), 1)
+    return f", did you mean '{found[0]}'?" if found else ""
 
 
 def _check_path(key: str, path: Path) -> None:

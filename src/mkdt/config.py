@@ -1,5 +1,6 @@
 """The config: checked before anything runs; its sizes, names and slices. No torch here: it must start fast."""
 
+import difflib
 import itertools
 import json
 import math
@@ -342,6 +343,11 @@ def check_files(files: Iterable[str | Path]) -> None:
             json.dumps(found, default=str)  # no mapping within itself
             if not isinstance(found, dict):
                 raise ValueError("it holds no keys")
+        except FileNotFoundError as error:
+            beside = Path(file).parent
+            near = difflib.get_close_matches(Path(file).name, [path.name for path in beside.glob("*.y*ml")], 1, 0.5)
+            hint = f": did you mean {beside / near[0]}?" if near else "."
+            raise UserError(f"the config file {file} does not exist{hint}") from error
         except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(

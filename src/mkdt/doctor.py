@@ -116,7 +116,9 @@ def _config(files: Sequence[Path]) -> Iterator[Finding | dict[str, Any]]:
         yield Finding("ok", "config", f"{shown}, experiment {config['experiment']}")
         yield config
     if any(Path(".snakemake/locks").glob("*")):
-        yield Finding("note", "lock", "Snakemake runs here, or was killed: if it was, snakemake --unlock.")
+        yield Finding(
+            "note", "lock", "Snakemake runs here, or was killed: if it was, mkdt run in place of snakemake goes on."
+        )
 
 
 def _torch(config: dict[str, Any] | None) -> Iterator[Finding]:
@@ -181,7 +183,11 @@ def _room(config: dict[str, Any]) -> Iterator[Finding]:
     from mkdt.costs import costs
     from mkdt.resources import jobs, memory_mb, need
 
-    needs = [need(config, stage, **arguments) for stage, arguments in jobs(config)]
+    try:
+        needs = [need(config, stage, **arguments) for stage, arguments in jobs(config)]
+    except UserError as error:
+        yield Finding("FAIL", "students", str(error))
+        return
     memory = max(memory_mb(one, 0) for one in needs) / 1e3
     written = costs(config, cfg.RESULTS)["disk"].sum()
     disk = max(0, sum(one.disk for one in needs) - written + max(one.resume for one in needs)) / 1e9

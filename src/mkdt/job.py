@@ -610,4 +610,4 @@ def grid(pictures: torch.Tensor, columns: int = 10, most: int = 100, pixels: int
     pictures = pictures[:most].cpu()
     factor = max(1, pixels // pictures.shape[-1])
     large = pictures.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-    return make_grid(large, nrow=columns, padding=2, pad_value=255)
+    return make_grid(large, nrow=columns, padding=4, pad_value=255)

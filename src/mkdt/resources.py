@@ -4,9 +4,11 @@
 ``attempt`` times these figures, so a job that was too small or too slow gets more when it is tried again.
 """
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from math import ceil
 from pathlib import Path
@@ -17,6 +19,7 @@ import yaml
 from mkdt import config as cfg
 from mkdt.config import Config
 from mkdt.errors import UserError
+from mkdt.extensions import own_modules
 from mkdt.methods import METHODS
 from mkdt.schema import SCHEMA
 
@@ -125,11 +128,11 @@ def backbone_size(spec: Mapping[str, Any], channels: int, size: int) -> Size:
         )
         sizes = fixed.flops * scale, ceil(fixed.activations * scale), ceil(fixed.largest * scale)
         return Size(fixed.parameters, features, *sizes)
-    # An entry that overrides another architecture's may have kept keys of that one. A ResNet-18 stands for an extension.
+    if own_modules(spec["architecture"]):
+        return _built_size(json.dumps(cfg.network(spec)), channels, size)
+    # An entry that overrides another architecture's may have kept keys of that one.
     resnet = spec["architecture"] == "resnet"
-    blocks, width = (
-        (spec["blocks"], spec["width"]) if resnet else (BLOCKS.get(spec["architecture"], BLOCKS["resnet18"]), 64)
-    )
+    blocks, width = (spec["blocks"], spec["width"]) if resnet else (BLOCKS[spec["architecture"]], 64)
     area = size * size
     parameters, flops = 9 * channels * width + 2 * width, 2 * 9.0 * channels * width * area
     kept, largest, inputs = 3 * width * area, width * area, width
@@ -148,6 +151,36 @@ def backbone_size(spec: Mapping[str, Any], channels: int, size: int) -> Size:
             kept += 7 * outputs * area  # two convolutions, two norms, two ReLUs, the sum
             largest, inputs = max(largest, outputs * area), outputs
     return Size(parameters, inputs, flops, kept, largest)
+
+
+@cache
+def _built_size(spec: str, channels: int, size: int) -> Size:
+    """Size of a network of one's own: nothing is known of it, so it is built and sees one image.
+
+    Raises:
+        UserError: it cannot be built, or does not take the image.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from mkdt.models import build_backbone
+
+    entry, kept = json.loads(spec), []
+    try:
+        with torch.random.fork_rng(devices=[]), torch.inference_mode(), FlopCounterMode(display=False) as counter:
+            network = build_backbone(entry, channels, size).eval()
+            for module in network.modules():
+                if not list(module.children()):
+                    module.register_forward_hook(lambda module, inputs, output: kept.append(output.numel()))
+            features = network(torch.zeros(1, channels, size, size))
+    except Exception as error:  # whatever the user's code raises
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"the student of architecture '{entry['architecture']}' cannot be built for images of "
+            f"{channels}x{size}x{size}: {type(error).__name__}: {reason}"
+        ) from error
+    parameters = sum(weight.numel() for weight in network.parameters())
+    return Size(parameters, features.shape[1], counter.get_total_flops(), sum(kept), max([features.numel(), *kept]))
 
 
 def student_size(config: Config, student: str) -> Size:

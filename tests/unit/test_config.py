@@ -126,6 +126,7 @@ def test_default_sizes() -> None:
         ({"budgets": [2.5]}, ["budgets", "2.5"]),
         ({"budgets": [14, 14]}, ["budgets", "twice"]),
         ({"methods": ["mkdt", "magic"]}, ["methods.1", "magic"]),
+        ({"methods": ["kmean"]}, ["methods.0", "did you mean 'kmeans'?"]),
         ({"methods": ["file:/nowhere/set.safetensors"]}, ["/nowhere/set.safetensors", "does not exist"]),
         ({"distill_seeds": [0, 0]}, ["distill_seeds", "twice"]),
         ({"pretrain": {"seeds": [1, 1]}}, ["pretrain.seeds", "twice"]),

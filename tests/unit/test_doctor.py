@@ -1,6 +1,8 @@
 """The doctor: what would stop a run is found before it, with what to do about it; the rest is only noted."""
 
 import os
+import re
+import tomllib
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -136,3 +138,14 @@ def test_slurm(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert levels["there"].level == "ok"
     assert levels["other"].level == "note"
     assert "name one of long, short" in levels["other"].text
+
+
+def test_the_environment_of_a_run_can_write_snakemakes_report() -> None:
+    """What Snakemake asks for of its extra `reports` is asked for here too: the tests' own tools may bring it, a run's do not."""
+    ours = {
+        name.split(">")[0].lower()
+        for name in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    }
+    wanted = [words for words in metadata.requires("snakemake") or [] if 'extra == "reports"' in words]
+    assert wanted
+    assert {re.split(r"[^\w-]", words)[0].lower() for words in wanted} <= ours

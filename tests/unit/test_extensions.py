@@ -2,6 +2,7 @@
 
 import copy
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,56 @@ def test_a_name_that_is_taken_is_refused(folder: Path) -> None:
     (folder / "random.py").write_text("METHOD = Method()\n")
     with pytest.raises(UserError, match="'random' is taken"):
         declared(Method, ["random"])
+
+
+PERCEPTRON = """from torch import nn
+
+from mkdt.extensions import Architecture
+
+ARCHITECTURE = Architecture(arguments=("width",))
+
+
+def build(channels, size, width):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(channels * size**2, width), nn.ReLU())
+    network.dimension = width
+    return network
+"""
+
+
+@pytest.fixture
+def own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of an architecture of one's own, which can be imported."""
+    resources._built_size.cache_clear()
+    monkeypatch.setattr(extensions, "__path__", [str(folder)])
+    monkeypatch.setitem(cfg.ARCHITECTURES, "mine", ("width",))
+    monkeypatch.delitem(sys.modules, "mkdt.extensions.mine", raising=False)
+    return folder / "mine.py"
+
+
+def test_a_student_of_ones_own_is_counted_by_building_it(own: Path) -> None:
+    """Weights, operations and what backward keeps; what the entry has for other architectures is no argument."""
+    own.write_text(PERCEPTRON)
+    size = resources.backbone_size({"architecture": "mine", "width": 5, "depth": 3}, 2, 4)
+    assert size == resources.Size(5 * 32 + 5, 5, 2 * 5 * 32, 32 + 5 + 5, 32)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("size**2, width", "size, width", "RuntimeError: mat1 and mat2"),
+        ("nn.ReLU", "nn.Relu", "AttributeError: .*Relu"),
+        ("import nn", "import nowhere", "ImportError: .*nowhere"),
+    ],
+)
+def test_a_student_that_cannot_be_built_is_one_sentence_before_any_job(
+    own: Path, old: str, new: str, words: str
+) -> None:
+    """Whatever its code raises; hours of teacher and experts are not spent before."""
+    own.write_text(PERCEPTRON.replace(old, new))
+    with pytest.raises(
+        UserError, match=rf"^the student of architecture 'mine' cannot be built for images of 2x4x4: {words}"
+    ):
+        resources.backbone_size({"architecture": "mine", "width": 5}, 2, 4)
 
 
 DISTILS = 'METHOD = Method(rule="own", seeded=True, options={"iterations": 50, "pictures": 4, "lr": 0.1, "why": "so"})\ndef mine_set(): ...\n'

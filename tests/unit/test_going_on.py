@@ -9,6 +9,8 @@ import pytest
 
 from mkdt import run
 from mkdt.cli import main
+from mkdt.config import check_files
+from mkdt.errors import UserError
 
 LOCK = Path(".snakemake/locks/0.input.lock")
 JOB = """
@@ -72,6 +74,14 @@ def test_a_living_snakemake_keeps_its_jobs_and_its_lock(job: list[str], options:
         owner.kill()
 
 
+@pytest.mark.counts("bad inputs refused")
+def test_a_config_file_that_is_misspelled_is_named_with_the_nearest(tmp_path: Path) -> None:
+    """Beside it in its folder."""
+    (tmp_path / "cifar10_2pct.yaml").write_text("seed: 1\n")
+    with pytest.raises(UserError, match=r"cifar10\.yaml does not exist: did you mean .*cifar10_2pct\.yaml\?$"):
+        check_files([tmp_path / "cifar10.yaml"])
+
+
 BAD = {
     "missing": None,
     "empty": b"",
@@ -98,7 +108,8 @@ def test_a_config_file_that_is_no_good_is_named(
         file.write_bytes(content)
     assert main(["run", "--cores", "1", "--configfile", "mine.yaml", "-n"]) == 1
     text = capsys.readouterr().err
-    assert text.startswith("mkdt: the config file mine.yaml cannot be used (")
+    what = "does not exist" if kind == "missing" else "cannot be used ("
+    assert text.startswith(f"mkdt: the config file mine.yaml {what}")
     assert text.count("\n") == 1
     assert LOCK.exists()
 

@@ -146,7 +146,8 @@ def _source(file: Artifact, family: Family | None) -> str:
     kind, count = data.header["parameters"]["kind"], data.shape("train_images")[0]
     if kind in DATASETS:
         facts = DATASETS[kind]
-        text = f"{count:,} training images of `{kind}`, <{facts.source}>. Terms, as far as they are known for sure:\n{facts.licence}."
+        where = f"<{facts.source}>" if "://" in facts.source else facts.source
+        text = f"{count:,} training images of `{kind}`, {where}. Terms, as far as they are known for sure:\n{facts.licence}."
     else:
         text = (
             f"{count:,} training images of a folder (`{data.path.parent.name}`). Terms: its owner decides; write here under\n"

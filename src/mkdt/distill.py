@@ -91,6 +91,7 @@ def distill(
     Raises:
         Diverged: loss, gradient or set is not finite, or the loss is ``divergence.EXPLODED`` times the first one (or 1,
             the loss of a student that stays where it is, if the first is less).
+        UserError: an expert did not move over the epochs that are to be matched.
     """
     channels, size = initial.images.shape[1], initial.images.shape[2]
     if loss_fn is None:

@@ -81,7 +81,7 @@ def train_ssl_expert(
         ``trajectory`` float32 [epochs+1,P] and ``epoch_losses`` float32 [epochs].
 
     Raises:
-        UserError: the loss is no longer finite.
+        Diverged: the loss is not finite, or ``divergence.EXPLODED`` times the first one.
     """
     channels, size = images.shape[1], images.shape[2]
     model = build_ssl_student(student, channels, size, settings["projector"], seed, "ssl expert weights", expert)
@@ -151,7 +151,7 @@ def distill_ssl(
         pre-training does not use: targets and step size stay those of ``initial``.
 
     Raises:
-        UserError: loss or gradient is not finite.
+        Diverged: as ``distill``.
     """
     channels, size = initial.images.shape[1], initial.images.shape[2]
     template = build_ssl_student(student, channels, size, settings["projector"], seed, "template").to(device)

@@ -233,7 +233,7 @@ def plot(weights: pd.DataFrame, gradients: pd.DataFrame) -> Figure:
             right.plot(part["batch"], part["views"], color=colour, marker=marker, linestyle=":", linewidth=1)
     left.set(
         xlabel="epochs from one start",
-        ylabel="share that differs from run to run",
+        ylabel="noise share",
         title=f"weights (dashed: rate {RATES[1]:g})",
     )
     right.set(xlabel="batch", title="gradient after 1 epoch (dotted: by views alone)", xscale="log", ylim=(0, 1))

@@ -48,6 +48,7 @@ class Stage:
         settings: the slice of the config that the rule was given.
         seed: root of the random streams.
         device: where to compute.
+        title: which job this is, for people.
     """
 
     def __init__(self, job: Any) -> None:
@@ -80,13 +81,14 @@ class Stage:
         shown = known | {key: budget_words(known[key]) for key in ("budget",) if key in known}
         first = [shown[key] for key in ("dataset", "method", "student", "budget") if key in shown]
         last = [f"{key.removeprefix('distill_')} {known[key]}" for key in ("distill_seed", "seed") if key in known]
+        self.title = " · ".join([self.name, *filter(None, ["–".join(batch)]), *first, *last])
         tags = {"stage": self.name, "source": config["source"], "seed": str(self.seed), **known}
         if "SLURM_JOB_ID" in os.environ:
             tags["slurm_job"] = os.environ["SLURM_JOB_ID"]
         return Run(
             spools(self._results, config["experiment"]) if config["tracking"]["enabled"] else None,
             f"{self.name}-{hashlib.sha256(str(self.output[0]).encode()).hexdigest()[:10]}",
-            " · ".join([self.name, *filter(None, ["–".join(batch)]), *first, *last]),
+            self.title,
             tags,
             dict(flat(self.settings)),
         )
@@ -293,7 +295,7 @@ class Stage:
     def expect(self, total: int, unit: str, done: int = 0) -> None:
         """Announce how many reports will come, for the progress bar and the estimate of what is left."""
         hidden = not sys.stderr.isatty()
-        self._bar = tqdm(total=total, initial=done, unit=unit, desc=self.rule, disable=hidden, leave=False)
+        self._bar = tqdm(total=total, initial=done, unit=unit, desc=self.title, disable=hidden, leave=False)
         self._total, self._first, self._begun = total, done, time.monotonic()
         self._done = done
 
@@ -523,7 +525,7 @@ def stage(job: Any) -> Iterator[Stage]:
     try:
         running = Stage(job)
         with threadpool_limits(job.threads):
-            log.info("%s on %s, %d thread(s)", running.rule, running.device, job.threads)
+            log.info("%s on %s, %d thread(s)", running.title, running.device, job.threads)
             if running.device.type == "cpu" and os.getenv("CUDA_VISIBLE_DEVICES"):  # set by SLURM in a job with GPUs
                 log.warning("this job was given a GPU, but torch sees none.")
             running.check_room(job.resources.get("disk_mb", 0))

@@ -113,8 +113,9 @@ def valid(draw: Draw) -> dict[str, Any]:
     config["methods"] = some(draw, sorted(METHODS))
     config["budgets"] = some(draw, [2, 9, 40, 0.02, 0.5])
     config["experts"]["epochs"] += config["distill"]["start_epochs"] + config["distill"]["match_epochs"]
-    config["distill"]["retain"] = draw(st.sampled_from(["auto", 0, 1]))
+    config["distill"]["retain"] = draw(st.sampled_from(["auto", 0, 1, 99]))
     config["pretrain"]["steps"].sort()
+    config["pretrain"]["rates"].sort()
     config["pretrain"]["batch"] = 10_007  # a prime: no set leaves a last batch of one image
     probe = config["probe"]
     probe |= {"selection": draw(st.sampled_from(labelled)), "downstream": some(draw, labelled)}
@@ -140,6 +141,7 @@ def plan(config: dict[str, Any]) -> None:
     assert cfg.names(config)
     assert resources.table(config, 0).count("\n") > 5
     assert resources.table(config, 1).count("\n") > 5
+    assert resources.total(config).count("|") == 7
 
 
 @given(config=valid(), scale=st.sampled_from(["full", "smoke"]))

@@ -483,4 +483,4 @@ def test_grid_makes_a_colour_picture() -> None:
     """Pictures side by side, enlarged by whole factors, three channels."""
     picture = job.grid(torch.zeros(14, 1, 8, 8, dtype=torch.uint8))
     assert picture.dtype == torch.uint8
-    assert picture.shape == (3, 2 * 50 + 2, 10 * 50 + 2)
+    assert picture.shape == (3, 2 * 52 + 4, 10 * 52 + 4)

@@ -194,9 +194,12 @@ def _measured(file: Artifact, place: Place | None) -> tuple[pd.DataFrame, pd.Dat
 
 
 def _point(file: Artifact, place: Place | None) -> str:
-    """Arguments of ``pretrain``: the point that validation chose, or some steps at the set's own step size."""
+    """Arguments of ``pretrain``: the point that validation chose for this set, or some steps at its own step size."""
     _, mine = _measured(file, place)
-    return "steps=80" if mine.empty else f"steps={mine['steps'].iloc[0]}, rate={mine['rate'].iloc[0]:g}"
+    if place is None or mine.empty or mine["student"].nunique() > 1:  # whose point is the example's?
+        return "steps=80"
+    this = mine[mine["distill_seed"] == int(place.names["distill_seed"])]
+    return f"steps={this['steps'].iloc[0]}, rate={this['rate'].iloc[0]:g}" if len(this) else "steps=80"
 
 
 def _accuracy(file: Artifact, place: Place | None) -> str:

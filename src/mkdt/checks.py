@@ -116,8 +116,8 @@ def check(config: Config) -> None:
         lonely = [count for count in counts if count % batch == 1 or batch == 1]
         _fail_if(
             normalises and bool(lonely),
-            f"pretrain.batch {batch} leaves a last batch of one image of a set of {', '.join(map(str, lonely))}, of which the "
-            f"batch norm of students.{name} has no statistics: change pretrain.batch or budgets.",
+            f"pretrain.batch {batch} leaves a last batch of one image of a set of {', '.join(map(str, lonely))}, from which "
+            f"the batch norm of students.{name} takes no statistics: change pretrain.batch or budgets.",
         )
     for method in config["methods"]:
         made = [METHODS[name] for name in (method, METHODS[method].init) if name] if method in METHODS else []

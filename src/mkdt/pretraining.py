@@ -170,8 +170,8 @@ def pretrain_grid(
         and any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
     ):
         raise UserError(
-            f"pretrain.batch {settings['batch']} leaves a last batch of one image of a set of {len(images)}, of which the "
-            f"batch norm of a {student['architecture']} has no statistics: change pretrain.batch."
+            f"pretrain.batch {settings['batch']} leaves a last batch of one image of a set of {len(images)}, from which "
+            f"the batch norm of a {student['architecture']} takes no statistics: change pretrain.batch."
         )
     width = len(flatten_state(model))
     snapshots = torch.zeros(len(rates), len(steps), width)

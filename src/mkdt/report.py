@@ -162,18 +162,21 @@ def p_value(method: pd.DataFrame, baseline: pd.DataFrame) -> float:
     """Two-sided p of no paired difference, from the same t as ``interval``: below 0.05 where that excludes zero."""
     differences = paired(method, baseline)
     variance, freedom = _spread_of_the_mean(differences, "difference", RUN)
-    return float(2 * student_t.sf(abs(differences["difference"].mean()) / variance**0.5, freedom))
+    mean = abs(float(differences["difference"].mean()))
+    if variance == 0:
+        return float(mean == 0)
+    return float(2 * student_t.sf(mean / variance**0.5, freedom))
 
 
-def read_scores(files: Iterable[str | Path], source: str) -> pd.DataFrame:
+def read_scores(files: Iterable[str | Path], source: str, students: Sequence[str]) -> pd.DataFrame:
     """The rows of all files of rule probe, with the column ``source`` before them.
 
-    The teacher is scored once, under the name of one student; its rows stand beside every student.
+    The teacher is scored once, under the name of the first of the ``students``; its rows stand beside each of them.
     """
     scores = pd.concat([read_table(file, "probe") for file in files], ignore_index=True)
     teacher = scores["method"] == "teacher"
-    once = scores[teacher & (scores["student"] == scores.loc[teacher, "student"].min())]
-    parts = [once.assign(student=student) for student in scores["student"].unique()]
+    once = scores[teacher & (scores["student"] == students[0])]
+    parts = [once.assign(student=student) for student in students]
     scores = pd.concat([scores[~teacher], *parts], ignore_index=True)
     scores.insert(0, "source", source)
     return scores

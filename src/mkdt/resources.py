@@ -161,26 +161,35 @@ def _built_size(spec: str, channels: int, size: int) -> Size:
         UserError: it cannot be built, or does not take the image.
     """
     import torch
+    from torch.utils._pytree import tree_leaves
     from torch.utils.flop_counter import FlopCounterMode
 
     from mkdt.models import build_backbone
 
-    entry, kept = json.loads(spec), []
+    entry: dict[str, Any] = json.loads(spec)
+    kept = [0]
+
+    def keep(module: Any, inputs: Any, output: Any) -> None:
+        kept.extend(part.numel() for part in tree_leaves(output) if isinstance(part, torch.Tensor))
+
     try:
         with torch.random.fork_rng(devices=[]), torch.inference_mode(), FlopCounterMode(display=False) as counter:
             network = build_backbone(entry, channels, size).eval()
             for module in network.modules():
                 if not list(module.children()):
-                    module.register_forward_hook(lambda module, inputs, output: kept.append(output.numel()))
+                    module.register_forward_hook(keep)
             features = network(torch.zeros(1, channels, size, size))
+        shape = list(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
+        if shape != [1, network.dimension]:
+            raise ValueError(f"of one image it makes {shape}, expected [1, {network.dimension}], its `dimension`")
     except Exception as error:  # whatever the user's code raises
         reason = " ".join(str(error).split())[:300]
         raise UserError(
-            f"the student of architecture '{entry['architecture']}' cannot be built for images of "
+            f"the student of architecture '{entry['architecture']}' cannot be used for images of "
             f"{channels}x{size}x{size}: {type(error).__name__}: {reason}"
         ) from error
     parameters = sum(weight.numel() for weight in network.parameters())
-    return Size(parameters, features.shape[1], counter.get_total_flops(), sum(kept), max([features.numel(), *kept]))
+    return Size(parameters, shape[1], counter.get_total_flops(), sum(kept), max(kept))
 
 
 def student_size(config: Config, student: str) -> Size:

@@ -34,7 +34,7 @@ def read_scores(config: Config) -> pd.DataFrame:
     ]
     if not files:
         raise UserError(f"{folder} holds no scores yet: run snakemake with the study's config first.")
-    return report.read_scores(files, config["source"])
+    return report.read_scores(files, config["source"], config["pretrain"]["students"])
 
 
 def tables(config: Config) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -148,9 +148,10 @@ def corrected(accuracy: pd.DataFrame, best: pd.DataFrame, methods: Sequence[str]
                 "p": report.p_value(mine, other),
             }
             for where, method, baseline in pairs
+            if {(*where, method), (*where, baseline)} <= parts.keys()  # the others are still to be measured
             for mine, other in [(parts[(*where, method)], parts[(*where, baseline)])]
         ]
-        table = pd.DataFrame(rows)
+        table = pd.DataFrame(rows, columns=["family", *setting, "method", "baseline", "difference", "p"])
         tables.append(table.assign(holm=holm(table["p"])))
     return pd.concat(tables, ignore_index=True)
 

@@ -98,12 +98,35 @@ def test_a_student_of_ones_own_is_counted_by_building_it(own: Path) -> None:
     assert size == resources.Size(5 * 32 + 5, 5, 2 * 5 * 32, 32 + 5 + 5, 32)
 
 
+def test_a_layer_that_gives_several_tensors_is_counted(own: Path) -> None:
+    """A recurrent one: its outputs and its last state."""
+    text = (
+        PERCEPTRON.replace("return network", "return Own(channels * size, width)")
+        + """
+
+class Own(nn.Module):
+    def __init__(self, inputs, width):
+        super().__init__()
+        self.dimension, self.cell = width, nn.GRU(inputs, width, batch_first=True)
+
+    def forward(self, images):
+        return self.cell(images.flatten(2).transpose(1, 2).reshape(len(images), 4, -1))[0][:, -1]
+"""
+    )
+    own.write_text(text)
+    size = resources.backbone_size({"architecture": "mine", "width": 5}, 2, 4)
+    assert (size.features, size.activations, size.largest) == (5, 4 * 5 + 5, 4 * 5)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
         ("size**2, width", "size, width", "RuntimeError: mat1 and mat2"),
         ("nn.ReLU", "nn.Relu", "AttributeError: .*Relu"),
         ("import nn", "import nowhere", "ImportError: .*nowhere"),
+        ("dimension = width", "size = width", "AttributeError: .*dimension"),
+        ("dimension = width", "dimension = 7", r"ValueError: of one image it makes \[1, 5\], expected \[1, 7\]"),
+        ("nn.ReLU()", "nn.Unflatten(1, (5, 1, 1))", r"ValueError: of one image it makes \[1, 5, 1, 1\]"),
     ],
 )
 def test_a_student_that_cannot_be_built_is_one_sentence_before_any_job(
@@ -112,7 +135,7 @@ def test_a_student_that_cannot_be_built_is_one_sentence_before_any_job(
     """Whatever its code raises; hours of teacher and experts are not spent before."""
     own.write_text(PERCEPTRON.replace(old, new))
     with pytest.raises(
-        UserError, match=rf"^the student of architecture 'mine' cannot be built for images of 2x4x4: {words}"
+        UserError, match=rf"^the student of architecture 'mine' cannot be used for images of 2x4x4: {words}"
     ):
         resources.backbone_size({"architecture": "mine", "width": 5}, 2, 4)
 

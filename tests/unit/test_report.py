@@ -238,8 +238,10 @@ def test_the_teacher_is_scored_once_and_stands_beside_every_student(tmp_path: Pa
     ):
         files.append(tmp_path / f"{student}_{method}.csv")
         report.save_table(files[-1], rows.drop(columns="source").assign(student=student))
-    for given in (files, files[:3]):
-        found = report.read_scores(given, "s").sort_values(["method", "student"])
+    for given in (files, [*files[:2], files[3]]):
+        found = report.read_scores(given, "s", ["b", "a"]).sort_values(["method", "student"])
         assert found[["student", "method", "accuracy"]].to_numpy().tolist() == [
-            ["a", "none", 80.0], ["b", "none", 81.0], ["a", "teacher", 85.0], ["b", "teacher", 85.0],
+            ["a", "none", 80.0], ["b", "none", 81.0], ["a", "teacher", 86.0], ["b", "teacher", 86.0],
         ]  # fmt: skip
+    alone = report.read_scores(files[3:], "s", ["b", "a"])
+    assert alone[["student", "accuracy"]].to_numpy().tolist() == [["b", 86.0], ["a", 86.0]]

@@ -300,3 +300,26 @@ def test_a_path_says_what_a_file_is(tmp_path: Path, path: str, names: dict[str, 
     (tmp_path / ".experiments").mkdir()
     place = place_of(tmp_path / f"{path}.safetensors")
     assert (place and place.names) == names
+
+
+@pytest.mark.parametrize(
+    ("students", "words"),
+    [(["convnet"], "steps=20, rate=0.57)"), (["alexnet", "convnet"], "steps=80)")],
+    ids=["this set's own rate", "two students have two points"],
+)
+def test_the_cards_example_trains_at_the_point_that_was_measured(
+    results: Path, tmp_path: Path, students: list[str], words: str
+) -> None:
+    """Of this set: by the protocol `paper` each has its own rate. Whose point is meant must be clear."""
+    rows = [
+        {"source": "digits", "budget": "4img", "method": "mkdt", "student": student, "downstream": "digits"}
+        | {"evaluation": "linear", "label_fraction": 0.1, "distill_seed": seed, "seed": 0, "label_draw": 0}
+        | {"rate": rate, "steps": 20, "accuracy": 80.0}
+        for student in students
+        for seed, rate in ((1, 0.5), (0, 0.57))
+    ]
+    artifacts.write_table(results / "study/report/accuracy.csv", rows)
+    export(results / SET, tmp_path / "out")
+    card = (tmp_path / "out/README.md").read_text()
+    assert words in card
+    assert "| convnet | digits | linear | 10 % | 0.57, 20 | 80.0 |" in card

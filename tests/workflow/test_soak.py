@@ -43,8 +43,10 @@ def until_done(project: Project, number: int) -> tuple[str, int]:
         printed += done.stdout + done.stderr
         if done.returncode == 0:
             return printed, refused
-        # A Snakemake that ends removes the whole folder of locks: one that reads or writes there just then loses it.
-        lost = re.search(r"FileNotFoundError: .*/\.snakemake/locks", done.stderr)
+        # A Snakemake that ends removes the whole folder of locks: one that reads, writes or removes there just then fails.
+        lost = re.search(
+            r"^ *(FileNotFound|OS)Error: .*(\.snakemake/locks|\d\.(in|out)put\.lock)", done.stderr, re.MULTILINE
+        )
         assert lost or "Directory cannot be locked" in done.stderr, done.stderr[-4000:]
         refused += lost is None
         time.sleep(1)

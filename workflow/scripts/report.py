@@ -13,7 +13,7 @@ from mkdt.tracking import code_version
 
 with job.stage(snakemake) as stage:
     settings, output = stage.settings, stage.output
-    scores = report.read_scores(stage.input.scores, settings["source"])
+    scores = report.read_scores(stage.input.scores, settings["source"], snakemake.config["pretrain"]["students"])
     accuracy = report.accuracies(scores, settings["budgets"])
     summary = report.summarise(accuracy, settings["methods"])
     points = report.curve(scores, settings["budgets"])

@@ -216,11 +216,12 @@ steps of pre-training were chosen on validation images.
 | student | evaluated on | by | labels | rate, steps | this set | all sets | minus a random subset |
 |---|---|---|---|---|---|---|---|
 """
-    for values, part in mine.groupby(["student", "downstream", "evaluation", "label_fraction"], sort=True):
+    where = ["student", "downstream", "evaluation", "label_fraction"]
+    for values, part in mine.groupby(where, sort=True):
         student, downstream, evaluation, fraction = (*values[:3], 100 * part["label_fraction"].iloc[0])
         if names.get("student") not in {None, student}:
             continue
-        same = (table[["student", "downstream", "evaluation", "label_fraction"]] == values).all(axis=1)
+        same = (table[where] == pd.Series(values, index=where)).all(axis=1)
         random = table[same & (table["method"] == "random")]
         this = part[part["distill_seed"] == int(names["distill_seed"])]
         rate = (this if len(this) else part)["rate"].iloc[0]

@@ -34,6 +34,7 @@ def of_set(tiny: SyntheticSet, file: Artifact, place: Place | None, family: Fami
         file: its artifact.
         place, family: where it lies in the results, and the artifacts there; None outside of them.
     """
+    measured = _measured(file, place)
     count, channels, height, width = tiny.images.shape
     dimension, real = tiny.targets.shape[1], file.header["stage"] == "subset"
     spec = (file.header["parameters"] or {}).get("student", STUDENT)
@@ -76,13 +77,13 @@ the digests:
 import mkdt
 
 tiny = mkdt.load_synthetic("set.safetensors")  # tiny.images, tiny.targets, tiny.pixels() as uint8
-student = mkdt.pretrain(tiny, {json.dumps(spec)}, {_point(file, place)})
+student = mkdt.pretrain(tiny, {json.dumps(spec)}, {_point(measured[1], place)})
 features = student.backbone(tiny.images)
 ```
 
 {_source(file, family)}
 {_settings("How it was made", file.header["parameters"])}
-{_accuracy(file, place)}
+{_accuracy(measured, place)}
 {_provenance(file, place)}"""
 
 
@@ -100,7 +101,7 @@ def of_encoder(
     """
     library = LIBRARIES.get(network["architecture"])
     needs = f"torch, safetensors and {library}" if library else "torch and safetensors"
-    accuracy = _accuracy(file, place) + "\n" if file.header["stage"] == "pretrain" else ""
+    accuracy = _accuracy(_measured(file, place), place) + "\n" if file.header["stage"] == "pretrain" else ""
     return f"""# An encoder of images
 
 `encoder.safetensors` holds the weights of an encoder {trained}. The network:
@@ -193,19 +194,23 @@ def _measured(file: Artifact, place: Place | None) -> tuple[pd.DataFrame, pd.Dat
     return table, mine
 
 
-def _point(file: Artifact, place: Place | None) -> str:
-    """Arguments of ``pretrain``: the point that validation chose for this set, or some steps at its own step size."""
-    _, mine = _measured(file, place)
-    if place is None or mine.empty or mine["student"].nunique() > 1:  # whose point is the example's?
-        return "steps=80"
-    this = mine[mine["distill_seed"] == int(place.names["distill_seed"])]
-    return f"steps={this['steps'].iloc[0]}, rate={this['rate'].iloc[0]:g}" if len(this) else "steps=80"
+def _point(mine: pd.DataFrame, place: Place | None) -> str:
+    """Arguments of ``pretrain``: the point that validation chose for this set, or some steps at its own step size.
+
+    Args:
+        mine: the method's rows, as from ``_measured``.
+    """
+    if place is not None and len(mine):
+        this = mine[mine["distill_seed"] == int(place.names["distill_seed"])]
+        if this["student"].nunique() == 1:  # of several it is not clear whose point is the example's
+            return f"steps={this['steps'].iloc[0]}, rate={this['rate'].iloc[0]:g}"
+    return "steps=80"
 
 
-def _accuracy(file: Artifact, place: Place | None) -> str:
-    """The report's accuracies of the method."""
+def _accuracy(measured: tuple[pd.DataFrame, pd.DataFrame], place: Place | None) -> str:
+    """The report's accuracies of the method, from ``_measured``."""
     text, names = "## Accuracy\n\n", place.names if place else {}
-    table, mine = _measured(file, place)
+    table, mine = measured
     if mine.empty:
         return f"{text}Not measured: there was no report on it {UNTIL_NOW}.\n"
     seeds = ", ".join(str(seed) for seed in sorted(mine["distill_seed"].unique()))

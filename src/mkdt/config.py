@@ -103,13 +103,17 @@ def image_size(config: Config, dataset: str) -> int:
     return config["datasets"][dataset]["image_size"] or facts_of(config, dataset).size
 
 
+def used_students(config: Config) -> list[str]:
+    """Names of the students that distil, are pre-trained, or make KRR-ST's pool."""
+    krr = [config["krr_st"]["student"]] * ("krr_st" in config["methods"])
+    return list(dict.fromkeys([config["student"], *config["pretrain"]["students"], *krr]))
+
+
 def smallest_image(config: Config) -> int:
     """Height and width that the smallest images may have for all networks of the config and its sets from files."""
     if any(method.startswith("file:") for method in config["methods"]):
         return image_size(config, config["source"])
-    others = [config["krr_st"]["student"]] * ("krr_st" in config["methods"])
-    used = [config["students"][name] for name in (config["student"], *config["pretrain"]["students"], *others)]
-    networks = [config["teacher"]["backbone"], *used]
+    networks = [config["teacher"]["backbone"], *(config["students"][name] for name in used_students(config))]
     halvings = [s["depth"] if s["architecture"] == "convnet" else POOLS.get(s["architecture"], 0) for s in networks]
     return int(2 ** max(halvings))
 

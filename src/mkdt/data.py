@@ -173,7 +173,7 @@ def _resized(images: Tensor, size: int) -> Tensor:
 
 def _chunks(images: Tensor, size: int = 0) -> Iterable[Tensor]:
     """Parts of at most ``FLOATS`` numbers, as they are or as squares of ``size``: what floats them needs that much memory."""
-    return images.split(max(1, FLOATS // (images.shape[1] * max(images[0, 0].numel(), size * size))))
+    return images.split(max(1, FLOATS // (images.shape[1] * max(images.shape[2] * images.shape[3], size * size))))
 
 
 def adapt(images: Tensor, channels: int, size: int) -> Tensor:
@@ -185,11 +185,9 @@ def adapt(images: Tensor, channels: int, size: int) -> Tensor:
         images = images.expand(-1, 3, -1, -1)
     elif images.shape[1] == 3 and channels == 1:
         weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
-        grey = [
-            (part.float() * weights).sum(1, keepdim=True).round().clamp(0, 255).byte()
-            for part in (_chunks(images) if len(images) else [images])
-        ]
-        images = torch.cat(grey)
+        images = torch.cat(
+            [(part.float() * weights).sum(1, keepdim=True).round().clamp(0, 255).byte() for part in _chunks(images)]
+        )
     return resize(images, size)
 
 

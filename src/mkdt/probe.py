@@ -298,12 +298,12 @@ def probe(
 
     points = [(r, s) for s in range(len(steps)) for r in range(len(shown))]
     validation: dict[tuple[int, int], float] = {}
-    tested: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    rows_at: dict[tuple[int, int], list[dict[str, Any]]] = {}  # of the validation split
     for k, point in enumerate(points):
         scored = evaluate(selection, "validation", point)
         if scored is not None:
             validation[point] = float(np.mean([row["accuracy"] for row in scored]))
-            tested[point] = scored
+            rows_at[point] = scored
             report(k + 1, {"validation_accuracy": validation[point], "rate": shown[point[0]], "steps": steps[point[1]]})
     if not validation:
         raise UserError(
@@ -320,7 +320,7 @@ def probe(
     def flags(point: tuple[int, int]) -> dict[str, bool]:
         return {"chosen": point == best, "chosen_at_steps": point == best_at[point[1]], "at_edge": at_edge}
 
-    rows = [row | flags(point) for point, scored in tested.items() for row in scored]
+    rows = [row | flags(point) for point, scored in rows_at.items() for row in scored]
     finetune_rate = 0.0
     if settings["finetune"] is not None:
         tried = {rate: finetuned(selection, "validation", best, rate) for rate in settings["finetune"]["rates"]}

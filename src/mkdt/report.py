@@ -158,9 +158,8 @@ def compare(method: pd.DataFrame, baseline: pd.DataFrame) -> dict[str, float]:
     return dict(zip(COMPARISON, found, strict=True))
 
 
-def p_value(method: pd.DataFrame, baseline: pd.DataFrame) -> float:
-    """Two-sided p of no paired difference, from the same t as ``interval``: below 0.05 where that excludes zero."""
-    differences = paired(method, baseline)
+def p_value(differences: pd.DataFrame) -> float:
+    """Two-sided p of no difference (rows as from ``paired``), from the same t as ``interval``: below 0.05 where that excludes zero."""
     variance, freedom = _spread_of_the_mean(differences, "difference", RUN)
     mean = abs(float(differences["difference"].mean()))
     if variance == 0:
@@ -220,9 +219,9 @@ def summarise(accuracy: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
     """One row a source, budget, method, student, downstream set, evaluation and label fraction.
 
     Columns: ``mean`` and ``std`` (over all runs and label draws) and ``n``, ``rate`` and ``steps`` of the chosen
-    point (under the protocol ``paper``, where each set has its own rate, their mean), ``at_edge`` where a larger grid might have served the method better; the difference to ``random`` as
-    ``compare`` has it; ``recovered``, the share (method - none) / (full - none) of what pre-training on all images
-    gains, where it gains. Per cent, but the last.
+    point (under the protocol ``paper``, where each set has its own rate, their mean), ``at_edge`` where a larger grid
+    might have served the method better; the difference to ``random`` as ``compare`` has it; ``recovered``, the share
+    (method - none) / (full - none) of what pre-training on all images gains, where it gains. Per cent, but the last.
     """
     setting = [key for key in KEYS if key != "method"]
     rows = []

@@ -141,16 +141,13 @@ def corrected(accuracy: pd.DataFrame, best: pd.DataFrame, methods: Sequence[str]
     }
     tables = []
     for family, pairs in families.items():
-        rows = [
-            {"family": family, **dict(zip(setting, where, strict=True)), "method": method, "baseline": baseline}
-            | {
-                "difference": report.paired(mine, other)["difference"].mean(),
-                "p": report.p_value(mine, other),
-            }
-            for where, method, baseline in pairs
-            if {(*where, method), (*where, baseline)} <= parts.keys()  # the others are still to be measured
-            for mine, other in [(parts[(*where, method)], parts[(*where, baseline)])]
-        ]
+        rows = []
+        for where, method, baseline in pairs:
+            if not {(*where, method), (*where, baseline)} <= parts.keys():
+                continue  # still to be measured
+            differences = report.paired(parts[(*where, method)], parts[(*where, baseline)])
+            row = {"family": family, **dict(zip(setting, where, strict=True)), "method": method, "baseline": baseline}
+            rows.append(row | {"difference": differences["difference"].mean(), "p": report.p_value(differences)})
         table = pd.DataFrame(rows, columns=["family", *setting, "method", "baseline", "difference", "p"])
         tables.append(table.assign(holm=holm(table["p"])))
     return pd.concat(tables, ignore_index=True)

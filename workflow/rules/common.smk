@@ -31,7 +31,7 @@ try:
     cfg.check_files(workflow.configfiles)
     config = cfg.load(GIVEN)
     cfg.check_names(config, REGISTRY)
-    for student in [*config["pretrain"]["students"], *[config["krr_st"]["student"]] * ("krr_st" in config["methods"])]:
+    for student in cfg.used_students(config):
         resources.student_size(config, student)  # one of the user's own is built
 except UserError as error:
     raise WorkflowError(str(error))

@@ -2,12 +2,16 @@
 
 from pathlib import Path
 
+import torch
+
 from mkdt import job
 from mkdt.artifacts import write_table
 from mkdt.data import Normalised, adapt
 from mkdt.pretraining import snapshots
 from mkdt.probe import Downstream, probe
 from mkdt.teacher import load_teacher
+
+UNREAD = torch.empty(0), torch.empty(0)
 
 with job.stage(snakemake) as stage:
     source = stage.open("source", stage.input.source, "data")
@@ -32,11 +36,15 @@ with job.stage(snakemake) as stage:
             "validation": name == stage.settings["selection"],
             "test": name in stage.settings["downstream"],
         }
-        splits = []
-        for split, wanted in read.items():
-            rows = slice(None) if wanted else slice(0)
-            images, labels = data.tensor(f"{split}_images")[rows], data.tensor(f"{split}_labels")[rows]
-            splits.append((Normalised(adapt(images, channels, size), mean, std), labels))
+        splits = [
+            (
+                Normalised(adapt(data.tensor(f"{split}_images"), channels, size), mean, std),
+                data.tensor(f"{split}_labels"),
+            )
+            if wanted
+            else UNREAD
+            for split, wanted in read.items()
+        ]
         sets[name] = Downstream(name, *splits)
     stage.expect(len(next(iter(rates.values()))) * len(steps), "point")
     rows = probe(

@@ -52,7 +52,7 @@ test-slurm: $(VENV)/.dev $(VENV)/.slurm  ## the workflow, its jobs killed in eve
 	$(BIN)/pytest -m slurm -rs --durations=5 tests/slurm
 
 estimate: $(VENV)/.run  ## docs/estimates.md: jobs, hours, memory and disk of every experiment
-	$(BIN)/python -m mkdt.resources config/config.yaml config/experiments/*.yaml > docs/estimates.md
+	$(BIN)/python -m mkdt.jobs.estimates config/config.yaml config/experiments/*.yaml > docs/estimates.md
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -75,7 +75,7 @@ sync: $(VENV)/.run  ## send to MLflow what has not reached it yet, each value on
 	$(BIN)/mkdt track sync
 
 config-docs: $(VENV)/.run  ## config/README.md from the schema
-	$(BIN)/python -c 'from mkdt.schema import reference; print(reference(), end="")' > config/README.md
+	$(BIN)/python -c 'from mkdt.config.schema import reference; print(reference(), end="")' > config/README.md
 
 clean: $(VENV)/.run  ## what can be made again: experts whose sets are there, what no result shares; asks first
 	$(BIN)/mkdt clean

@@ -18,9 +18,9 @@ import torch
 from plain import plain_unroll
 from torch import Tensor
 
-from mkdt.compiled import CompiledStep
-from mkdt.models import build_student, flat_mse, flatten
-from mkdt.unroll import match_trajectory
+from mkdt.distill.compiled_step import CompiledStep
+from mkdt.distill.hypergradient import match_trajectory
+from mkdt.networks.backbones import build_student, flat_mse, flatten
 
 CPU = torch.device("cpu")
 PAPER = {"architecture": "convnet", "depth": 3, "width": 128, "norm": "instance"}

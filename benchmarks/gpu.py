@@ -40,7 +40,7 @@ def main() -> None:
     """Measure, print one line a row, write the JSON."""
     if not torch.cuda.is_available():
         sys.exit("benchmarks/gpu.py needs a GPU, and torch sees none here: `make bench` measures without one.")
-    # As a job computes (mkdt.job.stage).
+    # As a job computes (mkdt.jobs.stage.stage).
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     rows: list[dict[str, Any]] = []

@@ -17,10 +17,10 @@ import torch
 from engine import DEMO, Case
 from plain import plain_epoch, plain_targets
 
-from mkdt.experts import train_expert
-from mkdt.models import build_backbone, build_student
-from mkdt.teacher import represent
-from mkdt.tracking import Run
+from mkdt.distill.experts import train_expert
+from mkdt.jobs.tracking import Run
+from mkdt.networks.backbones import build_backbone, build_student
+from mkdt.teacher.training import represent
 
 CPU = torch.device("cpu")
 
@@ -65,7 +65,10 @@ def experts() -> float:
 
 def start() -> float:
     """Time to import what a distillation job needs over `import torch` alone, each in fresh processes, interleaved."""
-    statements = {"torch": "import torch", "job": "import mkdt.job, mkdt.distill, mkdt.synthetic"}
+    statements = {
+        "torch": "import torch",
+        "job": "import mkdt.jobs.stage, mkdt.distill.mkdt, mkdt.distill.synthetic_set",
+    }
     taken: dict[str, list[float]] = {name: [] for name in statements}
     for _ in range(5):
         for name, statement in statements.items():

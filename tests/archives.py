@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mkdt.catalog import DATASETS, FILES, Dataset
+from mkdt.config.catalogue import DATASETS, FILES, Dataset
 
 CLASSES = 3
 PER_CLASS = {"train": 4, "test": 2, "validation": 2}
@@ -100,7 +100,7 @@ def install(monkeypatch: Any, made: Made, address: str = "http://127.0.0.1:1") -
     """Let this process take the small set for the published one."""
     import torchvision
 
-    from mkdt.catalog import File
+    from mkdt.config.catalogue import File
 
     monkeypatch.setitem(DATASETS, made.kind, made.facts)
     monkeypatch.setitem(FILES, made.kind, tuple(File(*entry) for entry in made.entries(address)))

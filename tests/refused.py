@@ -12,7 +12,7 @@ import pandas
 import torch
 from snakemake.cli import main
 
-import mkdt.checks
+import mkdt.config.checks
 
 WARM = (matplotlib, pandas, torch, mkdt)
 

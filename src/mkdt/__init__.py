@@ -4,17 +4,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mkdt.loading import load_encoder
-    from mkdt.pretraining import pretrain
-    from mkdt.synthetic import SyntheticSet, load_synthetic
+    from mkdt.distill.synthetic_set import SyntheticSet, load_synthetic
+    from mkdt.evaluate.pretraining import pretrain
+    from mkdt.export.loaders import load_encoder
 
 __all__ = ["SyntheticSet", "load_encoder", "load_synthetic", "pretrain"]
 
 _MODULES = {
-    "SyntheticSet": "synthetic",
-    "load_encoder": "loading",
-    "load_synthetic": "synthetic",
-    "pretrain": "pretraining",
+    "SyntheticSet": "distill.synthetic_set",
+    "load_encoder": "export.loaders",
+    "load_synthetic": "distill.synthetic_set",
+    "pretrain": "evaluate.pretraining",
 }
 
 

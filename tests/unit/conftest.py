@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mkdt import artifacts
 from mkdt.artifacts import Artifact
-from mkdt.experts import train_expert
-from mkdt.synthetic import SyntheticSet
+from mkdt.distill.experts import train_expert
+from mkdt.distill.synthetic_set import SyntheticSet
 
 torch.set_num_threads(1)
 # The same examples in every run: a failure is never a matter of luck.

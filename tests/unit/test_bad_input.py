@@ -14,14 +14,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from configs import DEFAULT, merged
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from test_config import DEFAULT, merged
 
-from mkdt import artifacts, checkpoints, data, foreign
-from mkdt import config as cfg
+from mkdt import artifacts
+from mkdt.config import loading as cfg
+from mkdt.data import preparation as data
 from mkdt.errors import UserError
+from mkdt.teacher import external_checkpoint as checkpoints
+from mkdt.teacher import external_file as foreign
 
 Make = Callable[[Path], dict[str, Any]]
 NAN, INFINITE = float("nan"), float("inf")

@@ -9,8 +9,9 @@ import pytest
 import torch
 from small_disk import small_file_system
 
-from mkdt import artifacts, job
+from mkdt import artifacts
 from mkdt.errors import UserError
+from mkdt.jobs import stage as job
 
 pytestmark = pytest.mark.counts("faults injected")
 

@@ -13,18 +13,19 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from configs import DEFAULT
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_config import DEFAULT
 
-from mkdt import artifacts, resources
-from mkdt import config as cfg
-from mkdt.catalog import DATASETS
-from mkdt.checkpoints import load_checkpoint
+from mkdt import artifacts
+from mkdt.config import loading as cfg
+from mkdt.config.catalogue import DATASETS
+from mkdt.config.methods import METHODS, made_by
+from mkdt.config.schema import SCHEMA
+from mkdt.distill.synthetic_set import load_synthetic
 from mkdt.errors import UserError
-from mkdt.methods import METHODS, made_by
-from mkdt.schema import SCHEMA
-from mkdt.synthetic import load_synthetic
+from mkdt.jobs import estimates as resources
+from mkdt.teacher.external_checkpoint import load_checkpoint
 
 GRAMMAR: dict[str, Any] = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
 TIMES = 40 if settings.default is not None and settings.default.max_examples > 25 else 1

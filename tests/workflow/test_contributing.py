@@ -10,7 +10,7 @@ import yaml
 from conftest import REPOSITORY, Project
 
 from mkdt.artifacts import Artifact
-from mkdt.resources import merge
+from mkdt.jobs.estimates import merge
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +45,7 @@ def test_a_method_a_data_set_and_a_student_are_one_file_each(project: Project) -
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    mkdt = ("-c", "import sys; from mkdt.cli import main; sys.exit(main())")
+    mkdt = ("-c", "import sys; from mkdt.cli.main import main; sys.exit(main())")
     student = "results/stripes/pretrain/perceptron/farthest/6img/0/0.safetensors"
     said = run(*mkdt, "inspect", student)
     assert "perceptron" in said

@@ -64,7 +64,7 @@ def test_an_unlabelled_source_and_image_files_downstream(project: Project, pictu
 def test_decoding_goes_on_after_a_kill_and_bad_files_are_named(project: Project, pictures: Path) -> None:
     """Killed in the middle, then stopped by a bad file that is repaired, then skipped: the bytes are what they should."""
     target = "results/mine/data.safetensors"
-    images, log = project.folder / "src/mkdt/images.py", project.folder / "results/logs/mine/data.log"
+    images, log = project.folder / "src/mkdt/data/pictures.py", project.folder / "results/logs/mine/data.log"
     pause = "    name, read = item\n    __import__('time').sleep(0.03)\n"  # long enough to be killed in
     text = images.read_text().replace("CHUNK = 256", "CHUNK = 10").replace("    name, read = item\n", pause)
     images.write_text(text)

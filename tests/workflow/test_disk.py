@@ -10,8 +10,8 @@ import pytest
 from conftest import COLD, Project
 from small_disk import small_file_system
 
-from mkdt import resources
 from mkdt.artifacts import Artifact
+from mkdt.jobs import estimates as resources
 
 pytestmark = [pytest.mark.slow, pytest.mark.counts("faults injected")]
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from conftest import REPOSITORY, TINY, WARM, Project
 
-from mkdt.resources import merge
+from mkdt.jobs.estimates import merge
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +39,7 @@ class Shell:
         tools.mkdir()
         for name, code in {
             "snakemake": f'exec "{sys.executable}" "{WARM[0]}" "$@"',
-            "mkdt": f'exec "{sys.executable}" -c "import sys; from mkdt.cli import main; sys.exit(main())" "$@"',
+            "mkdt": f'exec "{sys.executable}" -c "import sys; from mkdt.cli.main import main; sys.exit(main())" "$@"',
         }.items():
             (tools / name).write_text(f"#!/bin/sh\n{code}\n")
             (tools / name).chmod(stat.S_IRWXU)

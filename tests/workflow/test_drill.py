@@ -25,7 +25,7 @@ TARGETS = [] if ROUNDS > 3 else ["results/tiny/sets/mkdt/6img/0.safetensors"]
 class Runs(Project):
     """A project that is run by `mkdt run`."""
 
-    snakemake = ("-c", "import sys; from mkdt.cli import main; sys.exit(main())", "run")
+    snakemake = ("-c", "import sys; from mkdt.cli.main import main; sys.exit(main())", "run")
 
 
 def alive(folder: Path) -> tuple[list[psutil.Process], list[psutil.Process]]:

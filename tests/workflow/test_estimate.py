@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 from conftest import Project
 
-from mkdt import resources
-from mkdt.methods import METHODS
+from mkdt.config.methods import METHODS
+from mkdt.jobs import estimates as resources
 
 pytestmark = pytest.mark.slow
 

@@ -66,14 +66,14 @@ def test_a_changed_key(finished: Project, override: str, jobs: dict[str, int]) -
 
 
 def test_changed_code_of_distillation(changed: Project) -> None:
-    """Code of src/mkdt/distill.py counts as a distillation key."""
-    edit(changed, "src/mkdt/distill.py", "SMALLEST_STEP_SIZE = 1e-6", "SMALLEST_STEP_SIZE = 1e-7")
+    """Code of src/mkdt/distill/mkdt.py counts as a distillation key."""
+    edit(changed, "src/mkdt/distill/mkdt.py", "SMALLEST_STEP_SIZE = 1e-6", "SMALLEST_STEP_SIZE = 1e-7")
     assert changed.planned() == Counter(AFTER_DISTILL)
 
 
 def test_changed_code_of_the_probe_makes_no_target_and_no_expert(changed: Project) -> None:
     """The probe on the targets is a rule of its own for this."""
-    edit(changed, "src/mkdt/probe.py", "TOLERANCE = 1e-6", "TOLERANCE = 1e-7")
+    edit(changed, "src/mkdt/evaluate/linear_probe.py", "TOLERANCE = 1e-6", "TOLERANCE = 1e-7")
     assert changed.planned() == Counter({"targets_probe": 1, **PROBES, "report": 1})
 
 
@@ -109,8 +109,8 @@ def test_a_teacher_and_targets_that_are_brought(changed: Project) -> None:
 
 def test_comments_and_docstrings_change_nothing(changed: Project) -> None:
     """Prose is not code."""
-    edit(changed, "src/mkdt/distill.py", '"""Distillation:', '"""A new docstring. Distillation:')
-    edit(changed, "src/mkdt/models.py", "from collections.abc", "# a comment\nfrom collections.abc")
+    edit(changed, "src/mkdt/distill/mkdt.py", '"""Distillation:', '"""A new docstring. Distillation:')
+    edit(changed, "src/mkdt/networks/backbones.py", "from collections.abc", "# a comment\nfrom collections.abc")
     edit(changed, "workflow/scripts/teacher.py", '"""Rule', '"""The rule')
     assert changed.planned() == Counter()
 

@@ -22,9 +22,9 @@ from snakemake.benchmark import benchmarked
 from snakemake.cli import main
 from snakemake.script import PythonScript
 
-import mkdt.job
-import mkdt.report
-import mkdt.teacher
+import mkdt.jobs.stage
+import mkdt.report.tables
+import mkdt.teacher.training
 
 WARM = (matplotlib, pandas, sklearn, torchvision, mkdt)
 

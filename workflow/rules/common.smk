@@ -12,11 +12,13 @@ sys.path.insert(0, LIBRARY)  # this checkout's library, whatever else is install
 from mkdt.errors import UserError, redact
 
 try:  # a file of `mkdt.extensions` may declare what cannot be
-    import mkdt.config as cfg
-    from mkdt import lineage, resources, tracking
-    from mkdt.codedigest import code_digest
-    from mkdt.extensions import own_modules
-    from mkdt.methods import METHODS, made_by
+    import mkdt.config.loading as cfg
+    from mkdt.jobs import lineage
+    from mkdt.jobs import estimates as resources
+    from mkdt.jobs import tracking
+    from mkdt.jobs.code_digest import code_digest
+    from mkdt.config.extensions import own_modules
+    from mkdt.config.methods import METHODS, made_by
 except UserError as error:
     raise WorkflowError(str(error))
 

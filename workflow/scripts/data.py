@@ -1,8 +1,9 @@
 """Rule data: decode a data set once, split it, write uint8 tensors."""
 
-from mkdt import artifacts, job
-from mkdt.data import prepare
-from mkdt.images import Progress
+from mkdt import artifacts
+from mkdt.data.pictures import Progress
+from mkdt.data.preparation import prepare
+from mkdt.jobs import stage as job
 
 with job.stage(snakemake) as stage:
     tensors, skipped = prepare(

@@ -1,8 +1,8 @@
 """Rules experts_*: train a batch of experts; those that an earlier job finished are taken over."""
 
-from mkdt import job
-from mkdt.data import Normalised
-from mkdt.experts import train_expert
+from mkdt.data.preparation import Normalised
+from mkdt.distill.experts import train_expert
+from mkdt.jobs import stage as job
 
 with job.stage(snakemake) as stage:
     data = stage.open("data", stage.input.data, "data")

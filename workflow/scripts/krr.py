@@ -1,7 +1,7 @@
 """Rule krr: distillation by kernel ridge regression, from a real subset to the synthetic set."""
 
-from mkdt import job
-from mkdt.krr_st import distill_krr
+from mkdt.distill.krr_st import distill_krr
+from mkdt.jobs import stage as job
 
 with job.stage(snakemake) as stage:
     data = stage.open("data", stage.input.data, "data")

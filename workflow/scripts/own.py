@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import Tensor
 
-from mkdt import job
-from mkdt.methods import METHODS
-from mkdt.selection import open_source
-from mkdt.synthetic import SyntheticSet, check_distilled
+from mkdt.config.methods import METHODS
+from mkdt.distill.synthetic_set import SyntheticSet, check_distilled
+from mkdt.jobs import stage as job
+from mkdt.jobs.method_inputs import open_source
 
 with job.stage(snakemake) as stage:
     method = stage.wildcards.method

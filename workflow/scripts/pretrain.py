@@ -3,15 +3,15 @@
 from functools import partial
 from pathlib import Path
 
-from mkdt import job
 from mkdt.artifacts import Artifact
-from mkdt.data import Normalised
+from mkdt.config.methods import METHODS
+from mkdt.data.preparation import Normalised
+from mkdt.distill.subsets import STEP_SIZE
+from mkdt.distill.synthetic_set import load_synthetic
 from mkdt.errors import UserError
-from mkdt.methods import METHODS
-from mkdt.pretraining import grid, pretrain_grid
+from mkdt.evaluate.pretraining import grid, pretrain_grid
+from mkdt.jobs import stage as job
 from mkdt.seeding import derive
-from mkdt.subset import STEP_SIZE
-from mkdt.synthetic import load_synthetic
 
 
 def report(seed, step, values):

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import torch
 
-from mkdt import job
 from mkdt.artifacts import write_table
-from mkdt.data import Normalised, adapt
-from mkdt.pretraining import snapshots
-from mkdt.probe import Downstream, probe
-from mkdt.teacher import load_teacher
+from mkdt.data.preparation import Normalised, adapt
+from mkdt.evaluate.linear_probe import Downstream, probe
+from mkdt.evaluate.pretraining import snapshots
+from mkdt.jobs import stage as job
+from mkdt.teacher.training import load_teacher
 
 UNREAD = torch.empty(0), torch.empty(0)
 

@@ -3,13 +3,15 @@
 import os
 from pathlib import Path
 
-from mkdt import job, page, report
 from mkdt.artifacts import write_text
-from mkdt.config import RESULTS
-from mkdt.costs import costs
-from mkdt.methods import METHODS
-from mkdt.synthetic import load_synthetic
-from mkdt.tracking import code_version
+from mkdt.config.loading import RESULTS
+from mkdt.config.methods import METHODS
+from mkdt.distill.synthetic_set import load_synthetic
+from mkdt.jobs import stage as job
+from mkdt.jobs.tracking import code_version
+from mkdt.report import page
+from mkdt.report import tables as report
+from mkdt.report.costs import costs
 
 with job.stage(snakemake) as stage:
     settings, output = stage.settings, stage.output

@@ -1,8 +1,8 @@
 """Rules sslexperts_*: train a batch of experts by SSL; those that an earlier job finished are taken over."""
 
-from mkdt import job
-from mkdt.data import Normalised
-from mkdt.mtt_ssl import train_ssl_expert
+from mkdt.data.preparation import Normalised
+from mkdt.distill.mtt_ssl import train_ssl_expert
+from mkdt.jobs import stage as job
 
 with job.stage(snakemake) as stage:
     data = stage.open("data", stage.input.data, "data")

@@ -4,12 +4,12 @@ from importlib import import_module
 
 import torch
 
-from mkdt import job
-from mkdt.data import normalise
-from mkdt.methods import METHODS
-from mkdt.selection import open_source
-from mkdt.subset import STEP_SIZE
-from mkdt.synthetic import SyntheticSet
+from mkdt.config.methods import METHODS
+from mkdt.data.preparation import normalise
+from mkdt.distill.subsets import STEP_SIZE
+from mkdt.distill.synthetic_set import SyntheticSet
+from mkdt.jobs import stage as job
+from mkdt.jobs.method_inputs import open_source
 
 with job.stage(snakemake) as stage:
     method = stage.wildcards.method

@@ -1,7 +1,7 @@
 """Rule targets_import: representations from elsewhere, checked against the training images."""
 
-from mkdt import job
-from mkdt.representations import load_representations
+from mkdt.jobs import stage as job
+from mkdt.teacher.external_targets import load_representations
 
 with job.stage(snakemake) as stage:
     data = stage.open("data", stage.input.data, "data")

@@ -4,8 +4,8 @@ import logging
 import sys
 from pathlib import Path
 
-from mkdt import job
-from mkdt.targets_probe import probe_targets
+from mkdt.evaluate.targets_probe import probe_targets
+from mkdt.jobs import stage as job
 
 with job.stage(snakemake) as stage:
     data = stage.open("data", stage.input.data, "data")

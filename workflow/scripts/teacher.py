@@ -1,7 +1,8 @@
 """Rule teacher: train a backbone by self-supervised learning on the source's training images."""
 
-from mkdt import distributed, job
-from mkdt.teacher import train_teacher
+from mkdt.jobs import stage as job
+from mkdt.teacher import distributed
+from mkdt.teacher.training import train_teacher
 
 with job.stage(snakemake) as stage:
     data = stage.open("data", stage.input.data, "data")

@@ -1,7 +1,7 @@
 """Rule teacher_import: a checkpoint from elsewhere, checked and written in the form of a trained teacher."""
 
-from mkdt import job
-from mkdt.checkpoints import describe, load_checkpoint
+from mkdt.jobs import stage as job
+from mkdt.teacher.external_checkpoint import describe, load_checkpoint
 
 with job.stage(snakemake) as stage:
     data = stage.open("data", stage.input.data, "data")

@@ -3,7 +3,7 @@
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 
-from mkdt.cli import main
+from mkdt.cli.main import main
 
 with open(snakemake.log[0], "w", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
     code = main(["track", "sync", "--experiment", snakemake.params.experiment])

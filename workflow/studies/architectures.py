@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import pandas as pd
+import shared as studies
 from matplotlib.figure import Figure
 
-from mkdt import report, studies
 from mkdt.artifacts import write_text
-from mkdt.methods import METHODS
-from mkdt.resources import read
+from mkdt.config.methods import METHODS
+from mkdt.jobs.estimates import read
+from mkdt.report import tables as report
 
 CONFIG = Path("config/studies/architectures.yaml")
 PAGE = Path("docs/studies/architectures")

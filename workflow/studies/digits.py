@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pandas as pd
+import shared as studies
 from matplotlib.figure import Figure
 
-from mkdt import report, studies
 from mkdt.artifacts import write_text
-from mkdt.config import budget_label, has_budget
-from mkdt.methods import METHODS
-from mkdt.resources import read
+from mkdt.config.loading import budget_label, has_budget
+from mkdt.config.methods import METHODS
+from mkdt.jobs.estimates import read
+from mkdt.report import tables as report
 
 CONFIG = Path("config/studies/digits.yaml")
 PAGE = Path("docs/studies/digits")

@@ -4,11 +4,12 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
+import shared as studies
 
-from mkdt import report, studies
 from mkdt.artifacts import write_text
-from mkdt.config import RESULTS, budget_label
-from mkdt.resources import read
+from mkdt.config.loading import RESULTS, budget_label
+from mkdt.jobs.estimates import read
+from mkdt.report import tables as report
 
 CONFIG = Path("config/studies/fashion.yaml")
 RATES = Path("config/studies/fashion_rates.yaml")

@@ -4,10 +4,11 @@ from itertools import product
 from pathlib import Path
 
 import pandas as pd
+import shared as studies
 
-from mkdt import report, studies
 from mkdt.artifacts import write_text
-from mkdt.resources import read
+from mkdt.jobs.estimates import read
+from mkdt.report import tables as report
 
 FAIR = Path("config/studies/protocols.yaml")
 PAGE = Path("docs/studies/protocols")

@@ -16,19 +16,20 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
+from variance import nested_shares, noise_share
 
-from mkdt import config as cfg
-from mkdt import resources, seeding
+from mkdt import seeding
 from mkdt.artifacts import Artifact
-from mkdt.data import normalise
-from mkdt.distill import distill
-from mkdt.experts import record_trajectory
-from mkdt.models import Projector, build_backbone
-from mkdt.mtt_ssl import distill_ssl, draw_views
-from mkdt.report import save_figure, save_table
-from mkdt.ssl import LOSSES, build_views
-from mkdt.synthetic import SyntheticSet, load_synthetic
-from mkdt.variance import nested_shares, noise_share
+from mkdt.config import loading as cfg
+from mkdt.data.preparation import normalise
+from mkdt.distill.experts import record_trajectory
+from mkdt.distill.mkdt import distill
+from mkdt.distill.mtt_ssl import distill_ssl, draw_views
+from mkdt.distill.synthetic_set import SyntheticSet, load_synthetic
+from mkdt.jobs import estimates as resources
+from mkdt.networks.backbones import Projector, build_backbone
+from mkdt.report.tables import save_figure, save_table
+from mkdt.teacher.ssl import LOSSES, build_views
 
 CONFIG = Path("config/studies/ssl_trajectories.yaml")
 PAGE = Path("docs/studies/ssl_trajectories")

@@ -21,23 +21,23 @@ from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-import mkdt.config as cfg
+import mkdt.config.loading as cfg
 from mkdt.artifacts import Artifact, digest, save, write_text
-from mkdt.data import normalise, prepare
-from mkdt.distill import distill
-from mkdt.divergence import Diverged
-from mkdt.experts import train_expert
-from mkdt.krr_st import distill_krr
-from mkdt.methods import METHODS
-from mkdt.models import build_student, load_state
-from mkdt.pretraining import grid, pretrain_grid
-from mkdt.probe import Downstream, Features, draw_labels, score
-from mkdt.report import compare, draw_differences, markdown, save_figure, save_table, share, spread
-from mkdt.resources import merge
+from mkdt.config.methods import METHODS
+from mkdt.data.preparation import normalise, prepare
+from mkdt.distill.experts import train_expert
+from mkdt.distill.krr_st import distill_krr
+from mkdt.distill.mkdt import distill
+from mkdt.distill.subsets import STEP_SIZE, Source
+from mkdt.distill.synthetic_set import SyntheticSet
+from mkdt.evaluate.linear_probe import Downstream, Features, draw_labels, score
+from mkdt.evaluate.pretraining import grid, pretrain_grid
+from mkdt.jobs.estimates import merge
+from mkdt.networks.backbones import build_student, load_state
+from mkdt.networks.divergence import Diverged
+from mkdt.report.tables import compare, draw_differences, markdown, save_figure, save_table, share, spread
 from mkdt.seeding import derive
-from mkdt.subset import STEP_SIZE, Source
-from mkdt.synthetic import SyntheticSet
-from mkdt.teacher import represent, train_teacher
+from mkdt.teacher.training import represent, train_teacher
 
 STUDY = Path("config/studies/what_matters.yaml")
 CACHE = cfg.RESULTS / "what_matters"

@@ -1,0 +1,134 @@
+"""``mkdt inspect``: an artifact in words - what it is, its tensors, what made it from what, and how to make it again."""
+
+import argparse
+import json
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mkdt.artifacts import Artifact
+from mkdt.config.schema import flat
+from mkdt.jobs.lineage import Family, Place, place_of, recipe, same_code
+
+SHOWN = 12  # tensors listed: a network has hundreds
+Shape = Callable[[str], tuple[int, ...]]
+
+
+def _images(shape: Shape, name: str = "images") -> str:
+    count, channels, height, width = shape(name)
+    return f"{count:,} images of {channels}x{height}x{width}"
+
+
+KINDS: dict[str, Callable[[Shape], str]] = {
+    "data": lambda shape: f"a decoded data set, {_images(shape, 'train_images')} for training",
+    "teacher": lambda shape: "a teacher: the weights of its backbone",
+    "targets": lambda shape: "the teacher's representations, {:,} images, {} dimensions".format(*shape("targets")),
+    "experts": lambda shape: "an expert: {} times its {:,} weights, at the start and after each epoch".format(
+        *shape("trajectory")
+    ),
+    "subset": lambda shape: f"a real subset, {_images(shape)} with targets",
+    "distill": lambda shape: f"a distilled set (MKDT), {_images(shape)} with targets",
+    "krr": lambda shape: f"a distilled set (KRR-ST), {_images(shape)} with targets",
+    "own": lambda shape: f"a distilled set, {_images(shape)} with targets",
+    "mtt": lambda shape: f"a distilled set (trajectories of SSL), {_images(shape)} with targets",
+    "sslexperts": lambda shape: "an expert of SSL: {} times its {:,} weights, at the start and after each epoch".format(
+        *shape("trajectory")
+    ),
+    "pretrain": lambda shape: "a pre-trained student: its {2:,} weights at {0} rates and {1} numbers of steps".format(
+        *shape("snapshots")
+    ),
+    "export": lambda shape: "an exported encoder: the weights of its backbone",
+}
+
+
+def describe(path: str | Path) -> str:
+    """An artifact in words; every tensor is read and its digest checked.
+
+    Raises:
+        UserError: the file is missing, damaged, altered, or not this project's.
+    """
+    file = Artifact(path)
+    header = file.header
+    kind = KINDS.get(header["stage"], lambda shape: f"a file of the rule {header['stage']}")
+    rows = [("tensor", "dtype", "shape", "smallest", "largest", "SHA-256")]
+    for name in file.names:
+        row = (name, *_facts(file.tensor(name)), _digest(header["digests"][name]))
+        rows += [row] if len(rows) <= SHOWN else []
+    tensors = _aligned(rows)
+    if len(file.names) > SHOWN:
+        tensors.append(f"... and {len(file.names) - SHOWN} more tensors")
+    lines = [f"{path}: {kind(file.shape)}. Intact: every tensor matches its digest.", "", *tensors, ""]
+    facts = [("made by", f"rule {header['stage']}")]
+    place = place_of(path)
+    if place is not None:
+        facts += [(key.replace("_", " "), value) for key, value in place.names.items()]
+    facts += [("identity", file.identity)]
+    facts += [(key, json.dumps(value)) for key, value in header.get("notes", {}).items()]
+    lines += [*_aligned(facts), *_wrapped("settings", header["parameters"])]
+    if header["inputs"]:
+        lines += ["", "made from", *_inputs(header, place)]
+    return "\n".join([*lines, "", *_again(header, place)]) + "\n"
+
+
+def _facts(tensor: Tensor) -> tuple[str, str, str, str]:
+    numbers = tensor.to(torch.uint8) if tensor.dtype == torch.bool else tensor
+    least, most = (f"{value.item():.6g}" for value in numbers.aminmax()) if tensor.numel() else ("-", "-")
+    return str(tensor.dtype).removeprefix("torch."), str(list(tensor.shape)), least, most
+
+
+def _digest(value: str | list[str]) -> str:
+    return f"{value[:16]}..." if isinstance(value, str) else f"one for each of {len(value)} rows"
+
+
+def _wrapped(title: str, parameters: Any) -> list[str]:
+    pairs = flat(parameters) if isinstance(parameters, dict) else ()
+    text = "; ".join(f"{key} {json.dumps(value)}" for key, value in pairs) or "none noted"
+    return ["", title, *textwrap.wrap(text, 110, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)]
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def _inputs(header: dict[str, Any], place: Place | None) -> list[str]:
+    if place is None:
+        return [f"  {role}: {identity[:16]}..." for role, identity in sorted(header["inputs"].items())]
+    lines, family = [], Family(place.results)
+    for depth, role, identity, path in family.ancestors(header):
+        where = "not in these results" if path is None else str(path.relative_to(place.results.parent))
+        if identity in family.counts and role == "experts":
+            where = f"{Path(where).parent}, {family.counts[identity]} experts"
+        lines.append(f"  {'  ' * depth}{role}: {where} ({identity[:16]}...)")
+    return lines
+
+
+def _again(header: dict[str, Any], place: Place | None) -> list[str]:
+    if place is None:
+        return ["It lies outside of a results folder: the header above is all that is known of it."]
+    found = recipe(place, header)
+    if found is None:
+        experiments = " or ".join(place.experiments()) or "its experiment"
+        path = f"{place.results.name}/{place.path}"
+        return [f"make it again: snakemake --cores 2 {path} --force, with the config of {experiments}."]
+    lines = [f"make it again, in {place.results.parent}:", f"  {found.command}"]
+    if found.difference:
+        lines.append(f"  but the config that ran last differs from what made this file ({found.difference}).")
+    if not same_code(place, header):
+        lines.append("  but the code of this checkout is not the code that made this file: numbers may differ.")
+    return lines
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The subcommand ``mkdt inspect``."""
+    parser.add_argument("file", type=Path, help="a .safetensors file of the results, or an exported one")
+    parser.set_defaults(run=_inspect)
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    print(describe(arguments.file), end="")
+    return 0

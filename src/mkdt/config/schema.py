@@ -1,0 +1,160 @@
+"""The config's schema: strings made what it asks for, a sentence for what it refuses, its keys as a page. No torch here."""
+
+import copy
+import difflib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+
+from mkdt.errors import UserError
+
+LARGEST = 1e15  # beyond it no size, time or rate means anything, and whole numbers do not fit a float any more
+SCHEMA = Path(__file__).parents[3] / "workflow" / "schemas" / "config.schema.yaml"
+
+
+def conform(raw: Mapping[str, Any], schema_file: Path = SCHEMA) -> dict[str, Any]:
+    """A copy of a config that obeys the schema; strings become what it asks for (nested ``--config`` gives strings).
+
+    Raises:
+        UserError: one sentence that names the first key at fault.
+    """
+    schema = _read(schema_file)
+    config: dict[str, Any] = coerce(copy.deepcopy(dict(raw)), schema, schema)
+    errors = sorted(Draft202012Validator(schema).iter_errors(config), key=lambda error: list(map(str, error.path)))
+    if errors:
+        raise UserError(_sentence(errors[0]))
+    for key, value in flat(config):
+        numbers = value if isinstance(value, list) else [value]
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise UserError(f"config: {key} must be finite, got {value}.")
+        if any(isinstance(number, int | float) and abs(number) > LARGEST for number in numbers):
+            raise UserError(f"config: {key} must be at most {LARGEST:g} in size, got {str(value)[:30]}.")
+    return config
+
+
+@cache  # reading takes longer than checking a config
+def _read(schema_file: Path) -> dict[str, Any]:
+    schema: dict[str, Any] = yaml.safe_load(schema_file.read_text(encoding="utf-8"))
+    return schema
+
+
+def _resolve(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str, Any]:
+    if "$ref" in schema:
+        return {**root["$defs"][schema["$ref"].rsplit("/", 1)[1]], **schema}
+    return schema
+
+
+def coerce(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
+    """Turn strings into numbers, booleans and null where the schema wants those; leave the rest to validation."""
+    schema = _resolve(schema, root)
+    if isinstance(value, dict):
+        known, other = schema.get("properties", {}), schema.get("additionalProperties")
+        return {
+            key: coerce(item, known.get(key, other if isinstance(other, dict) else {}), root)
+            for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [coerce(item, schema.get("items", {}), root) for item in value]
+    types = schema.get("type", [])
+    types = [types] if isinstance(types, str) else types
+    if isinstance(value, float) and value.is_integer() and "integer" in types:
+        return int(value)
+    if not isinstance(value, str):
+        return value
+    if "null" in types and value in {"null", "~"}:
+        return None
+    if "boolean" in types and value.lower() in {"true", "false"}:
+        return value.lower() == "true"
+    for name, convert in (("integer", int), ("number", float)):
+        if name in types:
+            try:
+                return convert(value)
+            except ValueError:
+                continue
+    return value
+
+
+def _sentence(error: Any) -> str:
+    """What a schema violation (a jsonschema ValidationError) means, in one sentence."""
+    key = ".".join(map(str, error.absolute_path))
+    if error.validator == "additionalProperties":
+        known = error.schema.get("properties", {})
+        unknown = sorted(set(error.instance) - set(known), key=str)[0]
+        near = difflib.get_close_matches(str(unknown), known, 1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known here are {', '.join(known)}."
+        return f"config: unknown key '{'.'.join(filter(None, [key, str(unknown)]))}'; {hint}"
+    if error.validator == "required":
+        missing = sorted(set(error.validator_value) - set(error.instance))[0]
+        return f"config: key '{'.'.join(filter(None, [key, missing]))}' is missing; config/README.md explains it."
+    shown = json.dumps(error.instance, default=str)
+    rules = {
+        "type": lambda rule: f"must be of type {rule if isinstance(rule, str) else ' or '.join(rule)}",
+        "enum": lambda rule: f"must be one of {', '.join(map(str, rule))}",
+        "minimum": lambda rule: f"must be at least {rule}",
+        "maximum": lambda rule: f"must be at most {rule}",
+        "exclusiveMinimum": lambda rule: f"must be greater than {rule}",
+        "exclusiveMaximum": lambda rule: f"must be less than {rule}",
+        "minItems": lambda rule: f"needs at least {rule} entries",
+        "maxItems": lambda rule: f"takes at most {rule} entries",
+        "minLength": lambda rule: "must not be empty",
+        "minProperties": lambda rule: "must not be empty",
+        "uniqueItems": lambda rule: "must not name an entry twice",
+        "pattern": lambda rule: f"must match {rule}",
+    }
+    describe = rules.get(str(error.validator), lambda rule: error.message)
+    return f"config: {key or 'the config'} {describe(error.validator_value)}, got {shown}; see config/README.md."
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Nested settings as (dotted key, value) pairs."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def reference(schema_file: Path = SCHEMA, default_file: Path | None = None) -> str:
+    """config/README.md: every key of the schema with its default and meaning, as Markdown."""
+    schema = _read(schema_file)
+    default_file = default_file or schema_file.parents[2] / "config" / "config.yaml"
+    default = yaml.safe_load(default_file.read_text(encoding="utf-8"))
+    lines = [
+        "# The config, key by key",
+        "",
+        "Made from `workflow/schemas/config.schema.yaml` by `make config-docs`. Defaults are those of `config/config.yaml`;",
+        "a file given with `--configfile`, and then `--config`, override single keys. `NAME` is any name;",
+        "*the paper* is arXiv 2410.02116.",
+        "",
+        "| key | default | meaning |",
+        "|---|---|---|",
+    ]
+
+    def row(key: str, default: str, node: Mapping[str, Any]) -> str:
+        meaning = _resolve(node, schema)["description"].replace("|", "\\|")  # a bar would end the cell
+        return " ".join(f"| `{key}` | {default} | {meaning} |".split())
+
+    def walk(node: Mapping[str, Any], value: Any, key: str) -> None:
+        node = _resolve(node, schema)
+        children = node.get("properties")
+        entry = node.get("additionalProperties")
+        if children is None and isinstance(entry, dict):
+            lines.append(f"| `{key}` | | {node['description']} |")
+            for child, inner in entry.get("properties", {}).items():
+                lines.append(row(f"{key}.NAME.{child}", "", inner))
+        elif children is not None:
+            if key:
+                lines.append(f"| `{key}` | | {node['description']} |")
+            for child, inner in children.items():
+                walk(inner, None if value is None else value.get(child), f"{key}.{child}" if key else child)
+        else:
+            lines.append(row(key, f"`{json.dumps(value)}`", node))
+
+    walk(schema, default, "")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,82 @@
+"""``scale: smoke``: the same study with every size scaled down, to see in minutes that it works before it is paid for.
+
+Stages, methods, students and downstream sets stay, so every rule runs with the study's own switches. No torch here.
+"""
+
+import copy
+from math import isqrt
+from typing import Any
+
+from mkdt.config.catalogue import DATASETS
+from mkdt.config.methods import METHODS
+
+ENDING = "_smoke"  # of all names, so that results of the two scales never mix
+LIMIT = 200  # images of each split
+SHRINK, SMALLEST = 4, 8  # sides of the images are divided by the one, as far as the other
+# Numbers keep at most this value, lists at most so many entries. `experts.epochs` fits the largest start and match epochs.
+MOST: dict[str, dict[str, int]] = {
+    "teacher": {"batch": 48, "epochs": 2, "warmup_epochs": 1},
+    "experts": {"count": 4, "per_job": 4, "epochs": 3, "batch": 64},
+    "distill": {"iterations": 4, "steps": 3, "match_epochs": 2, "start_epochs": 2, "batch": 64, "pictures": 2},
+    "sas": {"classes": 10, "views": 2},
+    "krr_st": {"iterations": 4, "batch": 64, "students": 2, "student_steps": 4, "pictures": 2},
+    "mtt_ssl": {"expert_batch": 48},
+    "pretrain": {"seeds": 2, "rates": 2, "steps": 2, "epochs": 2, "batch": 32},
+    "probe": {"label_draws": 2, "selection_draws": 1},
+}
+OWN = {"iterations": 4, "pictures": 2}  # the options that every method of the rule `own` has
+STEPS = (2, 4)  # of pre-training
+DISTILL_SEEDS = 1
+
+
+def smoke(config: dict[str, Any], smallest: int) -> dict[str, Any]:
+    """A scaled-down copy of a checked config.
+
+    Args:
+        config: of full size.
+        smallest: height and width below which its networks cannot take the source's images.
+    """
+    small = copy.deepcopy(config)
+    for section, most in MOST.items():
+        for key, bound in most.items():
+            value = small[section][key]
+            small[section][key] = value[:bound] if isinstance(value, list) else min(value, bound)
+    devices = small["teacher"]["devices"]
+    small["teacher"]["batch"] = max(devices, small["teacher"]["batch"] // devices * devices)
+    for name in small["methods"]:
+        if name in METHODS and METHODS[name].rule == "own":
+            own = {**METHODS[name].options, **small["options"].get(name, {})}
+            small["options"][name] = own | {key: min(own[key], bound) for key, bound in OWN.items()}
+    if small["probe"]["finetune"] is not None:
+        finetune = small["probe"]["finetune"]
+        small["probe"]["finetune"] = finetune | {
+            "rates": finetune["rates"][:2],
+            "steps": min(finetune["steps"], STEPS[-1]),
+        }
+    small["pretrain"]["steps"] = list(STEPS[: len(small["pretrain"]["steps"])])
+    small["distill_seeds"] = small["distill_seeds"][:DISTILL_SEEDS]
+    # Few images need larger shares of them; what thereby becomes equal is one.
+    fractions = [min(1.0, max(0.05, 10 * fraction)) for fraction in small["probe"]["label_fractions"]]
+    budgets = [max(0.01, budget) if budget < 1 else max(2, isqrt(int(budget))) for budget in small["budgets"]]
+    small["probe"]["label_fractions"], small["budgets"] = _once(fractions), _once(budgets)
+
+    used = _once([small["source"], small["probe"]["selection"], *small["probe"]["downstream"]])
+    # Only the source's size matters to networks: the others are brought to it.
+    least = {name: smallest if name == small["source"] else SMALLEST for name in used}
+    small["datasets"] = {name + ENDING: _few(small["datasets"][name], least[name]) for name in used}
+    small["probe"]["downstream"] = [name + ENDING for name in small["probe"]["downstream"]]
+    small["probe"]["selection"] += ENDING
+    small["source"] += ENDING
+    small["experiment"] += ENDING
+    return small
+
+
+def _few(entry: dict[str, Any], least: int) -> dict[str, Any]:
+    """A data set with fewer and smaller images."""
+    side = entry["image_size"] or DATASETS[entry["kind"]].size
+    limit = min(LIMIT, entry.get("limit") or LIMIT)
+    return entry | {"limit": limit, "image_size": max(side // SHRINK, min(side, max(least, SMALLEST)))}
+
+
+def _once(values: list[Any]) -> list[Any]:
+    return list(dict.fromkeys(values))

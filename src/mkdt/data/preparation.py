@@ -1,0 +1,247 @@
+"""Data sets: decoded once to uint8 tensors, split by a recorded seed, normalised on use."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from math import sqrt
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mkdt import seeding
+from mkdt.data.readers.arrays import load_raw
+from mkdt.config.catalogue import DATASETS
+from mkdt.errors import UserError
+from mkdt.config.image_folder import scan
+from mkdt.data.pictures import SILENT, Parts, Progress, Resume, decode_parts
+from mkdt.data.readers.archives import SETS, Folder, Pictures, open_pictures
+
+FLOATS = 1 << 24  # numbers that are floats at a time where whole splits are converted: 64 MB
+
+
+def prepare(
+    kind: str,
+    root: str | Path,
+    *,
+    train: int | None,
+    validation: int | None,
+    test: int | None,
+    image_size: int | None,
+    seed: int,
+    limit: int | None = None,
+    download: bool = True,
+    path: str | None = None,
+    channels: int | None = None,
+    labelled: bool = True,
+    found: Mapping[str, int | str] | None = None,
+    on_error: Literal["fail", "skip"] = "fail",
+    threads: int = 1,
+    resume: Resume | None = None,
+    progress: Progress = SILENT,
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Decode a data set and split it, stratified by class where it has labels.
+
+    Args:
+        kind: a name of ``catalog.DATASETS``, or ``folder``.
+        root: folder with the data set's files.
+        train: number of training images to keep; None keeps all that the other splits leave.
+        validation: number of images split off the training images; None takes the published split.
+        test: number of images split off where the data set has no test split of its own; None elsewhere.
+        image_size: height and width to resize to (bilinear, antialiased); None keeps the native size.
+        seed: decides the splits.
+        limit: at most so many images of each split, spread evenly over it; None keeps all.
+        download: whether missing files may be downloaded.
+        path, channels, labelled: ``folder``: where it lies, 1 or 3, and whether its folders are classes.
+        found: ``folder``: what the config was checked with (``folders.Tree.found``).
+        on_error: what becomes of image files that cannot be decoded.
+        threads: workers that decode; no result depends on them.
+        resume: gives the state that an earlier job left and a folder for decoded pixels; None decodes in memory.
+        progress: what is told of it, by chunks of ``images.CHUNK`` files.
+
+    Returns:
+        for each split ``train``, ``validation``, ``test``: ``{split}_images`` uint8 [n,C,H,W],
+        ``{split}_labels`` int64 [n] (where there are labels), ``{split}_index`` int64 [n] (row in the published order);
+        and ``mean``, ``std`` float32 [C] of the training pixels in [0, 1]; and the names of skipped files.
+
+    Raises:
+        UserError: files are missing or damaged, or a class is too small to be split.
+    """
+    pictures: Pictures | None = None
+    if kind == "folder":
+        assert path is not None, "the config check asks for it"
+        tree = scan(path, labelled)
+        if found is not None and tree.found() != dict(found):
+            raise UserError(f"the image folder {path} changed while this ran: start again.")
+        pictures = Pictures(Folder(Path(path)), tree.names, tree.labels)
+    elif kind in SETS:
+        pictures = open_pictures(kind, root, download)
+    raw = {} if pictures else load_raw(kind, root, download)
+    if pictures:
+        sizes = {split: len(names) for split, names in pictures.names.items()}
+        labels = {split: torch.tensor(pictures.labels[split]) if pictures.labels else None for split in sizes}
+    else:
+        sizes, labels = {s: len(part[0]) for s, part in raw.items()}, {s: part[1] for s, part in raw.items()}
+
+    first = "all" if "all" in sizes else "train"
+    index, empty = torch.arange(sizes[first]), torch.arange(0)
+    parts: Parts = {}  # split: the published split it comes from, and rows of that
+    for split, count in (("test", test), ("validation", validation)):
+        if count is not None:
+            purpose = seeding.derive(seed, f"{split} split", kind)
+            index, held_out = _split(index, labels[first], count, purpose, kind)
+            parts[split] = first, held_out
+        else:
+            parts[split] = (split, torch.arange(sizes[split])) if split in sizes else (first, empty)
+    if train is not None and train < len(index):
+        _, index = _split(index, labels[first], train, seeding.derive(seed, "train subset", kind), kind)
+    parts["train"] = first, index
+    if limit is not None:
+        parts = {split: (published, spread(rows, limit)) for split, (published, rows) in parts.items()}
+
+    skipped: list[str] = []
+    if pictures:
+        facts = DATASETS.get(kind)
+        size = image_size or (facts.size if facts else 0)
+        shape = (facts.channels if facts else channels or 3, size, size)
+        images, parts, skipped = decode_parts(pictures, parts, shape, on_error, threads, resume, progress)
+    else:
+        taken = {split: raw[published][0][rows] for split, (published, rows) in parts.items()}
+        images = {s: pixels if image_size is None else resize(pixels, image_size) for s, pixels in taken.items()}
+    tensors: dict[str, Tensor] = {}
+    for split, (published, rows) in parts.items():
+        tensors[f"{split}_images"], tensors[f"{split}_index"] = images[split], rows
+        known = labels[published]
+        if known is not None:
+            tensors[f"{split}_labels"] = known[rows]
+    tensors["mean"], tensors["std"] = _statistics(tensors["train_images"])
+    return tensors, skipped
+
+
+def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation float32 [C] of pixels in [0, 1]: from sums of whole numbers, so exact in any order."""
+    count = images.numel() // images.shape[1]
+    total = square = torch.zeros(images.shape[1], dtype=torch.int64)
+    for chunk in _chunks(images):
+        total = total + chunk.sum((0, 2, 3), dtype=torch.int64)
+        square = square + chunk.int().square().sum((0, 2, 3), dtype=torch.int64)
+    sums = list(zip(total.tolist(), square.tolist(), strict=True))
+    mean = [s / (255 * count) for s, _ in sums]
+    deviation = [sqrt(max((count * q - s * s) / (255 * count) ** 2, 1e-12)) for s, q in sums]
+    return torch.tensor(mean), torch.tensor(deviation)
+
+
+def _split(index: Tensor, labels: Tensor | None, held_out: int, random_state: int, kind: str) -> tuple[Tensor, Tensor]:
+    """Split ``held_out`` rows off ``index``, stratified by class where there are labels; both in ascending order."""
+    from sklearn.model_selection import train_test_split
+
+    if held_out == 0:
+        return index, index[:0]
+    classes = None if labels is None else labels[index].numpy()
+    try:
+        kept, out = train_test_split(
+            index.numpy(), test_size=held_out, stratify=classes, random_state=random_state % 2**32
+        )
+    except ValueError as error:
+        raise UserError(
+            f"data set of kind '{kind}' cannot be split by class ({error}): a class needs at least two images."
+        ) from error
+    return torch.from_numpy(np.sort(kept)), torch.from_numpy(np.sort(out))
+
+
+def spread(rows: Tensor, limit: int) -> Tensor:
+    """At most ``limit`` of the rows, evenly spaced: sets that are published class by class keep all their classes."""
+    if len(rows) <= limit:
+        return rows
+    return rows[torch.linspace(0, len(rows) - 1, limit, dtype=torch.float64).round().long()]
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """uint8 [n,C,H,W] to uint8 [n,C,size,size], bilinear with antialiasing, rounded; in chunks."""
+    if images.shape[-2:] == (size, size):
+        return images
+    if not len(images):
+        return images.new_zeros((0, images.shape[1], size, size))
+    return torch.cat([_resized(part, size) for part in _chunks(images, size)])
+
+
+def _resized(images: Tensor, size: int) -> Tensor:
+    pixels = F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
+    return pixels.round().clamp(0, 255).byte()
+
+
+def _chunks(images: Tensor, size: int = 0) -> Iterable[Tensor]:
+    """Parts of at most ``FLOATS`` numbers, as they are or as squares of ``size``: what floats them needs that much memory."""
+    return images.split(max(1, FLOATS // (images.shape[1] * max(images.shape[2] * images.shape[3], size * size))))
+
+
+def adapt(images: Tensor, channels: int, size: int) -> Tensor:
+    """Bring another data set's images to the source's shape: the one rule for every downstream set and method.
+
+    Grey is repeated to three channels, colour becomes luma (ITU-R 601), then ``resize``.
+    """
+    if images.shape[1] == 1 and channels == 3:
+        images = images.expand(-1, 3, -1, -1)
+    elif images.shape[1] == 3 and channels == 1:
+        weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
+        images = torch.cat(
+            [(part.float() * weights).sum(1, keepdim=True).round().clamp(0, 255).byte() for part in _chunks(images)]
+        )
+    return resize(images, size)
+
+
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 [n,C,H,W] to float32, zero mean and unit deviation a channel with the source's statistics."""
+    return (images.float() / 255 - mean[:, None, None]) / std[:, None, None]
+
+
+class Normalised:
+    """Images that stay uint8 (and on disk, if they are memory-mapped): what is taken of them is float32, normalised.
+
+    A set that is larger than memory can so be trained on; the values are those of ``normalise`` of all.
+    """
+
+    def __init__(self, images: Tensor, mean: Tensor, std: Tensor) -> None:
+        """Keep ``images`` uint8 [n,C,H,W], with the float32 [C] that normalise them."""
+        self._images, self._mean, self._std = images, mean, std
+
+    @property
+    def shape(self) -> torch.Size:
+        """[n,C,H,W]."""
+        return self._images.shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where the pixels are, and what is taken of them."""
+        return self._images.device
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        return normalise(self._images[rows], self._mean, self._std)
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        """All images, float32 [size,C,H,W] at a time."""
+        return (normalise(batch, self._mean, self._std) for batch in self._images.split(size))
+
+    def to(self, device: torch.device) -> "Normalised":
+        """The same on ``device``."""
+        return Normalised(self._images.to(device), self._mean.to(device), self._std.to(device))
+
+
+Images = Tensor | Normalised
+
+
+def denormalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """The inverse of ``normalise``, rounded to uint8 and clamped to what a pixel can be."""
+    pixels = (images * std[:, None, None] + mean[:, None, None]) * 255
+    return pixels.round().clamp(0, 255).byte()
+
+
+def in_batches(function: Callable[[Tensor], Tensor], images: Iterable[Tensor]) -> Tensor:
+    """Apply ``function`` to each batch without a graph and join the results on the CPU."""
+    with torch.inference_mode():
+        joined = torch.cat([function(batch).cpu() for batch in images])
+    return joined.clone()  # outside: a copy that training graphs may save

@@ -1,0 +1,1 @@
+"""Experts, the hypergradient, the distillation methods and real subsets that make a small training set."""

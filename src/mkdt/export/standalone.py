@@ -1,0 +1,65 @@
+"""Source text that works without this package: a function with all that it uses, for exported folders."""
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def standalone(module: str, name: str) -> str:
+    """The source of a function or class and, before it, of everything of ``mkdt`` that it uses.
+
+    Args:
+        module: of ``mkdt``, for example ``export.loaders``; what it imports of ``mkdt`` it imports by name
+            (``from mkdt.networks.backbones import ResNet``, not ``from mkdt.networks import backbones``).
+        name: bound at the top level of the module.
+
+    Returns:
+        Python whose imports are of other packages only.
+    """
+    imports: set[str] = set()
+    parts: list[str] = []
+    seen: set[tuple[str, str]] = set()
+
+    def visit(module: str, name: str) -> None:
+        text = (PACKAGE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+        node = _bindings(text).get(name)
+        if node is None or (module, name) in seen:  # None: a builtin, or a local name
+            return
+        seen.add((module, name))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mkdt."):
+            visit((node.module or "").removeprefix("mkdt."), name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            imports.add(ast.unparse(node))
+        else:
+            for part in ast.walk(node):
+                if isinstance(part, ast.Name):
+                    visit(module, part.id)
+            parts.append(_text(text, node))
+
+    visit(module, name)
+    return "\n".join(sorted(imports)) + "\n\n\n" + "\n\n\n".join(parts) + "\n"
+
+
+def _bindings(text: str) -> dict[str, ast.stmt]:
+    """What each top-level name of a module is bound by; imports one name a statement."""
+    found: dict[str, ast.stmt] = {}
+    for node in ast.parse(text).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found[node.name] = node
+        elif isinstance(node, ast.Assign):
+            found |= {target.id: node for target in node.targets if isinstance(target, ast.Name)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            found[node.target.id] = node
+        elif isinstance(node, ast.Import):
+            found |= {alias.asname or alias.name.split(".")[0]: ast.Import([alias]) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {
+                alias.asname or alias.name: ast.ImportFrom(node.module, [alias], node.level) for alias in node.names
+            }
+    return found
+
+
+def _text(text: str, node: ast.stmt) -> str:
+    first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", ()))])
+    return "\n".join(text.splitlines()[first - 1 : node.end_lineno])

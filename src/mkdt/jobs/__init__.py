@@ -1,0 +1,1 @@
+"""What all jobs share: stages, resume points, provenance, code digests, tracking."""

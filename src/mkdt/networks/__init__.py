@@ -1,0 +1,1 @@
+"""Backbones, students, and parameters as flat vectors."""

@@ -1,0 +1,1 @@
+"""The self-supervised teacher: losses, training, and teachers or targets from elsewhere."""

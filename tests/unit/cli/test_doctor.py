@@ -1,0 +1,151 @@
+"""The doctor: what would stop a run is found before it, with what to do about it; the rest is only noted."""
+
+import os
+import re
+import tomllib
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from mkdt.cli import doctor
+from mkdt.cli.main import main
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder that counts as the project's; no SLURM, no server, whatever this machine has."""
+    (tmp_path / "Snakefile").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    return tmp_path
+
+
+def findings(settings: dict[str, Any] | None = None) -> dict[str, doctor.Finding]:
+    """What the doctor says of the default with other settings, by subject."""
+    Path("mine.yaml").write_text(yaml.safe_dump(settings or {}))
+    return {finding.subject: finding for finding in doctor.examine([Path("mine.yaml")])}
+
+
+def test_a_healthy_machine_can_run_the_default(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit code 0, nothing marked, every subject once."""
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    assert "FAIL" not in text
+    assert "A run can start." in text
+    subjects = [line[6:].split(":")[0] for line in text.splitlines()[:-1]]
+    expected = ["Python", "libraries", "config", "torch", "GPU", "data digits", "disk", "memory", "SLURM", "MLflow"]
+    assert subjects == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "subject", "words"),
+    [
+        ({"teacher": {"epoch": 3}}, "config", "did you mean 'epochs'"),
+        ({"datasets": {"digits": {"kind": "folder", "path": "nowhere"}}}, "config", "nowhere"),
+        (
+            {"datasets": {"digits": {"kind": "fashion_mnist", "test": None}}, "data": {"download": False}},
+            "data digits",
+            "put http",
+        ),
+    ],
+)
+def test_what_would_stop_a_run_is_found(
+    project: Path, settings: dict[str, Any], subject: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With what to do, and an exit code for scripts."""
+    found = findings(settings)[subject]
+    assert found.level == "FAIL"
+    assert words in found.text
+    assert main(["doctor", "mine.yaml"]) == 1
+    assert "until what is marked FAIL is mended" in capsys.readouterr().out
+
+
+def test_a_missing_library_or_file_or_folder_is_named(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before anything is imported that would need it."""
+    assert main(["doctor", "missing.yaml"]) == 1
+    assert "missing.yaml cannot be read" in capsys.readouterr().out
+    (project / "Snakefile").unlink()
+    assert findings()["folder"].level == "FAIL"
+    (project / "broken.yaml").write_text("a: [")
+    assert main(["doctor", "broken.yaml"]) == 1
+    version = metadata.version
+
+    def lacking(name: str) -> str:
+        if name == "kornia":
+            raise metadata.PackageNotFoundError
+        return version(name)
+
+    monkeypatch.setattr(doctor.metadata, "version", lacking)
+    found = findings()
+    assert found["libraries"].text.startswith("kornia not installed")
+    assert set(found) == {"Python", "libraries"}
+
+
+def test_devices(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU that is asked for must be there, or on the nodes of a cluster."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    wanted = {"compute": {"device": "cuda"}}
+    assert findings(wanted)["GPU"].level == "FAIL"
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: f"/usr/bin/{name}" if name == "sbatch" else None)
+    assert findings(wanted)["GPU"].level == "note"
+    assert findings({"compute": {"device": "cpu"}})["GPU"].level == "ok"
+
+
+def test_room(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk too small for the config's results fails; little memory is a note, for the estimate is generous."""
+    usage = doctor.shutil.disk_usage(project)
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    assert findings()["disk"].level == "FAIL"
+    huge = {"students": {"convnet": {"width": 4096}}, "experts": {"batch": 1024}}
+    assert findings(huge)["memory"].level == "note"
+
+
+def test_tracking_is_never_fatal(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is down, with a password in its address; a damaged store; none wanted."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hush@127.0.0.1:9")
+    found = findings()["MLflow"]
+    assert found.level == "note"
+    assert "hush" not in found.text
+    assert "mkdt track sync" in found.text
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    os.makedirs("results", exist_ok=True)
+    Path("results/mlflow.db").write_bytes(b"no database" * 100)
+    assert findings()["MLflow"].level == "note"
+    assert findings({"tracking": {"enabled": False}})["MLflow"].level == "ok"
+
+
+def test_slurm(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its partitions are compared with the profile's; what does not answer is noted."""
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(doctor, "SLURM_PROFILE", ROOT / doctor.SLURM_PROFILE)
+    version = metadata.version
+    monkeypatch.setattr(doctor.metadata, "version", lambda name: "2" if name == doctor.SLURM_PLUGIN else version(name))
+    answers = {"there": "cpu\ngpu\n", "other": "long\nshort\n"}
+    levels = {}
+    for name, partitions in answers.items():
+        done = doctor.subprocess.CompletedProcess([], 0, partitions)
+        monkeypatch.setattr(doctor.subprocess, "run", lambda *words, done=done, **options: done)
+        levels[name] = findings()["SLURM"]
+    assert levels["there"].level == "ok"
+    assert levels["other"].level == "note"
+    assert "name one of long, short" in levels["other"].text
+
+
+def test_the_environment_of_a_run_can_write_snakemakes_report() -> None:
+    """What Snakemake asks for of its extra `reports` is asked for here too: the tests' own tools may bring it, a run's do not."""
+    ours = {
+        name.split(">")[0].lower()
+        for name in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    }
+    wanted = [words for words in metadata.requires("snakemake") or [] if 'extra == "reports"' in words]
+    assert wanted
+    assert {re.split(r"[^\w-]", words)[0].lower() for words in wanted} <= ours

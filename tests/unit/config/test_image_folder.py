@@ -1,0 +1,264 @@
+"""A directory tree as a data set: splits, classes, odd names and links; what the config says of it."""
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from archives import jpeg
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mkdt.config import image_folder as folders
+from mkdt.config import loading as cfg
+from mkdt.config.image_folder import find, scan
+from mkdt.data import preparation as data
+from mkdt.errors import UserError
+
+DEFAULT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[3] / "config" / "config.yaml").read_text())
+
+
+def fill(folder: Path, tree: dict[str, int]) -> Path:
+    """So many pictures in each folder below ``folder``."""
+    stream = np.random.default_rng(0)
+    for name, count in tree.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for k in range(count):
+            (folder / name / f"{k}.jpg").write_bytes(jpeg(stream.integers(0, 256, 3, np.uint8), 5, 7))
+    return folder
+
+
+def sizes(path: Path, labelled: bool = True) -> tuple[dict[str, int], list[str]]:
+    """Numbers of images by split, and the classes."""
+    tree = scan(str(path), labelled)
+    return {split: len(names) for split, names in tree.names.items()}, tree.classes
+
+
+@pytest.mark.parametrize(
+    ("tree", "counts", "classes"),
+    [
+        ({"cats": 3, "dogs": 2}, {"train": 5}, ["cats", "dogs"]),
+        ({"": 4}, {"train": 4}, []),
+        ({"": 1}, {"train": 1}, []),
+        ({"only": 1}, {"train": 1}, ["only"]),
+        ({"cats": 3, "dogs": 2, "none": 0}, {"train": 5}, ["cats", "dogs"]),
+        ({"train/b": 2, "train/a": 2, "test/a": 1}, {"train": 4, "test": 1}, ["a", "b"]),
+        ({"train/a": 2, "val/a": 1}, {"train": 2, "test": 1}, ["a"]),
+        ({"train/a": 2, "val/a": 1, "test/a": 3}, {"train": 2, "validation": 1, "test": 3}, ["a"]),
+        ({"train": 2, "val": 1}, {"train": 2, "test": 1}, []),
+        ({"a/x/y": 2, "a": 1, "b": 1}, {"train": 4}, ["a", "b"]),
+        ({"Zürich 東京": 1, "a b": 2}, {"train": 3}, ["Zürich 東京", "a b"]),
+        ({"train/a": 2, "val": 0}, {"train": 2}, ["a"]),
+    ],
+)
+def test_a_tree_gives_its_splits_and_classes(
+    tmp_path: Path, tree: dict[str, int], counts: dict[str, int], classes: list[str]
+) -> None:
+    """Folders below a split are classes, whatever lies deeper belongs to them, empty ones are none."""
+    assert sizes(fill(tmp_path, tree)) == (counts, classes)
+
+
+def test_folders_need_not_be_classes(tmp_path: Path) -> None:
+    """Shards of an unlabelled set."""
+    assert sizes(fill(tmp_path, {"00": 2, "01": 3, "": 1}), labelled=False) == ({"train": 6}, [])
+
+
+def test_other_files_are_passed_over(tmp_path: Path) -> None:
+    """Thumbnails, hidden files and notes are in every folder that a person has touched."""
+    fill(tmp_path, {"a": 2, ".cache": 1})
+    for name in ("Thumbs.db", "._0.jpg", "notes.txt", "a/README.md"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "a" / "UPPER.JPG").write_bytes(jpeg(np.zeros(3, np.uint8)))
+    assert sizes(tmp_path) == ({"train": 3}, ["a"])
+
+
+def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
+    """Sets are often folders of links; a loop must not run for ever."""
+    real = fill(tmp_path / "real", {"x": 2})
+    path = fill(tmp_path / "set", {"a": 1})
+    (path / "b").symlink_to(real / "x")
+    (path / "a" / "up").symlink_to(path)
+    (path / "a" / "self").symlink_to(path / "a" / "self")
+    (path / "b.jpg").symlink_to(tmp_path / "nowhere")
+    (path / "b.jpg").unlink()
+    counts, classes = sizes(path)
+    assert classes == ["a", "b"]
+    assert counts == {"train": 3}
+
+
+def test_names_that_are_no_text_are_read_and_shown(tmp_path: Path) -> None:
+    """File names are bytes; an old archive may hold Latin-1."""
+    (tmp_path / "a").mkdir()
+    name = os.fsencode(tmp_path) + b"/a/caf\xe9.jpg"
+    Path(os.fsdecode(name)).write_bytes(b"damaged")
+    fill(tmp_path, {"a": 3})
+    arguments: dict[str, Any] = {"train": None, "validation": 0, "test": None, "image_size": 4, "seed": 0}
+    with pytest.raises(UserError) as caught:
+        data.prepare("folder", ".", path=str(tmp_path), **arguments)
+    assert "caf\N{REPLACEMENT CHARACTER}.jpg" in str(caught.value)
+    tensors, skipped = data.prepare("folder", ".", path=str(tmp_path), on_error="skip", **arguments)
+    assert len(tensors["train_images"]) == 3
+    torch.save({"failed": {os.fsdecode(b"a/caf\xe9.jpg"): ""}}, tmp_path / "state")  # as a resume point would hold it
+    assert torch.load(tmp_path / "state", weights_only=True) == {"failed": {os.fsdecode(b"a/caf\xe9.jpg"): ""}}
+    assert skipped == ["a/caf\N{REPLACEMENT CHARACTER}.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("tree", "words"),
+    [
+        ({}, "has no images"),
+        ({"train": 0}, "train has no images"),
+        ({"": 1, "a": 2}, r"beside class folders .*0\.jpg.*labelled: false"),
+        ({"train/a": 1, "val/b": 1}, "class 'b', which train/ lacks"),
+        ({"train/a": 1, "test": 1}, "test has no class folders, but train/ has"),
+        ({"train": 2, "plane": 2}, "has train/ and beside it plane/ with images"),
+    ],
+)
+def test_a_tree_that_is_no_data_set_is_one_sentence(tmp_path: Path, tree: dict[str, int], words: str) -> None:
+    """Each says what is wrong where."""
+    with pytest.raises(UserError, match=words):
+        scan(str(fill(tmp_path, tree)), True)
+
+
+def test_the_order_of_the_directory_does_not_matter(tmp_path: Path) -> None:
+    """File systems list names in any order; rows are identities."""
+    for k, order in enumerate(([3, 1, 2], [1, 2, 3])):
+        folder = tmp_path / str(k) / "a"
+        folder.mkdir(parents=True)
+        for name in order:
+            (folder / f"{name}.jpg").write_bytes(b"")
+    assert scan(str(tmp_path / "0"), True) == scan(str(tmp_path / "1"), True)
+
+
+@given(counts=st.lists(st.integers(2, 5), min_size=2, max_size=4), seed=st.integers(0, 3))
+def test_labels_follow_the_images(tmp_path_factory: pytest.TempPathFactory, counts: list[int], seed: int) -> None:
+    """Each class has one colour; after splitting, colour and label still belong together."""
+    path = tmp_path_factory.mktemp("tree")
+    for k, count in enumerate(counts):
+        (path / f"class {k}").mkdir()
+        for n in range(count):
+            (path / f"class {k}" / f"{n}.jpg").write_bytes(jpeg(np.full(3, 60 * k, np.uint8), 3, 4))
+    tensors, _ = data.prepare(
+        "folder", ".", path=str(path), train=None, validation=len(counts), test=None, image_size=2, seed=seed
+    )
+    for split in ("train", "validation"):
+        brightness = tensors[f"{split}_images"].float().mean((1, 2, 3)) / 60
+        assert torch.equal(brightness.round().long(), tensors[f"{split}_labels"])
+
+
+def test_a_class_of_one_image_cannot_be_split(tmp_path: Path) -> None:
+    """scikit-learn's sentence would not name the data set."""
+    fill(tmp_path, {"a": 5, "b": 1})
+    with pytest.raises(UserError, match="at least two images"):
+        data.prepare("folder", ".", path=str(tmp_path), train=None, validation=2, test=None, image_size=2, seed=0)
+
+
+def test_a_large_tree_is_listed_again_only_if_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every job checks the config: a million files must not be listed a hundred times, nor a change be missed."""
+    path, memory = fill(tmp_path / "set", {"train/a": 2, "train/b/deep": 2, "val/a": 1}), tmp_path / "memory"
+    fill(tmp_path, {"elsewhere": 1})
+    (path / "train" / "c").symlink_to(tmp_path / "elsewhere")
+
+    def found() -> tuple[dict[str, Any], int]:
+        listed: list[str] = []
+        with monkeypatch.context() as patch:
+            patch.setattr(folders, "scan", lambda *arguments: listed.append("") or scan(*arguments))
+            find.cache_clear()
+            return find(str(path), True, memory), len(listed)
+
+    first, listed = found()
+    assert listed == 1
+    assert not memory.exists()  # small
+    monkeypatch.setattr(folders, "WORTH_KEEPING", 1)
+    assert found() == (first, 1)
+    assert not memory.exists()  # too young
+    places = [path, *path.rglob("*"), tmp_path / "elsewhere"]
+    for place in places:
+        os.utime(place, (1e9, 1e9))
+    assert found() == (first, 1)
+    assert found() == (first, 0)
+    for changed in ("train/a/new.jpg", "train/b/deep/new.jpg", "train/c/new.jpg", "val/a/new.jpg"):
+        (path / changed).write_bytes(b"")
+        again, listed = found()
+        assert listed == 1
+        assert again["names"] != first["names"]
+        first = again
+    fill(path, {"test/a": 1})
+    again, listed = found()
+    assert (again["validation"], again["test"], listed) == (2, 1, 1)
+    next(memory.iterdir(), memory / "x").write_text("damaged")
+    assert found()[0] == again
+
+
+# --- config ---
+
+
+def with_folder(path: Path, /, **entry: Any) -> dict[str, Any]:
+    """The default config with a folder as its source."""
+    config = copy.deepcopy(DEFAULT)
+    keys = {"train": None, "validation": 4, "test": None, "image_size": 8}
+    config["datasets"]["mine"] = {"kind": "folder", "path": str(path), **keys, **entry}
+    config["source"] = "mine"
+    config["budgets"] = [2]
+    return config
+
+
+def test_a_folder_is_checked_before_any_job(tmp_path: Path) -> None:
+    """Its sizes count as those of published sets do."""
+    path = fill(tmp_path, {"train/a": 8, "train/b": 8, "test/a": 2, "test/b": 2})
+    loaded = cfg.load(with_folder(path))
+    assert cfg.split_sizes(loaded, "mine") == (12, 4, 4)
+    given_ = cfg.settings(loaded, "data", dataset="mine")
+    assert {k: v for k, v in given_["found"].items() if k != "names"} == {"train": 16, "test": 4, "classes": 2}
+    assert (given_["channels"], given_["labelled"], given_["path"]) == (3, True, str(path))
+    assert cfg.split_sizes(cfg.load(with_folder(path, validation=0.25)), "mine") == (12, 4, 4)
+    scored = with_folder(path)
+    scored["probe"] |= {"downstream": ["mine"], "label_fractions": [0.5]}
+    cfg.load(scored)
+
+
+@pytest.mark.parametrize(
+    ("tree", "entry", "words"),
+    [
+        ({"a": 8}, {"path": None}, "datasets.mine.path is missing"),
+        ({"a": 8}, {"path": "/nowhere at all"}, "datasets.mine.path: .*/nowhere at all does not exist"),
+        ({"a": 8}, {"image_size": None}, "image_size must be a number"),
+        ({"a": 8}, {"validation": 8}, "8 images cannot give 8 .* 1 for training"),
+        ({"a": 8}, {"validation": 0.01}, "validation .0.01. is less than one image"),
+        ({"a": 1}, {"validation": 1}, "1 images cannot give 1"),
+        ({"a": 8, "b": 8}, {"validation": 1}, "less than one image a class"),
+        ({"train/a": 8, "val/a": 2}, {"test": 2}, "test must be null: folder has a published test split"),
+        ({"train/a": 8, "val/a": 2, "test/a": 2}, {}, "validation must be null"),
+        ({"": 8}, {"downstream": True}, "'mine', which is unlabelled"),
+        ({"train/a": 8, "test/a": 2}, {"downstream": True}, "'mine', which has one class"),
+        ({"a": 8}, {"channels": 2}, "channels must be one of"),
+        ({"a": 8}, {"kind": "mnist", "path": "x", "validation": 10}, "path belongs to kind folder, not to mnist"),
+    ],
+)
+def test_each_mistake_with_a_folder_is_one_sentence(
+    tmp_path: Path, tree: dict[str, int], entry: dict[str, Any], words: str
+) -> None:
+    """Nothing is decoded for a config that cannot work."""
+    downstream = entry.pop("downstream", False)
+    config = with_folder(fill(tmp_path, tree), **entry)
+    if downstream:
+        config["probe"]["downstream"] = ["mine"]
+    with pytest.raises(UserError, match=words) as caught:
+        cfg.load(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_that_changes_is_decoded_again(tmp_path: Path) -> None:
+    """And one that changes between the check and the job is refused."""
+    path = fill(tmp_path, {"a": 8})
+    before = cfg.settings(cfg.load(with_folder(path)), "data", dataset="mine")
+    find.cache_clear()
+    (path / "a" / "0.jpg").rename(path / "a" / "other.jpg")
+    after = cfg.settings(cfg.load(with_folder(path)), "data", dataset="mine")
+    assert before != after
+    with pytest.raises(UserError, match="changed while this ran"):
+        data.prepare(root=".", **before)

@@ -1,0 +1,177 @@
+"""The report's page: whole in itself, nothing that a config names is taken for markup, equal runs give equal bytes."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from score_tables import runs
+
+from mkdt.distill.synthetic_set import SyntheticSet
+from mkdt.report import page
+from mkdt.report import tables as report
+from mkdt.report.costs import COLUMNS
+
+TEMPLATE = Path(__file__).parents[3] / "workflow" / "report" / "index.html.jinja"
+HOSTILE = 'file-<img src="http://x" onerror=alert(1)>&$\\frac$'
+VOID = {"meta", "img", "path", "use", "rect", "line", "br"}
+
+
+class Document(HTMLParser):
+    """What a browser would make of a page.
+
+    Attributes:
+        tags: all, with their attributes.
+        words: the text of each element.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert self.open == [], "every element is closed"
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data.strip())
+
+
+def content(methods: list[str], seeds: int = 2, downstream: tuple[str, ...] = ("d",), **more: Any) -> dict[str, Any]:
+    """Everything that a page shows, of a made-up experiment."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(70, 3, (1, seeds, 2))
+    parts = [
+        runs(
+            method, [0], values + k + 10 * d, downstream=name, label_fraction=fraction, steps=steps, chosen=steps == 20
+        )
+        for k, method in enumerate(methods)
+        for d, name in enumerate(downstream)
+        for fraction in (0.02, 0.1)
+        for steps in (10, 20)
+    ]
+    scores = pd.concat(parts).assign(split="test", chosen_at_steps=True)
+    accuracy = report.accuracies(scores, ["1pct"])
+    one = SyntheticSet(
+        torch.linspace(0, 1, 192).reshape(3, 1, 8, 8), torch.zeros(3, 4), torch.tensor(0.1), torch.tensor([0.5]), torch.tensor([0.5]),
+        torch.tensor([5, 7, 1234]), {"parameters": {"pictures": 2, "iterations": 4}},
+    )  # fmt: skip
+    return {
+        "title": "<script>alert(1)</script>",
+        "settings": {"source": "s", "protocol": "fair", "methods": methods, "budgets": ["1pct"]},
+        "accuracy": accuracy,
+        "summary": report.summarise(accuracy, methods),
+        "points": report.curve(scores, ["1pct"]),
+        "sets": [page.Shown("mkdt", "1pct", "0", one, one, b"png")],
+        "matching": {
+            "mkdt/1pct/0": pd.DataFrame({"step": [1, 2], "loss": [1, 0.5], "step_size": [0.1, 0.2], "image_gradient": [1, 2]})
+        },
+        "costs": pd.DataFrame([["distill", 1, 90.0, 90.0, 300.0, 4096, "cpu"]], columns=COLUMNS),
+        "origin": {"code": "abc", "folder": "<i>"},
+        "command": "snakemake --config 'a=<b>'",
+        "config": "a: </pre><script>",
+    } | more  # fmt: skip
+
+
+def test_the_page_needs_nothing_beside_it_and_names_are_no_markup() -> None:
+    """Whatever a file or a folder is called: it is shown as it is called."""
+    text = page.render(TEMPLATE, **content(["random", "mkdt", HOSTILE]))
+    document = Document(text)
+    tags = {tag for tag, _ in document.tags}
+    assert not tags & {"script", "link", "iframe", "i", "b object"}
+    for _, attributes in document.tags:
+        assert not any(key.startswith("on") for key in attributes)
+        for key in {"src", "href", "xlink:href"} & attributes.keys():
+            assert (attributes[key] or "").startswith(("data:image/png;base64,", "#"))
+    assert not re.search(r"url\((?!#)|@import", text)
+    assert "http" not in re.sub(r'http-equiv|"http://x"|&#34;http://x&#34;|&quot;http://x&quot;', "", text)
+    words = "\n".join(document.words)
+    for shown in (
+        "<script>alert(1)</script>",
+        HOSTILE,
+        "snakemake --config 'a=<b>'",
+        "a: </pre><script>",
+        "1 min 30 s",
+    ):
+        assert shown in words
+    names = {attributes["id"] for _, attributes in document.tags if "id" in attributes}
+    assert len(names) == sum("id" in attributes for _, attributes in document.tags), "names are unique in the page"
+    used = {(attributes.get("xlink:href") or "").removeprefix("#") for tag, attributes in document.tags if tag == "use"}
+    assert used <= names
+    assert {"result", "images", "labels", "steps", "evolution", "matching", "cost", "origin"} <= names
+    alternatives = [attributes["alt"] for tag, attributes in document.tags if tag == "img"]
+    assert "real image 1234" in alternatives
+    assert len(alternatives) == 7
+
+
+def test_equal_runs_give_equal_pages_but_for_cost_and_origin() -> None:
+    """Those two are sections of their own, so that pages can be compared without them."""
+    methods = ["random", "mkdt"]
+    other = {"command": "snakemake --cores 9", "origin": {"device": "cuda"}, "costs": pd.DataFrame([], columns=COLUMNS)}
+    pages = [page.render(TEMPLATE, **content(methods, **more)) for more in ({}, {}, other)]
+    assert pages[0] == pages[1]
+    assert pages[0] != pages[2]
+    rest = [re.sub(r'<section id="(cost|origin)">.*?</section>', "", text, flags=re.DOTALL) for text in pages]
+    assert rest[0] == rest[2]
+
+
+def test_what_is_seen_first() -> None:
+    """The distilled sets on the source itself; of many tables the first few, the others on demand."""
+    text = page.render(TEMPLATE, **content(["random", "mkdt"], downstream=("d", "s", "t")))
+    cards = re.findall(r'<div class="card">\s*<small>(.*?)</small>\s*<b>(.*?) %</b>', text)
+    assert [words for words, _ in cards] == [
+        f"mkdt, 1%: s, linear probe with {share} % of the labels" for share in (2, 10)
+    ]
+    assert all(78 < float(accuracy) < 84 for _, accuracy in cards)
+    assert text.index("<summary>2 more tables</summary>") < text.index("<h3>t, linear probe, 2 % of the labels")
+
+
+def test_a_page_of_little() -> None:
+    """One run a method, nothing distilled, nothing to compare with: no interval, no chart, no empty section."""
+    text = page.render(TEMPLATE, **content(["none"], seeds=1, sets=[], matching={}))
+    assert "nan" not in text
+    assert 'id="images"' not in text
+    assert 'href="#matching"' not in text
+
+
+@pytest.mark.parametrize("methods", [["full"], ["teacher"], ["full", "teacher"]])
+def test_a_page_of_ceilings_alone(methods: list[str]) -> None:
+    """Nothing is best, nothing fails."""
+    text = page.render(TEMPLATE, **content(methods, seeds=1, sets=[], matching={}))
+    assert "nan" not in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(7.31, "7.3 s"), (59.96, "1 min 0 s"), (245, "4 min 5 s"), (7800, "2 h 10 min")]
+)
+def test_times_in_words(seconds: float, words: str) -> None:
+    """The larger unit begins where the smaller would be full."""
+    assert page.duration(seconds) == words
+
+
+def test_sizes_in_words() -> None:
+    """Units of 1000."""
+    assert [page.size(count) for count in (0, 999, 146_000, 3.2e9, 5e12)] == ["0 B", "999 B", "146 kB", "3.2 GB", "5e+03 GB"]  # fmt: skip
+
+
+def test_a_config_in_the_page_asks_for_the_same_sizes() -> None:
+    """It is scaled already; where runs are sent, perhaps with a password, is nobody's business."""
+    text = page.config_text({"scale": "smoke", "tracking": {"uri": "http://me:hush@host"}, "experts": {"count": 4}})
+    assert "hush" not in text
+    assert "scale: full" in text

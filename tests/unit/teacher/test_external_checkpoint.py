@@ -1,0 +1,467 @@
+"""Checkpoints from elsewhere: random weights in each published form, and every way in which a file can be wrong."""
+
+import pickle
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torchvision.models import resnet18, resnet50
+
+from mkdt import artifacts
+from mkdt.errors import UserError
+from mkdt.networks.backbones import build_backbone, flatten_state
+from mkdt.teacher.external_checkpoint import Checkpoint, describe, fill, load_checkpoint
+from mkdt.teacher.external_file import sha256
+from mkdt.teacher.training import load_teacher, represent
+
+OPTIONS: dict[str, Any] = dict.fromkeys(("model", "sha256", "image_size", "mean", "std", "padding"))
+Weights = dict[str, Tensor]
+
+
+def shaken(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Random weights and running statistics that matter, in eval mode."""
+    stream = torch.Generator().manual_seed(seed)
+    for name, value in model.state_dict().items():
+        if name.endswith("running_var") or (name.endswith("weight") and value.ndim == 1):
+            value.copy_(0.5 + torch.rand(value.shape, generator=stream))
+        elif value.is_floating_point():
+            value.copy_(torch.randn(value.shape, generator=stream) / max(1, value[0].numel()) ** 0.5)
+    return model.eval()
+
+
+def small_resnet(padding: int, make: Callable[..., nn.Module] = resnet18, *, max_pool: bool = False) -> nn.Module:
+    """torchvision's ResNet with the first convolution that papers use for small images, built by hand."""
+    model = make()
+    model.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=padding, bias=False)
+    if not max_pool:
+        model.maxpool = nn.Identity()
+    model.fc = nn.Identity()
+    return shaken(model)
+
+
+class MixBT(nn.Module):
+    """The module that mix-bt saves: a Sequential of the ResNet's children, and a projection head."""
+
+    def __init__(self, resnet: nn.Module, *, tiny_imagenet: bool) -> None:
+        super().__init__()
+        left_out = (nn.Linear, nn.Identity) if tiny_imagenet else (nn.Linear, nn.Identity, nn.MaxPool2d)
+        self.f = nn.Sequential(*(child for _, child in resnet.named_children() if not isinstance(child, left_out)))
+        self.g = nn.Sequential(
+            nn.Linear(512, 512, bias=False), nn.BatchNorm1d(512), nn.ReLU(), nn.Linear(512, 128, bias=True)
+        )
+
+
+def projector() -> nn.Module:
+    """solo-learn's Barlow Twins head, narrower."""
+    return nn.Sequential(nn.Linear(512, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8))
+
+
+def lightning(weights: Weights) -> dict[str, Any]:
+    """What PyTorch Lightning writes around a state dict."""
+    return {
+        "epoch": 999, "global_step": 195_000, "pytorch-lightning_version": "1.5.8", "state_dict": weights,
+        "loops": {"fit_loop": {"state_dict": {}}}, "callbacks": {}, "optimizer_states": [{"state": {}}],
+        "lr_schedulers": [{"last_epoch": 999}],
+    }  # fmt: skip
+
+
+def prefixed(prefix: str, model: nn.Module) -> Weights:
+    """A state dict under a prefix."""
+    return {prefix + key: value for key, value in model.state_dict().items()}
+
+
+def written(folder: Path, content: Any, name: str = "weights.pt") -> Path:
+    """``content`` as a PyTorch file."""
+    torch.save(content, folder / name)
+    return folder / name
+
+
+def load(path: Path | None, channels: int = 3, size: int = 32, **options: Any) -> Checkpoint:
+    """What the rule teacher_import does."""
+    return load_checkpoint(path, OPTIONS | options, channels, size)
+
+
+def features(found: Checkpoint, images: Tensor, folder: Path, mean: Tensor, std: Tensor) -> Tensor:
+    """The rest of the way: into teacher.safetensors, out of it, and over the images in the rule targets' manner."""
+    path = folder / "teacher.safetensors"
+    parameters = {"backbone": found.backbone, "view": found.view}
+    artifacts.save(path, found.weights, stage="teacher", parameters=parameters)
+    teacher = artifacts.Artifact(path, "teacher")
+    backbone, mean, std = load_teacher(teacher, images.shape[1], images.shape[2], mean, std)
+    return represent(backbone, images, mean, std, torch.device("cpu"))
+
+
+def pixels(channels: int = 3, size: int = 32) -> Tensor:
+    """Four random images."""
+    stream = torch.Generator().manual_seed(1)
+    return torch.randint(0, 256, (4, channels, size, size), dtype=torch.uint8, generator=stream)
+
+
+MEAN, STD = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.25, 0.3])
+KRR_ST = small_resnet(2)
+
+SMALL: dict[str, tuple[Callable[[], Any], str, nn.Module]] = {
+    "KRR-ST": (lambda: KRR_ST.state_dict(), "krr_st", KRR_ST),
+    "solo-learn": (
+        lambda: lightning(
+            prefixed("backbone.", KRR_ST)
+            | prefixed("projector.", projector())
+            | prefixed("classifier.", nn.Linear(512, 10))
+        ),
+        "solo_learn",
+        KRR_ST,
+    ),
+    "solo-learn before 1.0.3": (
+        lambda: lightning(prefixed("encoder.", KRR_ST) | prefixed("classifier.", nn.Linear(512, 100))),
+        "solo_learn",
+        KRR_ST,
+    ),
+    "mix-bt, CIFAR": (
+        lambda: MixBT(small_resnet(1), tiny_imagenet=False).state_dict(),
+        "mix_bt",
+        small_resnet(1),
+    ),
+    "mix-bt, TinyImageNet": (
+        lambda: MixBT(small_resnet(1, max_pool=True), tiny_imagenet=True).state_dict(),
+        "mix_bt",
+        small_resnet(1, max_pool=True),
+    ),
+    "mix-bt, ResNet-50": (
+        lambda: {k: v for k, v in MixBT(small_resnet(1, resnet50), tiny_imagenet=False).state_dict().items() if k[0] == "f"},
+        "mix_bt",
+        small_resnet(1, resnet50),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_published_form_gives_the_features_of_its_own_code(name: str, tmp_path: Path) -> None:
+    """Right keys with the wrong padding or pool would load without complaint and give other features."""
+    content, origin, model = SMALL[name]
+    found = load(written(tmp_path, content()))
+    assert found.format == origin
+    images = pixels()
+    wanted = model((images.float() / 255 - MEAN[:, None, None]) / STD[:, None, None])
+    torch.testing.assert_close(features(found, images, tmp_path, MEAN, STD), wanted, rtol=1e-4, atol=1e-4)
+    assert not {key.split(".")[0] for key in found.left_out} - {"projector", "classifier", "g"}
+
+
+def test_the_padding_of_the_config_wins(tmp_path: Path) -> None:
+    """A ResNet with torchvision's names from other code than KRR-ST's."""
+    path = written(tmp_path, KRR_ST.state_dict())
+    plain = small_resnet(1)
+    plain.load_state_dict(KRR_ST.state_dict())
+    images, zero, one = pixels(), torch.zeros(3), torch.ones(3)
+    given = features(load(path, padding=1), images, tmp_path, zero, one)
+    torch.testing.assert_close(given, plain(images.float() / 255), rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(given, KRR_ST(images.float() / 255), rtol=1e-2)
+    with pytest.raises(UserError, match=r"teacher\.checkpoint\.padding"):
+        load(written(tmp_path, resnet18().state_dict()), padding=1)
+
+
+@pytest.mark.parametrize(("make", "with_classifier"), [(resnet18, True), (resnet50, False)])
+def test_torchvision_sees_large_normalised_images(
+    make: Callable[..., nn.Module], with_classifier: bool, tmp_path: Path
+) -> None:
+    """Small images are enlarged to what the weights were trained on, with ImageNet's statistics."""
+    model = shaken(make())
+    path = tmp_path / "weights.safetensors"
+    save_file({k: v for k, v in model.state_dict().items() if with_classifier or not k.startswith("fc.")}, path)
+    found = load(path)
+    assert found.format == "torchvision"
+    assert found.left_out == (["fc.bias", "fc.weight"] if with_classifier else [])
+    images = pixels()[:2]
+    mean, std = (torch.tensor(v)[:, None, None] for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    large = nn.functional.interpolate(images.float() / 255, (224, 224), mode="bilinear")
+    model.fc = nn.Identity()
+    with torch.no_grad():
+        wanted = model((large - mean) / std)
+    torch.testing.assert_close(features(found, images, tmp_path, MEAN, STD), wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_the_view_may_be_given(tmp_path: Path) -> None:
+    """Statistics and size that a checkpoint was trained with are in no file."""
+    path = written(tmp_path, KRR_ST.state_dict())
+    found = load(path, size=16, mean=[0.1, 0.2, 0.3], std=[1.0, 2.0, 3.0], image_size=32)
+    images = pixels(size=16)
+    large = nn.functional.interpolate(images.float() / 255, (32, 32), mode="bilinear")
+    mean, std = torch.tensor([0.1, 0.2, 0.3])[:, None, None], torch.tensor([1.0, 2.0, 3.0])[:, None, None]
+    with torch.no_grad():
+        wanted = KRR_ST((large - mean) / std)
+    torch.testing.assert_close(features(found, images, tmp_path, MEAN, STD), wanted, rtol=1e-4, atol=1e-4)
+    with pytest.raises(UserError, match=r"teacher\.checkpoint\.mean has 1 values"):
+        load(path, mean=[0.5])
+
+
+@pytest.mark.parametrize("own_statistics", [True, False])
+def test_grey_images_are_repeated_for_a_teacher_of_colour(tmp_path: Path, own_statistics: bool) -> None:
+    """MNIST and a CIFAR teacher fit together; a teacher of grey does not take colour."""
+    given = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]} if own_statistics else {}
+    found = load(written(tmp_path, KRR_ST.state_dict()), channels=1, **given)
+    images = pixels(channels=1)
+    mean, std = (MEAN, STD) if own_statistics else (torch.tensor([0.6]), torch.tensor([0.5]))
+    seen = (images.float().expand(-1, 3, -1, -1) / 255 - mean[:, None, None]) / std[:, None, None]
+    result = features(found, images, tmp_path, torch.tensor([0.6]), torch.tensor([0.5]))
+    torch.testing.assert_close(result, KRR_ST(seen), rtol=1e-4, atol=1e-4)
+
+
+def own_file(folder: Path, channels: int = 1) -> tuple[Path, nn.Module]:
+    """A teacher.safetensors as the rule teacher writes it."""
+    spec = {"architecture": "resnet", "blocks": [1, 1], "width": 4}
+    model = shaken(build_backbone(spec, channels, 8))
+    path = folder / "own.safetensors"
+    artifacts.save(path, model.state_dict(), stage="teacher", parameters={"seed": 0, "backbone": spec})
+    return path, model
+
+
+def test_a_teacher_of_this_project_comes_back(tmp_path: Path) -> None:
+    """Trained elsewhere with the same program; and a checkpoint that was imported once can be imported again."""
+    path, model = own_file(tmp_path)
+    found = load(path, channels=1, size=8)
+    assert found.format == "mkdt"
+    images, mean, std = pixels(1, 8), torch.tensor([0.4]), torch.tensor([0.2])
+    wanted = model((images.float() / 255 - 0.4) / 0.2)
+    torch.testing.assert_close(features(found, images, tmp_path, mean, std), wanted, rtol=1e-4, atol=1e-5)
+    again = load(tmp_path / "teacher.safetensors", channels=1, size=8)
+    assert (again.backbone, again.view) == (found.backbone, found.view)
+    with pytest.raises(UserError, match="takes images of 1 channels, the source's have 3"):
+        load(path, channels=3, size=8)
+
+
+def test_halves_become_floats(tmp_path: Path) -> None:
+    """Weights stored in half precision are a teacher like any other."""
+    weights = {key: value.half() if value.is_floating_point() else value for key, value in KRR_ST.state_dict().items()}
+    found = load(written(tmp_path, weights))
+    assert {value.dtype for value in found.weights.values()} == {torch.float32, torch.int64}
+
+
+def test_what_the_profiler_left_in_mix_bt_files_is_no_weight(tmp_path: Path) -> None:
+    """mix-bt counts operations with thop, some versions of which leave their counters in the modules."""
+    weights = MixBT(small_resnet(1), tiny_imagenet=False).state_dict()
+    weights |= {"total_ops": torch.zeros(1), "f.0.total_ops": torch.zeros(1), "f.0.total_params": torch.zeros(1)}
+    assert load(written(tmp_path, weights)).format == "mix_bt"
+
+
+def test_the_log_says_what_was_recognised_assumed_and_left_out(tmp_path: Path) -> None:
+    """A padding that was assumed is nothing to keep silent about."""
+    line = describe(load(written(tmp_path, SMALL["solo-learn"][0]())))
+    assert all(word in line for word in ("solo_learn", '"padding": 2', "left out: classifier.bias"))
+
+
+WRONG: dict[str, tuple[Callable[[Weights], Any], list[str]]] = {
+    "a key is missing": (lambda w: {k: v for k, v in w.items() if k != "layer2.0.bn1.weight"}, ["lacks layer2.0.bn1.weight"]),
+    "a counter is missing": (lambda w: {k: v for k, v in w.items() if k != "bn1.num_batches_tracked"}, ["lacks bn1.num_b"]),
+    "a block is missing": (lambda w: {k: v for k, v in w.items() if "layer3.1." not in k}, ["[2, 2, 1, 2]", "resnet18"]),
+    "a key is left over": (lambda w: w | {"layer2.0.extra": torch.zeros(2)}, ["has layer2.0.extra left over"]),
+    "another shape": (lambda w: w | {"bn1.weight": torch.zeros(5)}, ["bn1.weight of shape [5] instead of [64]"]),
+    "not finite": (lambda w: w | {"bn1.weight": torch.full((64,), torch.nan)}, ["not finite in bn1.weight"]),
+    "another network": (lambda w: {"blocks.0.attn.qkv.weight": torch.zeros(2)}, ["no known format", "blocks.0.attn.qkv.weight"]),
+    "another stem": (lambda w: w | {"conv1.weight": torch.zeros(64, 3, 5, 5)}, ["no known format"]),
+    "no state dict": (lambda w: {"model": w}, ["not a state dict"]),
+    "a list": (lambda w: [1, 2], ["not a state dict"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_does_not_fit_is_named(case: str, tmp_path: Path) -> None:
+    """One sentence with the file and the first keys at fault; half a teacher is no teacher."""
+    change, words = WRONG[case]
+    path = written(tmp_path, change(dict(KRR_ST.state_dict())))
+    with pytest.raises(UserError) as caught:
+        load(path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert all(word in message for word in words), message
+    assert "\n" not in message
+
+
+def test_another_file_than_expected_is_refused(tmp_path: Path) -> None:
+    """The digest of a publication is the proof that this is its teacher."""
+    path = written(tmp_path, KRR_ST.state_dict())
+    assert load(path, sha256=sha256(path)).identity == sha256(path)
+    with pytest.raises(UserError, match=r"SHA-256 [0-9a-f]{64}, but teacher\.checkpoint\.sha256 is 0{64}"):
+        load(path, sha256="0" * 64)
+
+
+class Trap:
+    """A pickle that writes a file when it is loaded."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.target,))
+
+
+@pytest.mark.parametrize("plain_pickle", [True, False])
+def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, plain_pickle: bool) -> None:
+    """A checkpoint from the net is somebody else's program unless only tensors are read."""
+    sprung, path = tmp_path / "sprung", tmp_path / "trap.pt"
+    content = {"state_dict": KRR_ST.state_dict(), "hyper_parameters": Trap(sprung)}
+    if plain_pickle:
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    else:
+        torch.save(content, path)
+    with pytest.raises(UserError, match="holds more than tensors") as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+    assert not sprung.exists()
+
+
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+@pytest.mark.parametrize("length", [0, 100, 100_000])
+def test_a_truncated_file_is_named(tmp_path: Path, suffix: str, length: int) -> None:
+    """An interrupted download."""
+    path = tmp_path / f"weights.{suffix}"
+    (torch.save if suffix == "pt" else save_file)(KRR_ST.state_dict(), path)  # type: ignore[operator]
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(UserError, match=r"cannot be read.*damaged"):
+        load(path)
+
+
+def test_images_that_are_too_small_are_refused_before_any_training(tmp_path: Path) -> None:
+    """A padding of 0 leaves nothing of a 2x2 image."""
+    with pytest.raises(UserError, match=r"does not take images of 2x2.*image_size"):
+        load(written(tmp_path, KRR_ST.state_dict()), size=2, padding=0)
+
+
+def timm_file(folder: Path, name: str, **changes: Any) -> tuple[Path, nn.Module]:
+    """Random weights of a timm model as its authors publish them, with classifier; and the model without."""
+    timm = pytest.importorskip("timm")
+    model = shaken(timm.create_model(name, pretrained=False))
+    path = folder / "timm.safetensors"
+    save_file({key: value.contiguous() for key, value in (model.state_dict() | changes).items()}, path)
+    model.reset_classifier(0)
+    return path, model
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_convnext"])
+def test_a_model_of_timm_sees_images_as_timm_says(name: str, tmp_path: Path) -> None:
+    """Its size, statistics and interpolation; its classifier dropped by timm's own name for it."""
+    path, model = timm_file(tmp_path, name)
+    found = load(path, model=f"timm:{name}")
+    assert found.format == "timm"
+    assert found.left_out
+    from timm.data import resolve_model_data_config
+
+    seen = resolve_model_data_config(model)
+    images = pixels()[:2]
+    size, mode = seen["input_size"][1:], seen["interpolation"]
+    large = nn.functional.interpolate(images.float() / 255, size, mode=mode, antialias=True)
+    mean, std = (torch.tensor(seen[key])[:, None, None] for key in ("mean", "std"))
+    with torch.no_grad():
+        wanted = model.eval()((large - mean) / std)
+    torch.testing.assert_close(features(found, images, tmp_path, MEAN, STD), wanted, rtol=1e-3, atol=1e-3)
+    smaller = load(path, model=f"timm:{name}", image_size=96)
+    assert features(smaller, images, tmp_path, MEAN, STD).shape == wanted.shape
+
+
+def test_faults_of_timm_checkpoints_are_named(tmp_path: Path) -> None:
+    """An unknown name, a tensor that is left over, weights that cannot be fetched, a size that does not suit."""
+    path, _ = timm_file(tmp_path, "test_vit", extra=torch.zeros(2))
+    with pytest.raises(UserError, match="timm has no model 'nothing_like_it'"):
+        load(path, model="timm:nothing_like_it")
+    with pytest.raises(UserError, match="has extra left over"):
+        load(path, model="timm:test_vit")
+    path, _ = timm_file(tmp_path, "test_vit")
+    with pytest.raises(UserError, match=r"does not take images of 50x50.*image_size"):
+        load(path, model="timm:test_vit", image_size=50)
+    with pytest.raises(UserError, match=r"teacher\.checkpoint\.padding"):
+        load(path, model="timm:test_vit", padding=1)
+
+
+class TinyTimm(nn.Module):
+    """As much of a timm model as is used here."""
+
+    num_features = 6
+    pretrained_cfg = {"classifier": "head", "input_size": (3, 10, 10)}  # noqa: RUF012
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 10)
+        self.head = nn.Linear(6, num_classes) if num_classes else nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features, or scores."""
+        return self.head(self.stem(images).flatten(1))
+
+
+@pytest.fixture
+def fake_timm(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """timm's interface, without timm and without a net: its downloads are what the returned dict holds."""
+    published: dict[str, Any] = {}
+
+    def create_model(name: str, pretrained: bool, num_classes: int = 10, in_chans: int = 3) -> nn.Module:
+        if pretrained:
+            published["model"].head = nn.Identity()
+            return published["model"]
+        return TinyTimm(num_classes)
+
+    timm, data = types.ModuleType("timm"), types.ModuleType("timm.data")
+    view = {"input_size": (3, 10, 10), "mean": (0.5, 0.5, 0.5), "std": (0.1, 0.2, 0.3), "interpolation": "bicubic"}
+    timm.create_model = create_model  # type: ignore[attr-defined]
+    data.resolve_model_data_config = lambda model: view  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    monkeypatch.setitem(sys.modules, "timm.data", data)
+    return published
+
+
+@pytest.mark.parametrize("from_file", [True, False])
+def test_weights_for_timm_from_a_file_or_from_timm(fake_timm: dict[str, Any], tmp_path: Path, from_file: bool) -> None:
+    """The same features either way, and a digest of what was fetched in the header."""
+    model = shaken(TinyTimm(10))
+    fake_timm["model"] = model
+    path = written(tmp_path, model.state_dict()) if from_file else None
+    found = load(path, size=8, model="timm:tiny")
+    assert found.left_out == (["head.bias", "head.weight"] if from_file else [])
+    assert len(found.identity) == 64
+    images = pixels(size=8)
+    large = nn.functional.interpolate(images.float() / 255, (10, 10), mode="bicubic", antialias=True)
+    model.head = nn.Identity()
+    wanted = model((large - 0.5) / torch.tensor([0.1, 0.2, 0.3])[:, None, None])
+    torch.testing.assert_close(features(found, images, tmp_path, MEAN, STD), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_that_timm_cannot_fetch_and_a_missing_timm(
+    fake_timm: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sentence that says what to do, where there is no net and where timm is not installed."""
+    with pytest.raises(UserError, match=r"timm could not provide weights for 'tiny'.*teacher\.checkpoint\.file"):
+        load(None, size=8, model="timm:tiny")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UserError, match=r"pip install -e '\.\[timm\]'"):
+        load(None, size=8, model="timm:tiny")
+
+
+NETWORK = build_backbone({"architecture": "resnet", "blocks": [1, 1], "width": 4}, 1, 8)
+KEYS = sorted(NETWORK.state_dict())
+
+
+@given(key=st.sampled_from(KEYS), fault=st.sampled_from(["lacks", "left over", "of shape", "not finite in"]))
+def test_any_single_fault_is_found_and_named(key: str, fault: str) -> None:
+    """Whichever tensor it is, weights or statistics: nothing is loaded in part."""
+    weights = dict(NETWORK.state_dict())
+    named = key
+    if fault == "lacks":
+        del weights[key]
+    elif fault == "left over":
+        named = f"{key}_of_another"
+        weights[named] = weights[key]
+    elif fault == "of shape":
+        weights[key] = torch.zeros(9)
+    else:
+        weights[key] = torch.full(weights[key].shape, torch.inf)
+    before = flatten_state(NETWORK)
+    with pytest.raises(UserError) as caught:
+        fill(NETWORK, weights, "theirs.pt")
+    assert named in str(caught.value)
+    assert fault in str(caught.value)
+    assert torch.equal(flatten_state(NETWORK), before)

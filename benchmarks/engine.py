@@ -20,7 +20,8 @@ from torch import Tensor
 
 from mkdt.distill.compiled_step import CompiledStep
 from mkdt.distill.hypergradient import match_trajectory
-from mkdt.networks.backbones import build_student, flat_mse, flatten
+from mkdt.networks.flat import flat_mse, flatten
+from mkdt.networks.students import build_student
 
 CPU = torch.device("cpu")
 PAPER = {"architecture": "convnet", "depth": 3, "width": 128, "norm": "instance"}

@@ -19,8 +19,9 @@ from plain import plain_epoch, plain_targets
 
 from mkdt.distill.experts import train_expert
 from mkdt.jobs.tracking import Run
-from mkdt.networks.backbones import build_backbone, build_student
-from mkdt.teacher.training import represent
+from mkdt.networks.backbones import build_backbone
+from mkdt.networks.students import build_student
+from mkdt.teacher.encoding import represent
 
 CPU = torch.device("cpu")
 

@@ -1,6 +1,6 @@
 """Rules experts_*: train a batch of experts; those that an earlier job finished are taken over."""
 
-from mkdt.data.preparation import Normalised
+from mkdt.data.pixels import Normalised
 from mkdt.distill.experts import train_expert
 from mkdt.jobs import stage as job
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mkdt.artifacts import Artifact
 from mkdt.config.methods import METHODS
-from mkdt.data.preparation import Normalised
+from mkdt.data.pixels import Normalised
 from mkdt.distill.subsets import STEP_SIZE
 from mkdt.distill.synthetic_set import load_synthetic
 from mkdt.errors import UserError

@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 
 from mkdt.artifacts import write_table
-from mkdt.data.preparation import Normalised, adapt
+from mkdt.data.pixels import Normalised, adapt
 from mkdt.evaluate.linear_probe import Downstream, probe
 from mkdt.evaluate.pretraining import snapshots
 from mkdt.jobs import stage as job
-from mkdt.teacher.training import load_teacher
+from mkdt.teacher.encoding import load_teacher
 
 UNREAD = torch.empty(0), torch.empty(0)
 

@@ -9,7 +9,7 @@ from mkdt.config.methods import METHODS
 from mkdt.distill.synthetic_set import load_synthetic
 from mkdt.jobs import stage as job
 from mkdt.jobs.tracking import code_version
-from mkdt.report import page
+from mkdt.report import figures, page
 from mkdt.report import tables as report
 from mkdt.report.costs import costs
 
@@ -23,7 +23,7 @@ with job.stage(snakemake) as stage:
     report.save_table(output.summary_csv, summary)
     report.save_table(output.curve_csv, points)
     write_text(output.summary_md, report.as_text(summary, settings["protocol"]))
-    report.save_figure(output.curve_png, report.plot_curve(points, settings["methods"]))
+    figures.save_figure(output.curve_png, figures.plot_curve(points, settings["methods"]))
     shown = {}  # the first set of each method and budget stands for the others
     for initial, path, picture in zip(stage.input.initial, stage.input.sets, stage.input.evolution, strict=True):
         method, budget, seed = Path(path).with_suffix("").parts[-3:]
@@ -37,11 +37,11 @@ with job.stage(snakemake) as stage:
             for one in first.values()
             for row in (("real", one.initial.pixels()), (one.method, one.synthetic.pixels()))
         ]
-        report.save_figure(output.sets_png, report.plot_images(rows))
+        figures.save_figure(output.sets_png, figures.plot_images(rows))
     runs = {"/".join(Path(path).with_suffix("").parts[-3:]): path for path in stage.input.metrics}
     matching = {name: report.read_table(path, METHODS[name.split("/")[0]].rule) for name, path in runs.items()}
     if matching:
-        report.save_figure(output.matching_png, report.plot_matching(matching))
+        figures.save_figure(output.matching_png, figures.plot_matching(matching))
     table = costs(snakemake.config, RESULTS)
     html = page.render(
         stage.input.template,

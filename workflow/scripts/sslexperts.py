@@ -1,6 +1,6 @@
 """Rules sslexperts_*: train a batch of experts by SSL; those that an earlier job finished are taken over."""
 
-from mkdt.data.preparation import Normalised
+from mkdt.data.pixels import Normalised
 from mkdt.distill.mtt_ssl import train_ssl_expert
 from mkdt.jobs import stage as job
 

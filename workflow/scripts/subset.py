@@ -5,7 +5,7 @@ from importlib import import_module
 import torch
 
 from mkdt.config.methods import METHODS
-from mkdt.data.preparation import normalise
+from mkdt.data.pixels import normalise
 from mkdt.distill.subsets import STEP_SIZE
 from mkdt.distill.synthetic_set import SyntheticSet
 from mkdt.jobs import stage as job

@@ -1,7 +1,7 @@
 """Rule targets: the teacher's representation of every training image, and of the validation images, in eval mode."""
 
 from mkdt.jobs import stage as job
-from mkdt.teacher.training import load_teacher, represent
+from mkdt.teacher.encoding import load_teacher, represent
 
 with job.stage(snakemake) as stage:
     data = stage.open("data", stage.input.data, "data")

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from mkdt.artifacts import write_text
 from mkdt.config.methods import METHODS
 from mkdt.jobs.estimates import read
+from mkdt.report import figures
 from mkdt.report import tables as report
 
 CONFIG = Path("config/studies/architectures.yaml")
@@ -45,7 +46,7 @@ def plot(summary: pd.DataFrame, methods: list[str]) -> Figure:
     """Differences to the random subset with their intervals, a band a student."""
     figure = Figure(figsize=(7, 1 + 0.8 * summary["student"].nunique()), layout="constrained")
     axis = figure.subplots()
-    report.draw_differences(axis, summary, methods, by=["student"])
+    figures.draw_differences(axis, summary, methods, by=["student"])
     figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure
 
@@ -60,7 +61,7 @@ def main() -> None:
     write_text(PAGE / "table.md", as_text(linear, made["against_best_subset"]))
     distilled = [method for method in config["methods"] if method in METHODS and METHODS[method].distilled]
     report.save_table(PAGE / "holm.csv", studies.corrected(made["accuracy"], made["against_best_subset"], distilled))
-    report.save_figure(PAGE / "transfer.png", plot(linear, config["methods"]))
+    figures.save_figure(PAGE / "transfer.png", plot(linear, config["methods"]))
 
 
 if __name__ == "__main__":

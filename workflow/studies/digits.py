@@ -10,6 +10,7 @@ from mkdt.artifacts import write_text
 from mkdt.config.loading import budget_label, has_budget
 from mkdt.config.methods import METHODS
 from mkdt.jobs.estimates import read
+from mkdt.report import figures
 from mkdt.report import tables as report
 
 CONFIG = Path("config/studies/digits.yaml")
@@ -32,7 +33,7 @@ def plot(accuracy: pd.DataFrame, methods: list[str], shares: dict[str, float]) -
     points["share"] = points["budget"].map(shares).where(points["method"].map(has_budget), 0.0)
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axis = figure.subplots()
-    report.draw_curve(axis, points, methods, against="share")
+    figures.draw_curve(axis, points, methods, against="share")
     axis.set_ylabel(f"test accuracy (%), {100 * points['label_fraction'].iloc[0]:g} % of labels")
     figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", frameon=False)
     return figure
@@ -65,7 +66,7 @@ def main() -> None:
     write_text(PAGE / "equal_steps.md", studies.differences_as_text(equal[equal["steps"] == 320], "budget"))
     sets = [name for name in config["methods"] if name in METHODS and METHODS[name].rule and name != "random"]
     report.save_table(PAGE / "holm.csv", studies.corrected(made["accuracy"], made["against_best_subset"], sets))
-    report.save_figure(PAGE / "budgets.png", plot(made["accuracy"], config["methods"], shares))
+    figures.save_figure(PAGE / "budgets.png", plot(made["accuracy"], config["methods"], shares))
 
 
 if __name__ == "__main__":

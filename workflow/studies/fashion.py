@@ -9,6 +9,7 @@ import shared as studies
 from mkdt.artifacts import write_text
 from mkdt.config.loading import RESULTS, budget_label
 from mkdt.jobs.estimates import read
+from mkdt.report import figures
 from mkdt.report import tables as report
 
 CONFIG = Path("config/studies/fashion.yaml")
@@ -78,7 +79,7 @@ def main() -> None:
     ]
     report.save_table(PAGE / "equal_steps.csv", pd.concat(equal))
     write_text(PAGE / "equal_steps.md", "\n".join(studies.differences_as_text(part, "steps") for part in equal))
-    report.save_figure(PAGE / "curve.png", report.plot_curve(points, config["methods"]))
+    figures.save_figure(PAGE / "curve.png", figures.plot_curve(points, config["methods"]))
     shutil.copyfile(RESULTS / config["experiment"] / "report/sets.png", PAGE / "sets.png")
 
     config = read([CONFIG, RATES])

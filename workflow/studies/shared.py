@@ -10,6 +10,7 @@ import pandas as pd
 from mkdt.artifacts import write_text
 from mkdt.config.loading import RESULTS, Config, budget_label, method_name
 from mkdt.errors import UserError
+from mkdt.report import statistics
 from mkdt.report import tables as report
 
 Row = dict[Any, Any]
@@ -62,7 +63,7 @@ def grid(scores: pd.DataFrame) -> pd.DataFrame:
 def runs_by_steps(scores: pd.DataFrame) -> pd.DataFrame:
     """Test accuracy of every run at every number of steps, at the rate that validation prefers there: the rows of the curve."""
     rows = scores[(scores["split"] == "test") & (scores["evaluation"] == "linear") & scores["chosen_at_steps"]]
-    return rows[[*report.KEYS, *report.RUN, "rate", "steps", "accuracy"]].sort_values([*POINT, *report.RUN])
+    return rows[[*report.KEYS, *statistics.RUN, "rate", "steps", "accuracy"]].sort_values([*POINT, *statistics.RUN])
 
 
 def save(page: Path, config: Config) -> dict[str, pd.DataFrame]:
@@ -100,14 +101,14 @@ def at_equal_steps(
         steps: numbers of steps.
 
     Returns:
-        one row a pair, budget and number of steps, with the difference as ``report.compare`` has it.
+        one row a pair, budget and number of steps, with the difference as ``statistics.compare`` has it.
     """
     rows = []
     for (method, baseline), budget, count in product(pairs, budgets, steps):
         here = runs[(runs["steps"] == count) & runs["budget"].isin([budget, "all"])]
         parts = [here[here["method"] == name] for name in (method, baseline)]
         row = {"method": method, "baseline": baseline, "budget": budget, "steps": count}
-        rows.append(row | report.compare(parts[0], parts[1]))
+        rows.append(row | statistics.compare(parts[0], parts[1]))
     return pd.DataFrame(rows)
 
 
@@ -128,7 +129,7 @@ def corrected(accuracy: pd.DataFrame, best: pd.DataFrame, methods: Sequence[str]
 
     Returns:
         one row a difference: ``family``, its setting, ``method``, ``baseline``, ``difference`` in points, ``p`` by itself
-        (``report.p_value``) and ``holm``, p in its family.
+        (``statistics.p_value``) and ``holm``, p in its family.
     """
     setting = ["student", "budget", "downstream", "label_fraction"]
     parts = dict(iter(accuracy[accuracy["evaluation"] == "linear"].groupby([*setting, "method"])))
@@ -145,9 +146,9 @@ def corrected(accuracy: pd.DataFrame, best: pd.DataFrame, methods: Sequence[str]
         for where, method, baseline in pairs:
             if not {(*where, method), (*where, baseline)} <= parts.keys():
                 continue  # still to be measured
-            differences = report.paired(parts[(*where, method)], parts[(*where, baseline)])
+            differences = statistics.paired(parts[(*where, method)], parts[(*where, baseline)])
             row = {"family": family, **dict(zip(setting, where, strict=True)), "method": method, "baseline": baseline}
-            rows.append(row | {"difference": differences["difference"].mean(), "p": report.p_value(differences)})
+            rows.append(row | {"difference": differences["difference"].mean(), "p": statistics.p_value(differences)})
         table = pd.DataFrame(rows, columns=["family", *setting, "method", "baseline", "difference", "p"])
         tables.append(table.assign(holm=holm(table["p"])))
     return pd.concat(tables, ignore_index=True)

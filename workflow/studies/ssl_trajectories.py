@@ -21,14 +21,16 @@ from variance import nested_shares, noise_share
 from mkdt import seeding
 from mkdt.artifacts import Artifact
 from mkdt.config import loading as cfg
-from mkdt.data.preparation import normalise
+from mkdt.data.pixels import normalise
 from mkdt.distill.experts import record_trajectory
 from mkdt.distill.mkdt import distill
 from mkdt.distill.mtt_ssl import distill_ssl, draw_views
 from mkdt.distill.synthetic_set import SyntheticSet, load_synthetic
 from mkdt.jobs import estimates as resources
-from mkdt.networks.backbones import Projector, build_backbone
-from mkdt.report.tables import save_figure, save_table
+from mkdt.networks.backbones import build_backbone
+from mkdt.networks.students import Projector
+from mkdt.report.figures import save_figure
+from mkdt.report.tables import save_table
 from mkdt.teacher.ssl import LOSSES, build_views
 
 CONFIG = Path("config/studies/ssl_trajectories.yaml")

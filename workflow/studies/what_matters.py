@@ -24,7 +24,8 @@ from torch import Tensor, nn
 import mkdt.config.loading as cfg
 from mkdt.artifacts import Artifact, digest, save, write_text
 from mkdt.config.methods import METHODS
-from mkdt.data.preparation import normalise, prepare
+from mkdt.data.pixels import normalise
+from mkdt.data.preparation import prepare
 from mkdt.distill.experts import train_expert
 from mkdt.distill.krr_st import distill_krr
 from mkdt.distill.mkdt import distill
@@ -33,11 +34,15 @@ from mkdt.distill.synthetic_set import SyntheticSet
 from mkdt.evaluate.linear_probe import Downstream, Features, draw_labels, score
 from mkdt.evaluate.pretraining import grid, pretrain_grid
 from mkdt.jobs.estimates import merge
-from mkdt.networks.backbones import build_student, load_state
 from mkdt.networks.divergence import Diverged
-from mkdt.report.tables import compare, draw_differences, markdown, save_figure, save_table, share, spread
+from mkdt.networks.flat import load_state
+from mkdt.networks.students import build_student
+from mkdt.report.figures import draw_differences, save_figure
+from mkdt.report.statistics import compare
+from mkdt.report.tables import markdown, save_table, share, spread
 from mkdt.seeding import derive
-from mkdt.teacher.training import represent, train_teacher
+from mkdt.teacher.encoding import represent
+from mkdt.teacher.training import train_teacher
 
 STUDY = Path("config/studies/what_matters.yaml")
 CACHE = cfg.RESULTS / "what_matters"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mkdt.networks.backbones import LossFn
+from mkdt.networks.flat import LossFn
 
 log = logging.getLogger("mkdt")
 

@@ -11,9 +11,11 @@ from torch.nn import functional as F
 from torch.nn.utils import vector_to_parameters
 
 from mkdt import seeding
-from mkdt.data.preparation import Images, in_batches
-from mkdt.networks.backbones import Spec, build_student, flatten
+from mkdt.data.pixels import Images, in_batches
+from mkdt.networks.backbones import Spec
 from mkdt.networks.divergence import Diverged, diverged
+from mkdt.networks.flat import flatten
+from mkdt.networks.students import build_student
 
 LOSS_BATCH = 1024
 

@@ -19,10 +19,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mkdt import seeding
-from mkdt.data.preparation import normalise
+from mkdt.data.pixels import normalise
 from mkdt.distill.synthetic_set import SyntheticSet, first_images, moments
-from mkdt.networks.backbones import Spec, Student, build_student
+from mkdt.networks.backbones import Spec
 from mkdt.networks.divergence import Diverged, diverged
+from mkdt.networks.students import Student, build_student
 
 RIDGE = 1e-6  # published: lambda as a share of the kernel's trace
 MOMENTUM = 0.9  # published: SGD of the students in the pool

@@ -15,8 +15,10 @@ from mkdt.distill.compiled_step import CompiledStep
 from mkdt.distill.hypergradient import choose_retain, match_trajectory
 from mkdt.distill.synthetic_set import SyntheticSet, first_images, moments
 from mkdt.errors import UserError
-from mkdt.networks.backbones import LossFn, Spec, build_student, flat_mse
+from mkdt.networks.backbones import Spec
 from mkdt.networks.divergence import Diverged, diverged
+from mkdt.networks.flat import LossFn, flat_mse
+from mkdt.networks.students import build_student
 
 SMALLEST_STEP_SIZE = 1e-6  # held above this in both spaces: float32's exp reaches zero too
 MOMENTUM = 0.5  # paper, appendix: SGD momentum of images, targets and step size

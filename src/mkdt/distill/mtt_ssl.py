@@ -17,11 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from mkdt import seeding
-from mkdt.data.preparation import Images
+from mkdt.data.pixels import Images
 from mkdt.distill.experts import record_trajectory
 from mkdt.distill.mkdt import distill
 from mkdt.distill.synthetic_set import SyntheticSet
-from mkdt.networks.backbones import LossFn, Projector, Spec, build_backbone, flat_forward
+from mkdt.networks.backbones import Spec, build_backbone
+from mkdt.networks.flat import LossFn, flat_forward
+from mkdt.networks.students import Projector
 from mkdt.teacher.ssl import LOSSES, Views, build_views
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mkdt import seeding
-from mkdt.data.preparation import in_batches
+from mkdt.data.pixels import in_batches
 from mkdt.distill.kmeans import clusters
 from mkdt.distill.subsets import Source
 from mkdt.teacher.ssl import build_views

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mkdt import artifacts
-from mkdt.data.preparation import denormalise
+from mkdt.data.pixels import denormalise
 from mkdt.errors import UserError
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mkdt import seeding
-from mkdt.data.preparation import Images, in_batches, spread
+from mkdt.data.pixels import Images, in_batches, spread
 from mkdt.errors import UserError
 from mkdt.evaluate.fine_tuning import finetune
 

@@ -10,11 +10,13 @@ from torch.nn import functional as F
 
 from mkdt import seeding
 from mkdt.artifacts import Artifact
-from mkdt.data.preparation import Images
+from mkdt.data.pixels import Images
 from mkdt.distill.synthetic_set import SyntheticSet
 from mkdt.errors import UserError
-from mkdt.networks.backbones import Spec, Student, build_student, flatten_state, load_state
+from mkdt.networks.backbones import Spec
 from mkdt.networks.divergence import diverged
+from mkdt.networks.flat import flatten_state, load_state
+from mkdt.networks.students import Student, build_student
 
 SETTLE_IMAGES = 1024  # give the batch norms of an untrained student their statistics
 BATCH, MOMENTUM, WEIGHT_DECAY = 256, 0.9, 1e-4  # paper, appendix: pre-training of students

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mkdt import seeding
-from mkdt.data.preparation import resize, spread
+from mkdt.data.pixels import resize, spread
 from mkdt.evaluate.linear_probe import Downstream, Features, draw_labels, score
 
 PIXELS = 16  # pixels are resized to at most so many a side: finer ones cost time and tell a linear classifier no more

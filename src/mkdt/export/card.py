@@ -11,7 +11,7 @@ from mkdt.artifacts import Artifact
 from mkdt.config.catalogue import DATASETS
 from mkdt.jobs.lineage import Family, Place, recipe
 from mkdt.config.methods import SET_RULES
-from mkdt.report.tables import interval, paired
+from mkdt.report.statistics import interval, paired
 from mkdt.config.schema import flat
 from mkdt.distill.synthetic_set import SyntheticSet
 

@@ -14,10 +14,12 @@ from mkdt import artifacts
 from mkdt.export import card
 from mkdt.artifacts import Artifact
 from mkdt.errors import UserError
-from mkdt.jobs.stage import grid
+from mkdt.data.pixels import image_grid
 from mkdt.jobs.lineage import Family, Place, place_of
 from mkdt.config.methods import SET_RULES
-from mkdt.networks.backbones import BUILDERS, build_student, load_state
+from mkdt.networks.backbones import BUILDERS
+from mkdt.networks.students import build_student
+from mkdt.networks.flat import load_state
 from mkdt.export.standalone import standalone
 from mkdt.distill.synthetic_set import load_synthetic
 
@@ -65,7 +67,7 @@ def _export_set(file: Artifact, place: Place | None, folder: Path) -> str:
     """Write a set's files; returns its card."""
     tiny = load_synthetic(file.path)
     artifacts.write_atomically(folder / "set.safetensors", lambda path: shutil.copyfile(file.path, path))
-    sheet = grid(tiny.pixels(), columns=math.ceil(math.sqrt(len(tiny))), most=len(tiny))
+    sheet = image_grid(tiny.pixels(), columns=math.ceil(math.sqrt(len(tiny))), most=len(tiny))
     artifacts.write_picture(folder / "images.png", sheet)
     artifacts.write_text(folder / "load.py", _loader("load_set", "set.safetensors"))
     return card.of_set(tiny, file, place, Family(place.results) if place else None)

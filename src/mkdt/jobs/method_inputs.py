@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from mkdt.artifacts import Artifact
 from mkdt.config.methods import METHODS
 from mkdt.distill.subsets import Source
-from mkdt.teacher.training import load_teacher
+from mkdt.teacher.encoding import load_teacher
 
 if TYPE_CHECKING:
     from mkdt.jobs.stage import Stage

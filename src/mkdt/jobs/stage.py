@@ -26,6 +26,7 @@ from mkdt import artifacts
 from mkdt.config.loading import KEPT, RESULTS, budget_words, differences, settings
 from mkdt.config.methods import SET_RULES
 from mkdt.config.schema import flat
+from mkdt.data.pixels import image_grid
 from mkdt.distill.synthetic_set import SyntheticSet, load_synthetic
 from mkdt.errors import UserError
 from mkdt.jobs.tracking import Run, spools
@@ -265,7 +266,9 @@ class Stage:
         )
         self.write_metrics(self.output.metrics)
         pictures = torch.cat([synthetic.pixels(images) for images in history])
-        artifacts.write_picture(self.output.evolution, grid(pictures, columns=history.shape[1], most=len(pictures)))
+        artifacts.write_picture(
+            self.output.evolution, image_grid(pictures, columns=history.shape[1], most=len(pictures))
+        )
         self.save(self.output.set, synthetic.tensors())
 
     def train_experts(self, train: Callable[..., Mapping[str, torch.Tensor]]) -> None:
@@ -317,7 +320,7 @@ class Stage:
 
     def show(self, step: int, pictures: torch.Tensor) -> None:
         """Show pictures, uint8 [n,C,H,W], at a step in MLflow, side by side."""
-        self._run.picture(step, "synthetic", grid(pictures))
+        self._run.picture(step, "synthetic", image_grid(pictures))
 
     def checkpoint(self, make: Callable[[], dict[str, Any]], now: bool = False) -> None:
         """Save the resume state if it is time, or if the job was asked to stop; then stop.
@@ -603,13 +606,3 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, temporary)
     temporary.replace(target)
     temporary.unlink(missing_ok=True)  # a rename onto another name of the same file does nothing
-
-
-def grid(pictures: torch.Tensor, columns: int = 10, most: int = 100, pixels: int = 48) -> torch.Tensor:
-    """Pictures uint8 [n,C,H,W] side by side, enlarged by whole factors to about ``pixels``: uint8 [3,H',W']."""
-    from torchvision.utils import make_grid
-
-    pictures = pictures[:most].cpu()
-    factor = max(1, pixels // pictures.shape[-1])
-    large = pictures.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-    return make_grid(large, nrow=columns, padding=4, pad_value=255)

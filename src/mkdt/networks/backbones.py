@@ -3,19 +3,14 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
-from itertools import pairwise
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
-from mkdt import seeding
 from mkdt.errors import UserError
 
 Spec = Mapping[str, Any]
-LossFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class ConvNet(nn.Module):
@@ -198,33 +193,6 @@ def timm_model(channels: int, size: int, *, name: str, any_size: bool) -> nn.Mod
     return cast(nn.Module, model)
 
 
-class Projector(nn.Sequential):
-    """The SSL head: linear, batch norm, ReLU for each hidden width, then a linear layer without bias.
-
-    Without ``running_statistics`` its weights alone are its state, as a trajectory needs it; training is the same.
-    """
-
-    def __init__(self, widths: list[int], *, running_statistics: bool = True) -> None:
-        layers: list[nn.Module] = []
-        for inputs, outputs in pairwise(widths[:-1]):
-            norm = nn.BatchNorm1d(outputs, track_running_stats=running_statistics)
-            layers += [nn.Linear(inputs, outputs, bias=False), norm, nn.ReLU()]
-        super().__init__(*layers, nn.Linear(widths[-2], widths[-1], bias=False))
-
-
-class Student(nn.Module):
-    """A backbone and the linear head that maps its features to the teacher's representation."""
-
-    def __init__(self, backbone: nn.Module, targets: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.head = nn.Linear(cast(int, backbone.dimension), targets)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Predicted representations [n, targets]."""
-        return cast(Tensor, self.head(self.backbone(images)))
-
-
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "convnet": ConvNet,
     "resnet": ResNet,
@@ -246,56 +214,3 @@ def build_backbone(spec: Spec, channels: int, size: int) -> nn.Module:
     name, arguments = spec["architecture"], {key: value for key, value in spec.items() if key != "architecture"}
     build = BUILDERS.get(name) or import_module(f"mkdt.extensions.{name}").build
     return build(channels, size, **arguments)
-
-
-def build_student(spec: Spec, channels: int, size: int, targets: int, seed: int, purpose: str, *who: int) -> Student:
-    """A student whose initial weights are a function of (seed, purpose, who) alone."""
-    with seeding.global_stream(seed, purpose, *who):
-        return Student(build_backbone(spec, channels, size), targets)
-
-
-def flatten(module: nn.Module) -> Tensor:
-    """A copy of all parameters, float32 [P], in ``named_parameters()`` order."""
-    return torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()])
-
-
-def flatten_state(module: nn.Module) -> Tensor:
-    """A copy of parameters and floating buffers (running statistics), float32 [S], in ``state_dict()`` order."""
-    return torch.cat(
-        [value.detach().reshape(-1) for value in module.state_dict().values() if value.is_floating_point()]
-    )
-
-
-def load_state(module: nn.Module, flat: Tensor) -> None:
-    """Copy a vector of ``flatten_state`` back into the module."""
-    values = [value for value in module.state_dict().values() if value.is_floating_point()]
-    with torch.no_grad():
-        for value, part in zip(values, flat.split([value.numel() for value in values]), strict=True):
-            value.copy_(part.view_as(value))
-
-
-def flat_forward(module: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
-    """``forward(theta, images)``: the output of the module whose parameters are the vector ``theta``."""
-    names = [name for name, _ in module.named_parameters()]
-    shapes = [parameter.shape for parameter in module.parameters()]
-    sizes = [parameter.numel() for parameter in module.parameters()]
-
-    def forward(theta: Tensor, images: Tensor) -> Tensor:
-        parts = theta.split(sizes)
-        weights = {name: part.view(shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
-        return cast(Tensor, functional_call(module, weights, (images,)))
-
-    return forward
-
-
-def flat_mse(student: nn.Module) -> LossFn:
-    """``loss(theta, images, targets)``: mean squared error of the student whose parameters are the vector ``theta``.
-
-    The mean runs over images and target dimensions (paper, section 4: the KD objective).
-    """
-    forward = flat_forward(student)
-
-    def loss(theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
-        return F.mse_loss(forward(theta, images), targets)
-
-    return loss

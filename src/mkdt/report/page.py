@@ -30,6 +30,7 @@ from torch import Tensor
 
 from mkdt.config.loading import budget_words
 from mkdt.distill.synthetic_set import SyntheticSet, moments
+from mkdt.report import figures, statistics
 from mkdt.report import tables as report
 
 PAIRS = 40  # images of a set that are shown
@@ -108,10 +109,10 @@ def render(
         title=title,
         settings=settings,
         legends={
-            place: {method: _swatch(look, place) for method, look in report.styles(methods).items()}
+            place: {method: _swatch(look, place) for method, look in figures.styles(methods).items()}
             for place in ("result", "labels", "steps")
         },
-        labels={method: report.UNTRAINED.get(method, method) for method in methods},
+        labels={method: figures.UNTRAINED.get(method, method) for method in methods},
         headlines=_headlines(summary, {shown.method for shown in sets}, settings["source"]),
         differences=list(_differences(summary, methods)),
         tables=list(_tables(summary, accuracy)),
@@ -148,7 +149,7 @@ def chart(name: str, draw: Callable[[Axes], object], height: float = 3.1) -> Mar
         return _svg(figure, name)
 
 
-def _swatch(look: report.Style, place: str) -> Markup:
+def _swatch(look: figures.Style, place: str) -> Markup:
     """A method's line and marker, as the charts have them, for a place in the page."""
     colour, marker, dashes = look
     figure = Figure(figsize=(0.5, 0.17))
@@ -180,7 +181,7 @@ def _curves(points: pd.DataFrame, methods: Sequence[str], against: str, by: Sequ
             continue
 
         def draw(axis: Axes, here: pd.DataFrame = here) -> None:
-            report.draw_curve(axis, here, methods, against)
+            figures.draw_curve(axis, here, methods, against)
             axis.set_ylabel("test accuracy (%)")
 
         yield Panel(describe(dict(zip(by, values, strict=True))), chart(f"{against} {values}", draw))
@@ -192,7 +193,7 @@ def _differences(summary: pd.DataFrame, methods: Sequence[str]) -> Iterator[Pane
     for values, here in summary.groupby(by, sort=False):
         bands = len(here[["downstream", "label_fraction"]].drop_duplicates())
         if here["difference"].notna().any():
-            draw = partial(report.draw_differences, summary=here, methods=methods)
+            draw = partial(figures.draw_differences, summary=here, methods=methods)
             yield Panel(
                 describe(dict(zip(by, values, strict=True))), chart(f"differences {values}", draw, 1.3 + 0.7 * bands)
             )
@@ -200,10 +201,10 @@ def _differences(summary: pd.DataFrame, methods: Sequence[str]) -> Iterator[Pane
 
 def _matching(runs: Mapping[str, pd.DataFrame]) -> Iterator[Panel]:
     """Loss, step size and gradient of the distillation runs."""
-    for column, title in report.MATCHING.items() if runs else ():
+    for column, title in figures.MATCHING.items() if runs else ():
 
         def draw(axis: Axes, column: str = column) -> None:
-            report.draw_matching(axis, runs, column)
+            figures.draw_matching(axis, runs, column)
             axis.legend(frameon=False, fontsize=8)
 
         yield Panel(title, chart(f"matching {column}", draw))
@@ -225,7 +226,7 @@ def _tables(summary: pd.DataFrame, accuracy: pd.DataFrame) -> Iterator[dict[str,
     for values, here in summary.groupby(by, sort=False):
         rows = []
         for row in _records(here):
-            _, low, high = report.interval(runs[(*values, row["method"])], "accuracy")
+            _, low, high = statistics.interval(runs[(*values, row["method"])], "accuracy")
             rows.append(row | {"mean_low": low, "mean_high": high})
         setting = dict(zip(by, values, strict=True))
         best = max((row["mean"] for row in rows if row["method"] not in CEILINGS), default=math.nan)

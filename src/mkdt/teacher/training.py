@@ -3,25 +3,27 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mkdt import seeding
-from mkdt.artifacts import Artifact
-from mkdt.data.preparation import in_batches, normalise, spread
-from mkdt.networks.backbones import Projector, build_backbone
+from mkdt.data.pixels import spread
+from mkdt.networks.backbones import build_backbone
 from mkdt.networks.divergence import Diverged, diverged
+from mkdt.networks.students import Projector
 from mkdt.teacher.distributed import ALONE, Processes
+from mkdt.teacher.encoding import represent
 from mkdt.teacher.ssl import LOSSES, build_views
 
 Report = Callable[..., None]
+
+
 Checkpoint = Callable[[Callable[[], dict[str, Any]]], None]
 
+
 MONITOR_NEIGHBOURS = 5  # k of the k-NN that watches the representation
-ENCODE_BATCH = 1024
 
 
 class Lars(torch.optim.SGD):
@@ -198,63 +200,3 @@ def _monitor(
         guesses = represent(backbone, held_out[rows], mean, std, device).numpy()
         values["knn_accuracy"] = 100 * float(knn.score(guesses, held_out_labels[rows].numpy()))
     return values
-
-
-class OwnView(nn.Module):
-    """A backbone that sees the source's images enlarged, or grey ones as colour.
-
-    Interpolation and normalisation are linear, so it does not matter that the images come normalised.
-    """
-
-    PIXELS = 2**22  # in one piece, so that large views of many images need no more memory than small ones
-
-    def __init__(self, backbone: nn.Module, channels: int, size: int, interpolation: str) -> None:
-        super().__init__()
-        self.backbone, self.channels, self.size, self.interpolation = backbone, channels, size, interpolation
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Features [n,D] of images [n,C,H,W] with C = 1 or the backbone's."""
-        return torch.cat([self._features(part) for part in images.split(max(1, self.PIXELS // self.size**2))])
-
-    def _features(self, images: Tensor) -> Tensor:
-        images = images.expand(-1, self.channels, -1, -1)
-        if images.shape[-1] != self.size:
-            images = F.interpolate(images, (self.size, self.size), mode=self.interpolation, antialias=True)
-        return cast(Tensor, self.backbone(images))
-
-
-def load_teacher(
-    file: Artifact, channels: int, size: int, mean: Tensor, std: Tensor
-) -> tuple[nn.Module, Tensor, Tensor]:
-    """The backbone of a ``teacher.safetensors``, trained here or brought, and the statistics to normalise with.
-
-    Args:
-        file: the artifact of the rule teacher; its header says which network it is and, for one that was brought, how
-            it sees an image.
-        channels, size: of the source's images.
-        mean, std: float32 [C] of the source; a teacher that was brought may have its own.
-    """
-    parameters = file.header["parameters"]
-    view = parameters.get("view", {})
-    seen = view.get("size") or size, view.get("channels") or channels
-    backbone = build_backbone(parameters["backbone"], seen[1], seen[0])
-    backbone.load_state_dict({name: file.tensor(name) for name in file.names})
-    if seen != (size, channels):
-        backbone = OwnView(backbone, seen[1], seen[0], view["interpolation"])
-    own = [torch.tensor(view[key]) if view.get(key) else given for key, given in (("mean", mean), ("std", std))]
-    return backbone, own[0], own[1]
-
-
-def represent(backbone: nn.Module, images: Tensor, mean: Tensor, std: Tensor, device: torch.device) -> Tensor:
-    """The targets: a backbone's output for every image, in eval mode, batched; float32 [n,D] on the CPU.
-
-    Args:
-        backbone: any module [n,C,H,W] to [n,D]; set to eval mode, so that batch norm uses running statistics.
-        images: uint8 [n,C,H,W].
-        mean, std: float32 [C].
-    """
-    backbone.to(device).eval()
-    mean, std = mean.to(device), std.to(device)
-    return in_batches(
-        lambda pixels: backbone(normalise(pixels.to(device), mean, std)).float(), images.split(ENCODE_BATCH)
-    )

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from mkdt.data import pixels
 from mkdt.data import preparation as data
 from mkdt.data import pictures as images
 from mkdt.errors import UserError
@@ -76,7 +77,7 @@ def test_luma_is_that_of_adapt() -> None:
     """A colour folder decoded to grey and a colour set adapted to a grey source must not differ."""
     pixels = STREAM.integers(0, 256, (8, 8, 3), np.uint8)
     decoded = images.decode(encoded(Image.fromarray(pixels)), 1, 8)
-    adapted = data.adapt(torch.from_numpy(pixels).permute(2, 0, 1)[None], 1, 8)[0]
+    adapted = pixels.adapt(torch.from_numpy(pixels).permute(2, 0, 1)[None], 1, 8)[0]
     assert np.abs(decoded.astype(int) - adapted.numpy().astype(int)).max() <= 1
 
 

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from mkdt.data import pixels
 from mkdt.data import preparation as data
 from mkdt.data.readers import downloads
 from mkdt.config.catalogue import DATASETS
@@ -150,9 +151,9 @@ def test_denormalise_inverts_normalise(channels: int, seed: int) -> None:
     mean = torch.rand(channels, generator=stream)
     std = torch.rand(channels, generator=stream) + 0.05
     images = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).expand(2, channels, -1, -1)
-    normal = data.normalise(images, mean, std)
+    normal = pixels.normalise(images, mean, std)
     assert normal.dtype == torch.float32
-    assert torch.equal(data.denormalise(normal, mean, std), images)
+    assert torch.equal(pixels.denormalise(normal, mean, std), images)
 
 
 @given(count=st.integers(1, 12), size=st.integers(1, 13), seed=st.integers(0, 99))
@@ -161,7 +162,7 @@ def test_images_normalised_when_they_are_taken_have_the_same_bits(count: int, si
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(0, 256, (count, 3, 4, 4), generator=generator, dtype=torch.uint8)
     mean, std = torch.rand(3, generator=generator), torch.rand(3, generator=generator) + 0.1
-    lazy, whole = data.Normalised(images, mean, std), data.normalise(images, mean, std)
+    lazy, whole = pixels.Normalised(images, mean, std), pixels.normalise(images, mean, std)
     assert (len(lazy), lazy.shape, lazy.device) == (count, whole.shape, whole.device)
     rows = torch.randint(0, count, (7,), generator=generator)
     assert torch.equal(lazy.to(torch.device("cpu"))[rows], whole[rows])
@@ -175,7 +176,7 @@ def test_normalise_uses_each_channels_own_statistics() -> None:
     images = torch.randint(0, 256, (5, 3, 4, 4), dtype=torch.uint8)
     pixels = images.numpy() / 255
     mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3))
-    got = data.normalise(images, torch.tensor(mean).float(), torch.tensor(std).float()).numpy()
+    got = pixels.normalise(images, torch.tensor(mean).float(), torch.tensor(std).float()).numpy()
     np.testing.assert_allclose(got, (pixels - mean[:, None, None]) / std[:, None, None], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(got.mean((0, 2, 3)), 0, atol=1e-5)
     np.testing.assert_allclose(got.std((0, 2, 3)), 1, atol=1e-5)
@@ -185,19 +186,19 @@ def test_resize_keeps_constants_averages_and_does_not_depend_on_chunks(monkeypat
     """Halving with antialiasing averages; plain bilinear would pick single pixels."""
     images = torch.full((3, 1, 8, 8), 77, dtype=torch.uint8)
     for size in (4, 8, 16):
-        resized = data.resize(images, size)
+        resized = pixels.resize(images, size)
         assert resized.shape == (3, 1, size, size)
         assert resized.dtype == torch.uint8
         assert bool((resized == 77).all())
     stripes = torch.tensor([200, 0, 0, 200], dtype=torch.uint8).repeat(4).expand(1, 1, 16, 16)
-    centre = data.resize(stripes, 4)[..., 1:3]
+    centre = pixels.resize(stripes, 4)[..., 1:3]
     assert int(centre.min()) >= 80
     assert int(centre.max()) <= 120
     many = torch.randint(0, 256, (4100, 1, 4, 4), dtype=torch.uint8)
-    for chunk in (1, 100 * 36, data.FLOATS):
+    for chunk in (1, 100 * 36, pixels.FLOATS):
         monkeypatch.setattr(data, "FLOATS", chunk)
-        assert torch.equal(data.resize(many, 6)[4090:], data.resize(many[4090:], 6))
-        assert torch.equal(data.adapt(many.expand(-1, 3, -1, -1), 1, 4), many)
+        assert torch.equal(pixels.resize(many, 6)[4090:], pixels.resize(many[4090:], 6))
+        assert torch.equal(pixels.adapt(many.expand(-1, 3, -1, -1), 1, 4), many)
 
 
 def test_prepare_resizes_every_split() -> None:
@@ -211,21 +212,21 @@ def test_prepare_resizes_every_split() -> None:
 def test_adapt_brings_grey_to_colour_and_colour_to_luma() -> None:
     """The one rule for every downstream set: shape of the source, brightness kept."""
     grey = torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8)
-    colour = data.adapt(grey, 3, 8)
+    colour = pixels.adapt(grey, 3, 8)
     assert colour.shape == (4, 3, 8, 8)
     assert all(torch.equal(colour[:, k], grey[:, 0]) for k in range(3))
-    assert torch.equal(data.adapt(colour, 1, 8), grey)
-    assert torch.equal(data.adapt(grey, 1, 8), grey)
+    assert torch.equal(pixels.adapt(colour, 1, 8), grey)
+    assert torch.equal(pixels.adapt(grey, 1, 8), grey)
     pure = torch.zeros(3, 3, 8, 8, dtype=torch.uint8)
     pure[0, 0] = pure[1, 1] = pure[2, 2] = 255
-    assert data.adapt(pure, 1, 8)[:, 0, 0, 0].tolist() == [76, 150, 29]  # 255 times 0.299, 0.587, 0.114
-    assert data.adapt(pure, 3, 4).shape == (3, 3, 4, 4)
+    assert pixels.adapt(pure, 1, 8)[:, 0, 0, 0].tolist() == [76, 150, 29]  # 255 times 0.299, 0.587, 0.114
+    assert pixels.adapt(pure, 3, 4).shape == (3, 3, 4, 4)
 
 
 def test_in_batches_joins_in_order_and_gives_an_ordinary_tensor() -> None:
     """An inference tensor would fail later, when a training graph has to save it."""
     images = torch.arange(10.0, requires_grad=True).view(10, 1)
-    joined = data.in_batches(lambda batch: batch * 2, images.split(3))
+    joined = pixels.in_batches(lambda batch: batch * 2, images.split(3))
     assert torch.equal(joined, images.detach() * 2)
     assert not joined.requires_grad
     assert not joined.is_inference()

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from mkdt.distill.compiled_step import CompiledStep
 from mkdt.distill.hypergradient import match_trajectory
-from mkdt.networks.backbones import build_student, flat_mse, flatten
+from mkdt.networks.flat import flat_mse, flatten
+from mkdt.networks.students import build_student
 
 
 def problem() -> tuple[Any, ...]:

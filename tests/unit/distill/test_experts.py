@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from mkdt.data.preparation import Normalised, normalise
+from mkdt.data.pixels import Normalised, normalise
 from mkdt.distill.experts import train_expert
 from mkdt.errors import UserError
-from mkdt.networks.backbones import build_student, flatten, load_state
+from mkdt.networks.flat import flatten, load_state
+from mkdt.networks.students import build_student
 
 TRAINING: dict[str, Any] = {"epochs": 3, "batch": 7, "lr": 0.05, "momentum": 0.9, "weight_decay": 1e-4}
 Source = tuple[Tensor, Tensor]

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mkdt.distill import hypergradient as unroll
 from mkdt.distill.hypergradient import bytes_per_step, choose_retain, match_trajectory
-from mkdt.networks.backbones import build_student, flat_mse, flatten
+from mkdt.networks.flat import flat_mse, flatten
+from mkdt.networks.students import build_student
 
 LossFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from mkdt.distill.krr_st import Pool, distill_krr, krr_loss
 from mkdt.distill.synthetic_set import SyntheticSet
 from mkdt.errors import UserError
-from mkdt.networks.backbones import build_student
+from mkdt.networks.students import build_student
 
 CPU = torch.device("cpu")
 MakeSet = Callable[..., SyntheticSet]

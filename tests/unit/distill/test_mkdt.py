@@ -14,7 +14,8 @@ from mkdt.distill.hypergradient import match_trajectory
 from mkdt.distill.mkdt import distill, start_epochs_at, target_rate
 from mkdt.distill.synthetic_set import SyntheticSet
 from mkdt.errors import UserError
-from mkdt.networks.backbones import build_student, flat_mse
+from mkdt.networks.flat import flat_mse
+from mkdt.networks.students import build_student
 
 CPU = torch.device("cpu")
 SETTINGS: dict[str, Any] = {

@@ -14,7 +14,7 @@ from mkdt.distill.hypergradient import match_trajectory
 from mkdt.distill.mtt_ssl import build_ssl_student, distill_ssl, draw_views, flat_ssl, train_ssl_expert, views_of_steps
 from mkdt.distill.synthetic_set import SyntheticSet
 from mkdt.errors import UserError
-from mkdt.networks.backbones import flatten
+from mkdt.networks.flat import flatten
 from mkdt.teacher.ssl import LOSSES, build_views
 
 CPU = torch.device("cpu")

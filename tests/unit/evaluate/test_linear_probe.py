@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mkdt.errors import UserError
 from mkdt.evaluate.linear_probe import Downstream, Features, draw_labels, fit_linear, probe, score, score_finetuned
-from mkdt.networks.backbones import build_student
+from mkdt.networks.students import build_student
 
 CPU = torch.device("cpu")
 SETTINGS: dict[str, Any] = {
@@ -229,7 +229,8 @@ def test_a_dead_feature_does_not_become_nan() -> None:
 @pytest.mark.filterwarnings("ignore:lbfgs failed to converge")
 def test_no_pretraining_is_a_real_baseline_on_badly_scaled_features() -> None:
     """Fault of the public code: 10.00 % +- 0 for no pre-training, as its probe diverged."""
-    from mkdt.data.preparation import normalise, prepare
+    from mkdt.data.pixels import normalise
+    from mkdt.data.preparation import prepare
 
     digits, _ = prepare("digits", ".", train=600, validation=100, test=300, image_size=None, seed=0)
     splits = [

@@ -13,7 +13,8 @@ from mkdt.distill.synthetic_set import SyntheticSet
 from mkdt.errors import UserError
 from mkdt.evaluate.pretraining import grid as pretraining_grid
 from mkdt.evaluate.pretraining import pretrain, pretrain_grid, snapshots
-from mkdt.networks.backbones import build_student, flatten, flatten_state, load_state
+from mkdt.networks.flat import flatten, flatten_state, load_state
+from mkdt.networks.students import build_student
 
 TRAINING: dict[str, Any] = {"batch": 4, "momentum": 0.9, "weight_decay": 1e-4}
 RATES, STEPS = [0.02, 0.1], [0, 3, 7, 12]  # 24 images, batch 4: six steps an epoch, so 7 lies in the second

@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from mkdt.config.loading import network
 from mkdt.distill.mtt_ssl import build_ssl_student
 from mkdt.jobs import estimates as resources
-from mkdt.networks.backbones import build_backbone, build_student
+from mkdt.networks.backbones import build_backbone
+from mkdt.networks.students import build_student
 
 REPOSITORY = Path(__file__).parents[3]
 DEFAULT = resources.read([])

@@ -479,10 +479,3 @@ def test_a_run_has_a_readable_name_and_tags_to_filter_by(make: Any, monkeypatch:
     expected = {"stage": "distill", "source": "d", "method": "mkdt", "budget": "1pct", "distill_seed": "0", "seed": "0"}
     assert tags.items() >= (expected | {"slurm_job": "7"}).items()
     assert "code" in tags
-
-
-def test_grid_makes_a_colour_picture() -> None:
-    """Pictures side by side, enlarged by whole factors, three channels."""
-    picture = job.grid(torch.zeros(14, 1, 8, 8, dtype=torch.uint8))
-    assert picture.dtype == torch.uint8
-    assert picture.shape == (3, 2 * 52 + 4, 10 * 52 + 4)

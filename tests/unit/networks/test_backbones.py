@@ -7,8 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mkdt.networks import backbones as models
-from mkdt.networks.backbones import build_backbone, build_student, flat_mse, flatten, flatten_state, load_state
+from mkdt.networks import students
+from mkdt.networks.backbones import build_backbone
+from mkdt.networks.flat import flat_mse, flatten, flatten_state, load_state
+from mkdt.networks.students import build_student
 
 SPECS: list[dict[str, Any]] = [
     {"architecture": "convnet", "depth": 2, "width": 4, "norm": "instance"},
@@ -147,7 +149,7 @@ def test_students_can_be_differentiated_twice(spec: dict[str, Any]) -> None:
 
 def test_the_projector_ends_in_a_plain_linear_layer() -> None:
     """Barlow Twins and SimCLR compare its raw outputs: no norm or ReLU after the last layer."""
-    projector = models.Projector([6, 5, 4])
+    projector = students.Projector([6, 5, 4])
     assert projector(torch.randn(3, 6)).shape == (3, 4)
     assert isinstance(projector[-1], nn.Linear)
     assert [type(layer).__name__ for layer in list(projector)[:-1]] == ["Linear", "BatchNorm1d", "ReLU"]

@@ -10,6 +10,7 @@ from score_tables import runs
 
 from mkdt.config.methods import METHODS
 from mkdt.errors import UserError
+from mkdt.report import figures, statistics
 from mkdt.report import tables as report
 
 SHAPES = [(5, 1, 1), (1, 5, 1), (1, 1, 5)]  # of the effects of subset, student seed and label draw
@@ -18,7 +19,7 @@ SHAPES = [(5, 1, 1), (1, 5, 1), (1, 1, 5)]  # of the effects of subset, student 
 def test_differences_are_paired_run_by_run() -> None:
     """What all methods share (a hard label draw) must cancel: a constant gain has no spread."""
     base = np.random.default_rng(0).normal(70, 5, (3, 4, 2))
-    table = report.paired(runs("mkdt", [0, 1, 2], base + 2), runs("random", [0, 1, 2], base))
+    table = statistics.paired(runs("mkdt", [0, 1, 2], base + 2), runs("random", [0, 1, 2], base))
     assert len(table) == 24
     assert np.allclose(table["difference"], 2)
 
@@ -28,11 +29,11 @@ def test_a_method_with_one_set_is_paired_with_every_subset(seeds: list[int]) -> 
     """`full` and `high_loss` have one training set (seed 0) whatever the distill seeds are, even a single other one."""
     base = np.random.default_rng(1).normal(70, 5, (len(seeds), 4, 2))
     single = np.full((1, 4, 2), 80.0)
-    table = report.paired(runs("full", [0], single), runs("random", seeds, base))
+    table = statistics.paired(runs("full", [0], single), runs("random", seeds, base))
     assert len(table) == len(seeds) * 8
     assert table["difference"].mean() == pytest.approx(80 - base.mean())
     assert sorted(table["distill_seed"].unique()) == sorted(seeds if len(seeds) > 1 else [0])
-    back = report.paired(runs("random", seeds, base), runs("full", [0], single))
+    back = statistics.paired(runs("random", seeds, base), runs("full", [0], single))
     assert back["difference"].mean() == pytest.approx(base.mean() - 80)
 
 
@@ -40,9 +41,9 @@ def test_one_network_is_paired_with_every_student() -> None:
     """The teacher has neither distill seeds nor student seeds; label draws still go together."""
     base = np.random.default_rng(1).normal(70, 5, (3, 4, 2))
     teacher = np.array([90.0, 80.0]).reshape(1, 1, 2)
-    table = report.paired(runs("teacher", [0], teacher), runs("random", [0, 1, 2], base))
+    table = statistics.paired(runs("teacher", [0], teacher), runs("random", [0, 1, 2], base))
     assert len(table) == 24
-    assert not table.duplicated(report.RUN).any()
+    assert not table.duplicated(statistics.RUN).any()
     by_draw = table.groupby("label_draw")["difference"].mean()
     np.testing.assert_allclose(by_draw, [90 - base[..., 0].mean(), 80 - base[..., 1].mean()])
 
@@ -51,9 +52,9 @@ def test_different_seeds_cannot_be_paired() -> None:
     """Silently dropping runs would make a difference of unlike things."""
     base = np.zeros((2, 1, 1))
     with pytest.raises(ValueError, match="cannot pair distill seeds"):
-        report.paired(runs("a", [0, 1], base), runs("b", [1, 2], base))
+        statistics.paired(runs("a", [0, 1], base), runs("b", [1, 2], base))
     with pytest.raises(ValueError, match="cannot pair seeds"):
-        report.paired(runs("a", [0], np.zeros((1, 2, 1))), runs("b", [0], np.zeros((1, 3, 1))))
+        statistics.paired(runs("a", [0], np.zeros((1, 2, 1))), runs("b", [0], np.zeros((1, 3, 1))))
 
 
 def test_the_interval_covers_with_three_subsets() -> None:
@@ -62,7 +63,7 @@ def test_the_interval_covers_with_three_subsets() -> None:
     hits = 0
     for _ in range(300):
         effect = rng.normal(0, 1, (3, 1, 1)) + rng.normal(0, 0.5, (1, 5, 1)) + rng.normal(0, 0.3, (3, 5, 3))
-        _, low, high = report.interval(runs("m", [0, 1, 2], effect), "accuracy")
+        _, low, high = statistics.interval(runs("m", [0, 1, 2], effect), "accuracy")
         hits += low <= 0 <= high
     assert hits >= 0.93 * 300
 
@@ -77,11 +78,11 @@ def test_the_bootstrap_covers(deviations: tuple[float, float, float], monkeypatc
         parts = [rng.normal(0, deviation, shape) for deviation, shape in zip(deviations, SHAPES, strict=True)]
         effect = sum(parts) + rng.normal(0, 0.3, (5, 5, 5))
         table = runs("m", list(range(5)), effect)
-        low, high = report.bootstrap(table, "accuracy")
+        low, high = statistics.bootstrap(table, "accuracy")
         hits += low <= 0 <= high
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(report, "expanded_tail", lambda freedom: 0.025)
-            low, high = report.bootstrap(table, "accuracy")
+            low, high = statistics.bootstrap(table, "accuracy")
         plain += low <= 0 <= high
     assert hits >= 0.91 * 200
     assert plain < hits
@@ -92,47 +93,47 @@ def test_the_bootstrap_resamples_levels() -> None:
     rng = np.random.default_rng(2)
     effect = rng.normal(0, 1, (5, 1, 1)) + rng.normal(0, 1, (1, 1, 6)) + rng.normal(0, 0.3, (5, 1, 6))
     table = runs("m", list(range(5)), effect)
-    found = report.bootstrap(table, "accuracy")
-    assert report.bootstrap(table.sample(frac=1, random_state=0), "accuracy") == pytest.approx(found)
+    found = statistics.bootstrap(table, "accuracy")
+    assert statistics.bootstrap(table.sample(frac=1, random_state=0), "accuracy") == pytest.approx(found)
     means = []
     for _ in range(20000):
         first, last = (rng.integers(0, count, count) for count in (5, 6))
         means.append(effect[first][:, :, last].mean())
     variances = [effect.mean(axis).var(ddof=1) / count for axis, count in (((1, 2), 5), ((0, 1), 6))]
     freedom = sum(variances) ** 2 / (variances[0] ** 2 / 4 + variances[1] ** 2 / 5)
-    tail = report.expanded_tail(freedom)
+    tail = statistics.expanded_tail(freedom)
     spread = found[1] - found[0]
     assert found == pytest.approx(np.quantile(means, [tail, 1 - tail]), abs=0.03 * spread)
     with pytest.raises(ValueError, match="1 combinations of distill_seed, seed, label_draw are missing"):
-        report.bootstrap(table.iloc[1:], "accuracy")
+        statistics.bootstrap(table.iloc[1:], "accuracy")
 
 
 def test_the_tails_are_hesterbergs() -> None:
     """Of ten and five levels: sqrt(n / (n - 1)) times the quantile of Student's t, as one of the normal distribution."""
     for levels, quantile in ((10, 2.262157), (5, 2.776445)):
         expected = 0.5 * erfc(quantile * (levels / (levels - 1)) ** 0.5 / 2**0.5)
-        assert report.expanded_tail(levels - 1) == pytest.approx(expected, rel=1e-4)
+        assert statistics.expanded_tail(levels - 1) == pytest.approx(expected, rel=1e-4)
 
 
 def test_few_levels_are_not_resampled() -> None:
     """Of three subsets a bootstrap sees 27 draws: no interval, rather than the range of what was measured."""
     effect = np.random.default_rng(3).normal(0, 1, (3, 5, 5))
-    assert np.isnan(report.bootstrap(runs("m", [0, 1, 2], effect), "accuracy")).all()
+    assert np.isnan(statistics.bootstrap(runs("m", [0, 1, 2], effect), "accuracy")).all()
 
 
 def test_the_interval_of_one_factor_is_students() -> None:
     """One factor alone: the textbook t interval of its means."""
     values = np.array([1.0, 2.0, 4.0, 7.0]).reshape(1, 4, 1)
-    mean, low, high = report.interval(runs("m", [0], values), "accuracy")
+    mean, low, high = statistics.interval(runs("m", [0], values), "accuracy")
     half = 3.182446 * values.std(ddof=1) / 2
     assert (mean, low, high) == pytest.approx((3.5, 3.5 - half, 3.5 + half))
 
 
 def test_a_single_run_has_no_interval() -> None:
     """One run says nothing of the spread: no interval, rather than one of no width."""
-    mean, low, high = report.interval(runs("m", [0], np.ones((1, 1, 1))), "accuracy")
+    mean, low, high = statistics.interval(runs("m", [0], np.ones((1, 1, 1))), "accuracy")
     assert mean == 1
-    assert np.isnan([low, high, *report.bootstrap(runs("m", [0], np.ones((1, 1, 1))), "accuracy")]).all()
+    assert np.isnan([low, high, *statistics.bootstrap(runs("m", [0], np.ones((1, 1, 1))), "accuracy")]).all()
 
 
 def test_summary_and_text() -> None:
@@ -167,7 +168,7 @@ def test_summary_and_text() -> None:
     assert text.index("linear probe on d") < text.index("k-NN on d")
     points = report.curve(scores, ["1pct"])
     assert len(points) == 4
-    figure = report.plot_curve(points, methods)
+    figure = figures.plot_curve(points, methods)
     assert len(figure.axes) == 1
 
 
@@ -180,7 +181,7 @@ def test_the_legend_of_all_methods_stays_within_the_figure(fractions: int) -> No
         for method in METHODS
         for k in range(fractions)
     ]
-    figure = report.plot_curve(pd.DataFrame(rows), list(METHODS))
+    figure = figures.plot_curve(pd.DataFrame(rows), list(METHODS))
     figure.draw_without_rendering()
     box, whole = figure.legends[0].get_window_extent(), figure.bbox
     assert box.x0 >= whole.x0

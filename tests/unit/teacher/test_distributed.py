@@ -20,7 +20,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from mkdt.errors import UserError
-from mkdt.networks.backbones import Projector, build_backbone, flatten, flatten_state
+from mkdt.networks.backbones import build_backbone
+from mkdt.networks.flat import flatten, flatten_state
+from mkdt.networks.students import Projector
 from mkdt.teacher import distributed
 from mkdt.teacher.distributed import ALONE, Processes
 from mkdt.teacher.ssl import LOSSES

@@ -17,10 +17,11 @@ from torchvision.models import resnet18, resnet50
 
 from mkdt import artifacts
 from mkdt.errors import UserError
-from mkdt.networks.backbones import build_backbone, flatten_state
+from mkdt.networks.backbones import build_backbone
+from mkdt.networks.flat import flatten_state
+from mkdt.teacher.encoding import load_teacher, represent
 from mkdt.teacher.external_checkpoint import Checkpoint, describe, fill, load_checkpoint
 from mkdt.teacher.external_file import sha256
-from mkdt.teacher.training import load_teacher, represent
 
 OPTIONS: dict[str, Any] = dict.fromkeys(("model", "sha256", "image_size", "mean", "std", "padding"))
 Weights = dict[str, Tensor]

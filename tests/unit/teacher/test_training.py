@@ -10,8 +10,10 @@ from tiny_settings import LOSSES, TEACHER
 from torch import Tensor, nn
 
 from mkdt.errors import UserError
-from mkdt.networks.backbones import build_backbone, flatten_state
-from mkdt.teacher.training import Lars, OwnView, _monitor, represent, train_teacher
+from mkdt.networks.backbones import build_backbone
+from mkdt.networks.flat import flatten_state
+from mkdt.teacher.encoding import OwnView, represent
+from mkdt.teacher.training import Lars, _monitor, train_teacher
 
 CPU = torch.device("cpu")
 MEAN, STD = torch.tensor([0.4]), torch.tensor([0.2])
@@ -125,7 +127,7 @@ def test_the_monitor_sees_all_classes_of_sets_that_are_published_class_by_class(
     count = 12_000
     labels = torch.arange(count) // 1000
     pixels = (labels * 20).byte()[:, None, None, None].expand(-1, 1, 8, 8)
-    monkeypatch.setattr("mkdt.teacher.training.represent", lambda backbone, images, *rest: images.flatten(1).float())
+    monkeypatch.setattr("mkdt.teacher.encoding.represent", lambda backbone, images, *rest: images.flatten(1).float())
     values = _monitor(nn.Identity(), pixels, MEAN, STD, (labels, pixels, labels), CPU)
     assert values["knn_accuracy"] == 100
 
@@ -140,7 +142,7 @@ def test_a_loss_that_is_not_finite_is_a_user_error(pixels: Tensor) -> None:
 
 def test_represent_in_batches_equals_one_by_one_in_eval_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fault of the public code: one image at a time. Batching must change no target and no statistic."""
-    monkeypatch.setattr("mkdt.teacher.training.ENCODE_BATCH", 4)
+    monkeypatch.setattr("mkdt.teacher.encoding.ENCODE_BATCH", 4)
     backbone = build_backbone(TEACHER["backbone"], 1, 8)
     backbone.train()(torch.randn(16, 1, 8, 8) * 2 + 1)  # running statistics that matter
     images = torch.randint(0, 256, (10, 1, 8, 8), dtype=torch.uint8)

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mkdt import artifacts
+from mkdt.config import architectures, plan, registry, sizes, slices
 from mkdt.config import loading as cfg
 from mkdt.config.catalogue import DATASETS
 from mkdt.config.methods import METHODS, made_by
@@ -98,7 +99,9 @@ def valid(draw: Draw) -> dict[str, Any]:
     config["source"] = draw(st.sampled_from(sorted(config["datasets"])))
     for name, entry in config["students"].items():
         complete = {"depth": 1, "width": 32, "norm": "instance", "blocks": [1]} | entry
-        config["students"][name] = complete | {"architecture": draw(st.sampled_from(sorted(cfg.ARCHITECTURES)))}
+        config["students"][name] = complete | {
+            "architecture": draw(st.sampled_from(sorted(architectures.ARCHITECTURES)))
+        }
         config["students"][name] |= {"depth": min(5, complete["depth"]), "width": min(32, complete["width"])}
     student = config["students"]["own"] = DEFAULT["students"]["convnet"] | {"norm": draw(st.sampled_from(["group", "instance", "none"]))}  # fmt: skip
     config["student"] = "own"
@@ -128,18 +131,18 @@ def valid(draw: Draw) -> dict[str, Any]:
 def plan(config: dict[str, Any]) -> None:
     """Everything that the Snakefile asks of a config that was taken."""
     for stage in ("distill", "experts", "krr", "mtt", "sslexperts", "probe", "report", "targets", "targets_probe"):
-        json.dumps(cfg.settings(config, stage), allow_nan=False)
-    for name in cfg.used_datasets(config):
-        json.dumps(cfg.settings(config, "data", dataset=name), allow_nan=False)
+        json.dumps(slices.settings(config, stage), allow_nan=False)
+    for name in plan.used_datasets(config):
+        json.dumps(slices.settings(config, "data", dataset=name), allow_nan=False)
     for method in config["methods"]:
-        for budget, seed in cfg.variants(config, method):
+        for budget, seed in plan.variants(config, method):
             assert isinstance(seed, int)
-            assert cfg.budget_words(budget)
+            assert sizes.budget_words(budget)
             if method in made_by("subset"):
-                json.dumps(cfg.settings(config, "subset", method=method, budget=budget), allow_nan=False)
+                json.dumps(slices.settings(config, "subset", method=method, budget=budget), allow_nan=False)
         for student in config["pretrain"]["students"]:
-            cfg.settings(config, "pretrain", student=student, method=method)
-    assert cfg.names(config)
+            slices.settings(config, "pretrain", student=student, method=method)
+    assert registry.names(config)
     assert resources.table(config, 0).count("\n") > 5
     assert resources.table(config, 1).count("\n") > 5
     assert resources.total(config).count("|") == 7

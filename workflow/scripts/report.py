@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 from mkdt.artifacts import write_text
-from mkdt.config.loading import RESULTS
 from mkdt.config.methods import METHODS
+from mkdt.config.stages import RESULTS
 from mkdt.distill.synthetic_set import load_synthetic
 from mkdt.jobs import stage as job
 from mkdt.jobs.tracking import code_version

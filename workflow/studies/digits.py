@@ -7,8 +7,9 @@ import shared as studies
 from matplotlib.figure import Figure
 
 from mkdt.artifacts import write_text
-from mkdt.config.loading import budget_label, has_budget
 from mkdt.config.methods import METHODS
+from mkdt.config.plan import has_budget
+from mkdt.config.sizes import budget_label
 from mkdt.jobs.estimates import read
 from mkdt.report import figures
 from mkdt.report import tables as report

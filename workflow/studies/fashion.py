@@ -7,7 +7,8 @@ import pandas as pd
 import shared as studies
 
 from mkdt.artifacts import write_text
-from mkdt.config.loading import RESULTS, budget_label
+from mkdt.config.sizes import budget_label
+from mkdt.config.stages import RESULTS
 from mkdt.jobs.estimates import read
 from mkdt.report import figures
 from mkdt.report import tables as report

@@ -21,6 +21,7 @@ from variance import nested_shares, noise_share
 from mkdt import seeding
 from mkdt.artifacts import Artifact
 from mkdt.config import loading as cfg
+from mkdt.config import sizes, slices, stages
 from mkdt.data.pixels import normalise
 from mkdt.distill.experts import record_trajectory
 from mkdt.distill.mkdt import distill
@@ -61,8 +62,8 @@ class Source:
 
     def __init__(self, config: cfg.Config) -> None:
         self.config, self.seed = config, config["seed"]
-        data = Artifact(cfg.RESULTS / config["source"] / "data.safetensors")
-        folder = cfg.RESULTS / config["source"] / config["teacher"]["name"]
+        data = Artifact(stages.RESULTS / config["source"] / "data.safetensors")
+        folder = stages.RESULTS / config["source"] / config["teacher"]["name"]
         self.mean, self.std = data.tensor("mean"), data.tensor("std")
         self.images = normalise(data.tensor("train_images"), self.mean, self.std)
         self.labels = data.tensor("train_labels")
@@ -77,7 +78,7 @@ class Source:
         experts = folder / config["student"] / "experts"
         self.experts = [Artifact(experts / f"{k:03d}.safetensors") for k in numbers]
         self.ssl_experts = [
-            Artifact(cfg.RESULTS / config["experiment"] / "ssl_experts" / f"{k:03d}.safetensors") for k in numbers
+            Artifact(stages.RESULTS / config["experiment"] / "ssl_experts" / f"{k:03d}.safetensors") for k in numbers
         ]
 
     def model(self, objective: str) -> nn.Sequential:
@@ -150,7 +151,7 @@ class Source:
             "mtt_ssl": ("mtt", distill_ssl, self.ssl_experts),
         }
         stage, run, files = ways[method]
-        settings = cfg.settings(self.config, stage) | {
+        settings = slices.settings(self.config, stage) | {
             "iterations": 1,
             "start_epochs": start_epochs,
             "image_optimizer": "sgd",
@@ -198,9 +199,9 @@ def measure(source: Source) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
                 gradients.append(
                     {"objective": objective, "epoch": epoch, "batch": size, "batches": between, "views": within}
                 )
-    budget, rows = cfg.budget_label(source.config["budgets"][0]), []
+    budget, rows = sizes.budget_label(source.config["budgets"][0]), []
     for seed in source.config["distill_seeds"]:
-        path = cfg.RESULTS / source.config["experiment"] / "sets" / "random" / budget / f"{seed}.safetensors"
+        path = stages.RESULTS / source.config["experiment"] / "sets" / "random" / budget / f"{seed}.safetensors"
         initial = load_synthetic(path)
         for method in ("mkdt", "mtt_ssl"):
             for drawn, experts, epochs in [("views", 1, 1), ("experts and views", 10, 1), ("all", 10, 3)]:
@@ -213,10 +214,10 @@ def measure(source: Source) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
 def matching(source: Source) -> pd.DataFrame:
     """Matching loss of every distillation of the workflow's run, iteration by iteration."""
     tables = []
-    budget = cfg.budget_label(source.config["budgets"][0])
+    budget = sizes.budget_label(source.config["budgets"][0])
     for method in ("mkdt", "mtt_ssl"):
         for seed in source.config["distill_seeds"]:
-            path = cfg.RESULTS / source.config["experiment"] / "sets" / method / budget / f"{seed}.jsonl"
+            path = stages.RESULTS / source.config["experiment"] / "sets" / method / budget / f"{seed}.jsonl"
             tables.append(pd.read_json(path, lines=True).assign(method=method, distill_seed=seed))
     columns = ["method", "distill_seed", "step", "expert", "start_epoch", "loss", "step_size", "image_gradient"]
     return pd.concat(tables)[columns]
@@ -276,7 +277,7 @@ def main() -> None:
     save_table(PAGE / "matching.csv", curves)
     save_figure(PAGE / "variance.png", plot(weights, gradients))
     save_figure(PAGE / "matching.png", plot_matching(curves))
-    report = cfg.RESULTS / source.config["experiment"] / "report"
+    report = stages.RESULTS / source.config["experiment"] / "report"
     for name in ("accuracy.csv", "summary.csv", "summary.md", "curve.csv", "curve.png", "sets.png"):
         shutil.copyfile(report / name, PAGE / name)
 

@@ -98,7 +98,7 @@ def _config(files: Sequence[Path]) -> Iterator[Finding | dict[str, Any]]:
     """Findings, and the config itself where it is good."""
     import yaml
 
-    from mkdt.config import loading as cfg
+    from mkdt.config import registry, stages
     from mkdt.jobs.estimates import read
     from mkdt.jobs.lineage import REGISTRY
 
@@ -107,7 +107,7 @@ def _config(files: Sequence[Path]) -> Iterator[Finding | dict[str, Any]]:
         yield Finding("FAIL", "folder", f"{Path.cwd()} has no Snakefile: run this in the project's folder.")
     try:
         config = read(files)
-        cfg.check_names(config, cfg.RESULTS / REGISTRY)
+        registry.check_names(config, stages.RESULTS / REGISTRY)
     except UserError as error:
         yield Finding("FAIL", "config", f"{shown}: {str(error).removeprefix('config: ')}")
     except (OSError, yaml.YAMLError) as error:
@@ -150,18 +150,17 @@ def _torch(config: dict[str, Any] | None) -> Iterator[Finding]:
 
 
 def _data(config: dict[str, Any]) -> Iterator[Finding]:
-    from mkdt.config import loading as cfg
     from mkdt.config.catalogue import FILES
     from mkdt.data.readers.archives import SETS
     from mkdt.data.readers.arrays import IDX_FOLDERS
 
     root = Path(config["data"]["root"])
-    for name in cfg.used_datasets(config):
+    for name in plan.used_datasets(config):
         kind, subject = config["datasets"][name]["kind"], f"data {name}"
-        if (cfg.RESULTS / name / "data.safetensors").is_file():
-            yield Finding("ok", subject, f"decoded already, in {cfg.RESULTS / name}")
+        if (stages.RESULTS / name / "data.safetensors").is_file():
+            yield Finding("ok", subject, f"decoded already, in {stages.RESULTS / name}")
         elif kind not in FILES:
-            facts = cfg.facts_of(config, name)
+            facts = sizes.facts_of(config, name)
             where = config["datasets"][name].get("path") or f"kind {kind}, no files of its own"
             yield Finding("ok", subject, f"{facts.train + facts.validation + facts.test:,} images, {where}")
         else:
@@ -179,7 +178,6 @@ def _data(config: dict[str, Any]) -> Iterator[Finding]:
 def _room(config: dict[str, Any]) -> Iterator[Finding]:
     import psutil
 
-    from mkdt.config import loading as cfg
     from mkdt.jobs.estimates import jobs, memory_mb, need
     from mkdt.report.costs import costs
 
@@ -189,17 +187,17 @@ def _room(config: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("FAIL", "students", str(error))
         return
     memory = max(memory_mb(one, 0) for one in needs) / 1e3
-    written = costs(config, cfg.RESULTS)["disk"].sum()
+    written = costs(config, stages.RESULTS)["disk"].sum()
     disk = max(0, sum(one.disk for one in needs) - written + max(one.resume for one in needs)) / 1e9
     try:
-        cfg.RESULTS.mkdir(exist_ok=True)
-        with tempfile.TemporaryFile(dir=cfg.RESULTS):
-            free = shutil.disk_usage(cfg.RESULTS).free / 1e9
+        stages.RESULTS.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=stages.RESULTS):
+            free = shutil.disk_usage(stages.RESULTS).free / 1e9
     except OSError as error:
-        yield Finding("FAIL", "disk", f"{cfg.RESULTS}/ cannot be written ({error}): unlock it, or free space.")
+        yield Finding("FAIL", "disk", f"{stages.RESULTS}/ cannot be written ({error}): unlock it, or free space.")
     else:
         what = "what is left of a run" if written else "a whole run"
-        text = f"{free:.1f} GB free for {cfg.RESULTS}/, {what} writes about {disk:.1f} GB"
+        text = f"{free:.1f} GB free for {stages.RESULTS}/, {what} writes about {disk:.1f} GB"
         todo = ": free space; mkdt clean says what can go."
         yield Finding("ok" if free > disk else "FAIL", "disk", text + ("" if free > disk else todo))
     total = psutil.virtual_memory().total / 1e9

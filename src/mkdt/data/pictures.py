@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mkdt.errors import UserError
 from mkdt.config.image_folder import shown
 from mkdt.data.readers.archives import Pictures
+from mkdt.errors import UserError
 
 log = logging.getLogger(__name__)
 

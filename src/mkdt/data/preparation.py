@@ -1,21 +1,22 @@
 """Data sets: decoded once to uint8 tensors, split by a recorded seed, normalised on use."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from math import sqrt
 from pathlib import Path
 from typing import Literal
+
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
 from mkdt import seeding
-from mkdt.data.readers.arrays import load_raw
 from mkdt.config.catalogue import DATASETS
-from mkdt.errors import UserError
 from mkdt.config.image_folder import scan
 from mkdt.data.pictures import SILENT, Parts, Progress, Resume, decode_parts
-from mkdt.data.readers.archives import SETS, Folder, Pictures, open_pictures
 from mkdt.data.pixels import in_chunks, resize, spread
+from mkdt.data.readers.archives import SETS, Folder, Pictures, open_pictures
+from mkdt.data.readers.arrays import load_raw
+from mkdt.errors import UserError
 
 
 def prepare(

@@ -9,11 +9,11 @@ import pandas as pd
 
 from mkdt.artifacts import Artifact
 from mkdt.config.catalogue import DATASETS
-from mkdt.jobs.lineage import Family, Place, recipe
 from mkdt.config.methods import SET_RULES
-from mkdt.report.statistics import interval, paired
 from mkdt.config.schema import flat
 from mkdt.distill.synthetic_set import SyntheticSet
+from mkdt.jobs.lineage import Family, Place, recipe
+from mkdt.report.statistics import interval, paired
 
 PAPERS = {
     "distill": "Joshi, Ni and Mirzasoleiman, *Dataset Distillation via Knowledge Distillation: Towards Efficient\n"

@@ -11,17 +11,17 @@ import pandas as pd
 from torch import Tensor
 
 from mkdt import artifacts
-from mkdt.export import card
 from mkdt.artifacts import Artifact
-from mkdt.errors import UserError
-from mkdt.data.pixels import image_grid
-from mkdt.jobs.lineage import Family, Place, place_of
 from mkdt.config.methods import SET_RULES
-from mkdt.networks.backbones import BUILDERS
-from mkdt.networks.students import build_student
-from mkdt.networks.flat import load_state
-from mkdt.export.standalone import standalone
+from mkdt.data.pixels import image_grid
 from mkdt.distill.synthetic_set import load_synthetic
+from mkdt.errors import UserError
+from mkdt.export import card
+from mkdt.export.standalone import standalone
+from mkdt.jobs.lineage import Family, Place, place_of
+from mkdt.networks.backbones import BUILDERS
+from mkdt.networks.flat import load_state
+from mkdt.networks.students import build_student
 
 
 def export(path: str | Path, folder: Path, rate: float | None = None, steps: int | None = None) -> None:

@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from mkdt.config.loading import budget_words
+from mkdt.config.sizes import budget_words
 from mkdt.distill.synthetic_set import SyntheticSet, moments
 from mkdt.report import figures, statistics
 from mkdt.report import tables as report

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from mkdt.config import image_folder as folders
 from mkdt.config import loading as cfg
+from mkdt.config import sizes, slices
 from mkdt.config.image_folder import find, scan
 from mkdt.data import preparation as data
 from mkdt.errors import UserError
@@ -211,11 +212,11 @@ def test_a_folder_is_checked_before_any_job(tmp_path: Path) -> None:
     """Its sizes count as those of published sets do."""
     path = fill(tmp_path, {"train/a": 8, "train/b": 8, "test/a": 2, "test/b": 2})
     loaded = cfg.load(with_folder(path))
-    assert cfg.split_sizes(loaded, "mine") == (12, 4, 4)
-    given_ = cfg.settings(loaded, "data", dataset="mine")
+    assert sizes.split_sizes(loaded, "mine") == (12, 4, 4)
+    given_ = slices.settings(loaded, "data", dataset="mine")
     assert {k: v for k, v in given_["found"].items() if k != "names"} == {"train": 16, "test": 4, "classes": 2}
     assert (given_["channels"], given_["labelled"], given_["path"]) == (3, True, str(path))
-    assert cfg.split_sizes(cfg.load(with_folder(path, validation=0.25)), "mine") == (12, 4, 4)
+    assert sizes.split_sizes(cfg.load(with_folder(path, validation=0.25)), "mine") == (12, 4, 4)
     scored = with_folder(path)
     scored["probe"] |= {"downstream": ["mine"], "label_fractions": [0.5]}
     cfg.load(scored)
@@ -255,10 +256,10 @@ def test_each_mistake_with_a_folder_is_one_sentence(
 def test_a_folder_that_changes_is_decoded_again(tmp_path: Path) -> None:
     """And one that changes between the check and the job is refused."""
     path = fill(tmp_path, {"a": 8})
-    before = cfg.settings(cfg.load(with_folder(path)), "data", dataset="mine")
+    before = slices.settings(cfg.load(with_folder(path)), "data", dataset="mine")
     find.cache_clear()
     (path / "a" / "0.jpg").rename(path / "a" / "other.jpg")
-    after = cfg.settings(cfg.load(with_folder(path)), "data", dataset="mine")
+    after = slices.settings(cfg.load(with_folder(path)), "data", dataset="mine")
     assert before != after
     with pytest.raises(UserError, match="changed while this ran"):
         data.prepare(root=".", **before)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from mkdt.config.loading import network
+from mkdt.config.architectures import network
 from mkdt.distill.mtt_ssl import build_ssl_student
 from mkdt.jobs import estimates as resources
 from mkdt.networks.backbones import build_backbone

@@ -10,8 +10,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from mkdt.data.readers import downloads
 from mkdt.config.catalogue import DATASETS, FILES
+from mkdt.data.readers import downloads
 from mkdt.errors import UserError
 
 # No image or list of any of these sets comes near; what claims to be larger is a bomb.

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mkdt.data.readers import downloads
 from mkdt.config.catalogue import FILES, PUBLISHED
+from mkdt.data.readers import downloads
 from mkdt.errors import UserError
 
 Split = tuple[Tensor, Tensor | None]  # images uint8 [n,C,H,W], labels int64 [n]

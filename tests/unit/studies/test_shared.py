@@ -22,7 +22,8 @@ from mkdt import artifacts
 from mkdt.config import loading as cfg
 from mkdt.config.loading import budget_label
 from mkdt.distill.experts import train_expert
-from mkdt.distill.mtt_ssl import train_ssl_expert
+from mkdt.distill.mtt_ssl import mtt_ssl_expert
+from mkdt.distill.source import Source
 from mkdt.distill.synthetic_set import SyntheticSet
 from mkdt.errors import UserError
 from mkdt.jobs.estimates import merge, read
@@ -357,7 +358,9 @@ def ssl_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl_trajector
         expert = train_expert(normal, targets, settings["student"], settings, seed=0, expert=k)
         keep(f"digits_tuning/barlow_twins/convnet/experts/{k:03d}.safetensors", **expert)
         settings = cfg.settings(config, "sslexperts") | {"batch": 12}
-        expert = train_ssl_expert(normal, mean, std, settings["student"], settings, seed=0, expert=k)
+        expert = mtt_ssl_expert(
+            Source(images, mean, std), settings["student"], settings, seed=0, expert=k, device=torch.device("cpu")
+        )
         keep(f"ssl_trajectories/ssl_experts/{k:03d}.safetensors", **expert)
     made = SyntheticSet(normal[:10], targets[:10], torch.tensor(0.1), mean, std, torch.arange(10))
     keep("ssl_trajectories/sets/random/10img/0.safetensors", **made.tensors())

@@ -66,8 +66,8 @@ def test_a_changed_key(finished: Project, override: str, jobs: dict[str, int]) -
 
 
 def test_changed_code_of_distillation(changed: Project) -> None:
-    """Code of src/mkdt/distill/mkdt.py counts as a distillation key."""
-    edit(changed, "src/mkdt/distill/mkdt.py", "SMALLEST_STEP_SIZE = 1e-6", "SMALLEST_STEP_SIZE = 1e-7")
+    """Code of src/mkdt/distill/trajectory_matching.py counts as a distillation key."""
+    edit(changed, "src/mkdt/distill/trajectory_matching.py", "SMALLEST_STEP_SIZE = 1e-6", "SMALLEST_STEP_SIZE = 1e-7")
     assert changed.planned() == Counter(AFTER_DISTILL)
 
 
@@ -109,7 +109,7 @@ def test_a_teacher_and_targets_that_are_brought(changed: Project) -> None:
 
 def test_comments_and_docstrings_change_nothing(changed: Project) -> None:
     """Prose is not code."""
-    edit(changed, "src/mkdt/distill/mkdt.py", '"""Distillation:', '"""A new docstring. Distillation:')
+    edit(changed, "src/mkdt/distill/mkdt.py", '"""Distillation method', '"""A new docstring. Distillation method')
     edit(changed, "src/mkdt/networks/backbones.py", "from collections.abc", "# a comment\nfrom collections.abc")
     edit(changed, "workflow/scripts/teacher.py", '"""Rule', '"""The rule')
     assert changed.planned() == Counter()

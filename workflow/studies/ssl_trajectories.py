@@ -24,8 +24,9 @@ from mkdt.config import loading as cfg
 from mkdt.config import sizes, slices, stages
 from mkdt.data.pixels import normalise
 from mkdt.distill.experts import record_trajectory
-from mkdt.distill.mkdt import distill
-from mkdt.distill.mtt_ssl import distill_ssl, draw_views
+from mkdt.distill.mkdt import mkdt_set
+from mkdt.distill.mtt_ssl import draw_views, mtt_ssl_set
+from mkdt.distill.source import Source as MethodSource
 from mkdt.distill.synthetic_set import SyntheticSet, load_synthetic
 from mkdt.jobs import estimates as resources
 from mkdt.networks.backbones import build_backbone
@@ -116,7 +117,7 @@ class Source:
             model = self.model(objective)
             width = sum(parameter.numel() for parameter in model[0].parameters())
 
-            def keep(make: object, model: nn.Sequential = model, run: int = run) -> None:
+            def keep(make: object, now: bool = False, *, model: nn.Sequential = model, run: int = run) -> None:
                 if run == 0:
                     models.append(copy.deepcopy(model))
 
@@ -147,8 +148,8 @@ class Source:
         """First gradients of the synthetic images, float [DRAWS,m*C*H*W], over draws of expert, epoch and views."""
         rate = 1e3  # images are some 1e-1 to 1 in size, the gradient 1e-2: no digits are lost in the difference
         ways: dict[str, tuple[str, Callable[..., tuple[SyntheticSet, Any]], list[Artifact]]] = {
-            "mkdt": ("distill", distill, self.experts),
-            "mtt_ssl": ("mtt", distill_ssl, self.ssl_experts),
+            "mkdt": ("distill", mkdt_set, self.experts),
+            "mtt_ssl": ("mtt", mtt_ssl_set, self.ssl_experts),
         }
         stage, run, files = ways[method]
         settings = slices.settings(self.config, stage) | {
@@ -161,7 +162,7 @@ class Source:
         for draw in range(DRAWS):
             final, _ = run(
                 initial,
-                files[:experts],
+                MethodSource(experts=files[:experts]),
                 settings["student"],
                 settings,
                 seed=self.seed,

@@ -27,9 +27,10 @@ from mkdt.config.methods import METHODS
 from mkdt.data.pixels import normalise
 from mkdt.data.preparation import prepare
 from mkdt.distill.experts import train_expert
-from mkdt.distill.krr_st import distill_krr
-from mkdt.distill.mkdt import distill
-from mkdt.distill.subsets import STEP_SIZE, Source
+from mkdt.distill.krr_st import krr_st_set
+from mkdt.distill.mkdt import mkdt_set
+from mkdt.distill.source import Source
+from mkdt.distill.subsets import STEP_SIZE
 from mkdt.distill.synthetic_set import SyntheticSet
 from mkdt.evaluate.linear_probe import Downstream, Features, draw_labels, score
 from mkdt.evaluate.pretraining import grid, pretrain_grid
@@ -132,10 +133,10 @@ class Level:
         def make() -> dict[str, Tensor]:
             start, how = self.subset(init, seed), {"seed": self.seed, "distill_seed": seed, "device": CPU}
             if stage == "distill":
-                made, _ = distill(start, self.experts, settings["student"], settings, **how)
+                made, _ = mkdt_set(start, Source(experts=self.experts), settings["student"], settings, **how)
             else:
-                images = self.data["train_images"]
-                made, _ = distill_krr(start, images, self.targets, settings["student"], settings, **how)
+                source = Source(self.data["train_images"], *self.statistics, self.targets)
+                made, _ = krr_st_set(start, source, settings["student"], settings, **how)
             return made.tensors()
 
         file = kept("sets" if stage == "distill" else stage, whole, make)

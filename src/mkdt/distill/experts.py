@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -16,6 +17,7 @@ from mkdt.networks.backbones import Spec
 from mkdt.networks.divergence import Diverged, diverged
 from mkdt.networks.flat import flatten
 from mkdt.networks.students import build_student
+from mkdt.progress import Checkpoint, Report, no_checkpoint, no_report
 
 LOSS_BATCH = 1024
 
@@ -29,8 +31,8 @@ def train_expert(
     seed: int,
     expert: int,
     state: dict[str, Any] | None = None,
-    report: Callable[..., None] = lambda epoch, values: None,
-    checkpoint: Callable[..., None] = lambda make: None,
+    report: Report = no_report,
+    checkpoint: Checkpoint = no_checkpoint,
 ) -> dict[str, Tensor]:
     """Train one student on all images and record its trajectory (paper, section 4.1).
 
@@ -80,8 +82,8 @@ def record_trajectory(
     key: str = "experts.lr",
     whole_batches: bool = False,
     state: dict[str, Any] | None = None,
-    report: Callable[..., None] = lambda epoch, values: None,
-    checkpoint: Callable[..., None] = lambda make: None,
+    report: Report = no_report,
+    checkpoint: Checkpoint = no_checkpoint,
 ) -> dict[str, Tensor]:
     """Train a model by SGD and keep its weights after each epoch.
 
@@ -117,6 +119,18 @@ def record_trajectory(
         optimizer.load_state_dict(state["optimizer"])
         first, epoch_losses = state["epoch"], state["epoch_losses"].clone()
         trajectory, start_loss = list(state["trajectory"]), state["start_loss"]
+
+    def current_state(epoch: int) -> dict[str, Any]:
+        return {
+            "expert": expert,
+            "epoch": epoch,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "trajectory": torch.stack(trajectory),
+            "epoch_losses": epoch_losses,
+            "start_loss": start_loss,
+        }
+
     for epoch in range(first, settings["epochs"]):
         total, seen = torch.zeros((), device=device), 0
         stream = seeding.generator(seed, "expert order", expert, epoch)
@@ -137,17 +151,7 @@ def record_trajectory(
                 f"({start_loss:.3g} at the start): lower {key} ({settings['lr']})."
             )
         report(epoch + 1, {f"loss/{expert}": float(mean)})
-        checkpoint(
-            lambda epoch=epoch, start_loss=start_loss: {
-                "expert": expert,
-                "epoch": epoch + 1,
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "trajectory": torch.stack(trajectory),
-                "epoch_losses": epoch_losses,
-                "start_loss": start_loss,
-            }
-        )
+        checkpoint(partial(current_state, epoch + 1))
     return {"trajectory": torch.stack(trajectory), "epoch_losses": epoch_losses}
 
 

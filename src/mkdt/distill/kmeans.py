@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mkdt import seeding
-from mkdt.distill.subsets import Source
+from mkdt.distill.source import Source
 
 
 def clusters(features: Tensor, count: int, seed: int, purpose: str, distill_seed: int) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ the students are trained on them by MSE, each a few hundred steps, and then begu
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,10 +21,12 @@ from torch.nn import functional as F
 
 from mkdt import seeding
 from mkdt.data.pixels import normalise
+from mkdt.distill.source import Source
 from mkdt.distill.synthetic_set import SyntheticSet, first_images, moments
 from mkdt.networks.backbones import Spec
 from mkdt.networks.divergence import Diverged, diverged
 from mkdt.networks.students import Student, build_student
+from mkdt.progress import Checkpoint, Report, no_checkpoint, no_report
 
 RIDGE = 1e-6  # published: lambda as a share of the kernel's trace
 MOMENTUM = 0.9  # published: SGD of the students in the pool
@@ -112,10 +115,9 @@ class Pool:
             self._steps.append(saved["steps"])
 
 
-def distill_krr(
+def krr_st_set(
     initial: SyntheticSet,
-    real_images: Tensor,
-    real_targets: Tensor,
+    source: Source,
     student: Spec,
     settings: Mapping[str, Any],
     *,
@@ -123,15 +125,14 @@ def distill_krr(
     distill_seed: int,
     device: torch.device,
     state: dict[str, Any] | None = None,
-    report: Callable[..., None] = lambda step, values, pictures=None: None,
-    checkpoint: Callable[..., None] = lambda make, now=False: None,
+    report: Report = no_report,
+    checkpoint: Checkpoint = no_checkpoint,
 ) -> tuple[SyntheticSet, Tensor]:
     """KRR-ST: move images and targets so that ridge regression on them predicts the teacher (their algorithm 1).
 
     Args:
         initial: the subset that the synthetic set starts from; its step size is kept.
-        real_images: uint8 [n,C,H,W], the training images.
-        real_targets: float32 [n,D], the teacher's representations of them.
+        source: its images and targets.
         student: the config entry of the pool's students; batch norm is fine, it is the published choice.
         settings: the ``krr_st`` section of the config.
         seed, distill_seed: with the settings they decide every draw.
@@ -149,7 +150,7 @@ def distill_krr(
         Diverged: loss, gradient or set is not finite, or the loss is ``divergence.EXPLODED`` times the first one.
     """
     channels, size = initial.images.shape[1], initial.images.shape[2]
-    real_targets, mean, std = (part.to(device) for part in (real_targets, initial.mean, initial.std))
+    real_targets, mean, std = (part.to(device) for part in (source.targets, initial.mean, initial.std))
     images = initial.images.clone().to(device).requires_grad_()
     targets = initial.targets.clone().to(device).requires_grad_()
     optimizer = torch.optim.AdamW([images, targets], settings["lr"], weight_decay=settings["weight_decay"])
@@ -188,8 +189,8 @@ def distill_krr(
     for iteration in range(first, settings["iterations"]):
         stream = seeding.generator(seed, "krr", distill_seed, iteration)
         place = int(torch.randint(len(pool), (), generator=stream))
-        rows = torch.randperm(len(real_images), generator=stream)[: settings["batch"]]
-        batch = normalise(real_images[rows].to(device), mean, std)
+        rows = torch.randperm(len(source.images), generator=stream)[: settings["batch"]]
+        batch = normalise(source.images[rows].to(device), mean, std)
         backbone = pool.student(place).backbone
         with torch.no_grad():
             real_features = backbone(batch)
@@ -204,7 +205,7 @@ def distill_krr(
                 f"that is not finite, at iteration {iteration}; the last resume point is from before: lower krr_st.lr or "
                 "krr_st.student_lr."
             )
-        checkpoint(lambda iteration=iteration: current_state(iteration))
+        checkpoint(partial(current_state, iteration))
         share = 1 - (1 - LAST_SHARE) * iteration / settings["iterations"]
         for group in optimizer.param_groups:
             group["lr"] = settings["lr"] * share

@@ -17,13 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from mkdt import seeding
-from mkdt.data.pixels import Images
+from mkdt.data.pixels import Normalised
 from mkdt.distill.experts import record_trajectory
-from mkdt.distill.mkdt import distill
+from mkdt.distill.source import Source
 from mkdt.distill.synthetic_set import SyntheticSet
+from mkdt.distill.trajectory_matching import match_experts
 from mkdt.networks.backbones import Spec, build_backbone
 from mkdt.networks.flat import LossFn, flat_forward
 from mkdt.networks.students import Projector
+from mkdt.progress import Checkpoint, Report, no_checkpoint, no_report
 from mkdt.teacher.ssl import LOSSES, Views, build_views
 
 
@@ -58,26 +60,28 @@ def flat_ssl(module: nn.Module, settings: Mapping[str, Any]) -> LossFn:
     return of_views
 
 
-def train_ssl_expert(
-    images: Images,
-    mean: Tensor,
-    std: Tensor,
+def mtt_ssl_expert(
+    source: Source,
     student: Spec,
     settings: Mapping[str, Any],
     *,
     seed: int,
     expert: int,
-    **callbacks: Any,
+    device: torch.device,
+    state: dict[str, Any] | None = None,
+    report: Report = no_report,
+    checkpoint: Checkpoint = no_checkpoint,
 ) -> dict[str, Tensor]:
     """Train one student by SSL on all images and record its trajectory, projector included.
 
     Args:
-        images: float32 [n,C,H,W], normalised with ``mean`` and ``std``, float32 [C], on the device to train on.
-        student: the student's config entry.
+        source: its images, and the mean and std of these images.
+        student: the config entry of the student.
         settings: ``method`` and its ``loss`` options, ``augment``, ``projector``; ``epochs``, ``batch``, ``lr``,
             ``momentum``, ``weight_decay``. A last smaller batch is left out, as for the teacher.
-        seed, expert: with the settings they decide every weight and view.
-        callbacks: ``state``, ``report``, ``checkpoint``, as for ``record_trajectory``.
+        seed, expert: with the settings they decide all weights and views.
+        device: where to compute.
+        state, report, checkpoint: as for ``record_trajectory``.
 
     Returns:
         ``trajectory`` float32 [epochs+1,P] and ``epoch_losses`` float32 [epochs].
@@ -85,15 +89,17 @@ def train_ssl_expert(
     Raises:
         Diverged: the loss is not finite, or ``divergence.EXPLODED`` times the first one.
     """
+    images = Normalised(source.images, source.mean, source.std).to(device)
     channels, size = images.shape[1], images.shape[2]
     model = build_ssl_student(student, channels, size, settings["projector"], seed, "ssl expert weights", expert)
-    model.to(images.device)
-    views = build_views(settings["augment"], channels, size).to(images.device)
+    model.to(device)
+    views = build_views(settings["augment"], channels, size).to(device)
+    mean, std = source.mean.to(device), source.std.to(device)
     loss, options = LOSSES[settings["method"]], settings["loss"]
 
     def loss_of(rows: Tensor, step: int) -> Tensor:
         with torch.no_grad(), seeding.global_stream(seed, "ssl expert views", expert, step):
-            pair = torch.cat(draw_views(images[rows], views, mean.to(images.device), std.to(images.device)))
+            pair = torch.cat(draw_views(images[rows], views, mean, std))
         return loss(*model(pair).chunk(2), **options)
 
     return record_trajectory(
@@ -105,14 +111,16 @@ def train_ssl_expert(
         expert=expert,
         key="mtt_ssl.expert_lr",
         whole_batches=True,
-        **callbacks,
+        state=state,
+        report=report,
+        checkpoint=checkpoint,
     )
 
 
 def views_of_steps(
     settings: Mapping[str, Any], initial: SyntheticSet, device: torch.device, seed: int, distill_seed: int
 ) -> Callable[[Tensor, list[Tensor], int], tuple[Tensor, list[Tensor]]]:
-    """``views`` for ``distill``: two views of the images of each step, drawn anew at every iteration."""
+    """``views`` for ``match_experts``: two views of the images of each step, drawn anew at every iteration."""
     augment = build_views(settings["augment"], initial.images.shape[1], initial.images.shape[2]).to(device)
     mean, std = initial.mean.to(device), initial.std.to(device)
 
@@ -127,47 +135,49 @@ def views_of_steps(
     return views
 
 
-def distill_ssl(
+def mtt_ssl_set(
     initial: SyntheticSet,
-    experts: Any,
+    source: Source,
     student: Spec,
     settings: Mapping[str, Any],
     *,
     seed: int,
     distill_seed: int,
     device: torch.device,
-    **callbacks: Any,
+    state: dict[str, Any] | None = None,
+    report: Report = no_report,
+    checkpoint: Checkpoint = no_checkpoint,
 ) -> tuple[SyntheticSet, Tensor]:
-    """Trajectory matching of SSL training.
+    """Match the trajectories of experts that were trained by SSL.
 
     Args:
         initial: the subset that the synthetic images start from.
-        experts: files with the ``trajectory`` of ``train_ssl_expert``.
-        student: the experts' config entry.
-        settings: as for ``distill``, and ``method``, ``loss``, ``augment`` and ``projector`` of the experts.
-        seed, distill_seed, device: as for ``distill``.
-        callbacks: ``state``, ``report``, ``checkpoint``, as for ``distill``.
+        source: its experts, files with the ``trajectory`` of ``mtt_ssl_expert``.
+        student: the config entry of the experts' network.
+        settings: as for ``match_experts``, and ``method``, ``loss``, ``augment`` and ``projector`` of the experts.
+        seed, distill_seed, device, state, report, checkpoint: as for ``match_experts``.
 
     Returns:
-        the set and its history, as ``distill``. SSL gives the images no targets, and a step size for a loss that
-        pre-training does not use: targets and step size stay those of ``initial``.
+        the set and its history, as ``match_experts``. SSL gives the images no targets, and pre-training does not use the
+        loss that the step size is for: targets and step size stay those of ``initial``.
 
     Raises:
-        Diverged: as ``distill``.
+        Diverged, UserError: as ``match_experts``.
     """
     channels, size = initial.images.shape[1], initial.images.shape[2]
     template = build_ssl_student(student, channels, size, settings["projector"], seed, "template").to(device)
-    final, history = distill(
+    final, history = match_experts(
         initial,
-        experts,
-        student,
+        source.experts,
+        flat_ssl(template, settings),
         settings,
         seed=seed,
         distill_seed=distill_seed,
         device=device,
-        loss_fn=flat_ssl(template, settings),
         views=views_of_steps(settings, initial, device, seed, distill_seed),
         key="mtt_ssl.image_lr",
-        **callbacks,
+        state=state,
+        report=report,
+        checkpoint=checkpoint,
     )
     return replace(final, step_size=initial.step_size), history

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from mkdt import seeding
 from mkdt.data.pixels import in_batches
 from mkdt.distill.kmeans import clusters
-from mkdt.distill.subsets import Source
+from mkdt.distill.source import Source
 from mkdt.teacher.ssl import build_views
 
 ENCODE_BATCH = 1024

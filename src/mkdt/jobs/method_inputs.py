@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from mkdt.artifacts import Artifact
 from mkdt.config.methods import METHODS
-from mkdt.distill.subsets import Source
+from mkdt.distill.source import Source
 from mkdt.teacher.encoding import load_teacher
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from mkdt.config import extensions, methods
 from mkdt.config.catalogue import Dataset
 from mkdt.config.extensions import Architecture, declared, own_modules
 from mkdt.config.methods import METHODS, Method
-from mkdt.distill.subsets import Source
+from mkdt.distill.source import Source
 from mkdt.distill.synthetic_set import SyntheticSet, check_distilled
 from mkdt.errors import UserError
 from mkdt.jobs import estimates as resources

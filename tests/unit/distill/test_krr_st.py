@@ -10,7 +10,8 @@ from tiny_settings import KRR_ST
 from torch import Tensor
 from torch.nn import functional as F
 
-from mkdt.distill.krr_st import Pool, distill_krr, krr_loss
+from mkdt.distill.krr_st import Pool, krr_loss, krr_st_set
+from mkdt.distill.source import Source
 from mkdt.distill.synthetic_set import SyntheticSet
 from mkdt.errors import UserError
 from mkdt.networks.students import build_student
@@ -69,7 +70,9 @@ def run(source: tuple[Tensor, Tensor], make_set: MakeSet, batch_norm_spec: dict[
         keys = ("state", "report", "checkpoint", "seed", "distill_seed")
         options = {"seed": 0, "distill_seed": 0} | {key: changes.pop(key) for key in keys if key in changes}
         initial = changes.pop("initial", make_set())
-        return distill_krr(initial, pixels, targets, batch_norm_spec, KRR_ST | changes, device=CPU, **options)
+        return krr_st_set(
+            initial, Source(pixels, targets=targets), batch_norm_spec, KRR_ST | changes, device=CPU, **options
+        )
 
     return call
 

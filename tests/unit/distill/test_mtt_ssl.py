@@ -1,6 +1,7 @@
 """Matching SSL trajectories: its hypergradient against finite differences, its views, its experts, and resuming."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from torch import Tensor
 
 from mkdt import artifacts, seeding
 from mkdt.artifacts import Artifact
+from mkdt.data.pixels import denormalise, normalise
 from mkdt.distill.hypergradient import match_trajectory
-from mkdt.distill.mtt_ssl import build_ssl_student, distill_ssl, draw_views, flat_ssl, train_ssl_expert, views_of_steps
+from mkdt.distill.mtt_ssl import build_ssl_student, draw_views, flat_ssl, mtt_ssl_expert, mtt_ssl_set, views_of_steps
+from mkdt.distill.source import Source
 from mkdt.distill.synthetic_set import SyntheticSet
 from mkdt.errors import UserError
 from mkdt.networks.flat import flatten
@@ -35,19 +38,25 @@ MakeSet = Callable[..., SyntheticSet]
 STATISTICS = torch.tensor([0.4]), torch.tensor([0.2])
 
 
-def train(images: Tensor, spec: dict[str, Any], expert: int = 0, **changes: Any) -> dict[str, Tensor]:
-    """A short SSL expert; settings and callbacks may be changed."""
+@pytest.fixture(scope="module")
+def pictures(source: tuple[Tensor, Tensor]) -> Source:
+    """The tiny source as uint8 images."""
+    return Source(denormalise(source[0], *STATISTICS), *STATISTICS)
+
+
+def train(pictures: Source, spec: dict[str, Any], expert: int = 0, **changes: Any) -> dict[str, Tensor]:
+    """Train a short SSL expert; settings and callbacks may be changed."""
     callbacks = {key: changes.pop(key) for key in ("state", "report", "checkpoint") if key in changes}
-    return train_ssl_expert(images, *STATISTICS, spec, TRAINING | changes, seed=0, expert=expert, **callbacks)
+    return mtt_ssl_expert(pictures, spec, TRAINING | changes, seed=0, expert=expert, device=CPU, **callbacks)
 
 
 @pytest.fixture(scope="module")
-def files(source: tuple[Tensor, Tensor], spec: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def files(pictures: Source, spec: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two SSL experts, as files."""
     folder = tmp_path_factory.mktemp("ssl_experts")
     paths = [folder / f"{expert}.safetensors" for expert in range(2)]
     for expert, path in enumerate(paths):
-        artifacts.save(path, train(source[0], spec, expert), stage="expert", rows=["trajectory"])
+        artifacts.save(path, train(pictures, spec, expert), stage="expert", rows=["trajectory"])
     return paths
 
 
@@ -60,7 +69,7 @@ def run(files: list[Path], make_set: MakeSet, spec: dict[str, Any]) -> Callable[
         options = {"seed": 0, "distill_seed": 0} | {key: changes.pop(key) for key in keys if key in changes}
         experts = [Artifact(path, "expert") for path in files]
         initial = changes.pop("initial", None) or make_set()
-        return distill_ssl(initial, experts, spec, SETTINGS | changes, device=CPU, **options)
+        return mtt_ssl_set(initial, Source(experts=experts), spec, SETTINGS | changes, device=CPU, **options)
 
     return call
 
@@ -115,15 +124,16 @@ def test_views_come_in_pairs_step_by_step(make_set: MakeSet) -> None:
     assert not torch.equal(first[0], first[2])
 
 
-def test_an_expert_is_sgd_on_the_ssl_loss(source: tuple[Tensor, Tensor], spec: dict[str, Any]) -> None:
+def test_an_expert_is_sgd_on_the_ssl_loss(pictures: Source, spec: dict[str, Any]) -> None:
     """One full batch, by hand, with the views that the stream names; head and backbone are both in the row."""
-    made = train(source[0], spec, expert=1, epochs=1, batch=100, momentum=0.0, weight_decay=0.0)["trajectory"]
+    made = train(pictures, spec, expert=1, epochs=1, batch=100, momentum=0.0, weight_decay=0.0)["trajectory"]
     model = build_ssl_student(spec, 1, 8, SSL["projector"], 0, "ssl expert weights", 1)
     assert torch.equal(made[0], flatten(model))
     rows = next(seeding.batches(24, 24, seeding.generator(0, "expert order", 1, 0)))
-    initial = SyntheticSet(source[0], source[1], torch.tensor(0.1), *STATISTICS, torch.arange(24))
     with seeding.global_stream(0, "ssl expert views", 1, 0):
-        first, second = draw_views(initial.images[rows], build_views(AUGMENT, 1, 8), *STATISTICS)
+        first, second = draw_views(
+            normalise(pictures.images[rows], *STATISTICS), build_views(AUGMENT, 1, 8), *STATISTICS
+        )
     loss = LOSSES["barlow_twins"](*model(torch.cat([first, second])).chunk(2), **SSL["loss"])
     gradient = torch.cat([part.reshape(-1) for part in torch.autograd.grad(loss, list(model.parameters()))])
     torch.testing.assert_close(made[1], made[0] - 0.05 * gradient, rtol=1e-4, atol=1e-6)
@@ -135,7 +145,7 @@ def test_weights_are_all_its_state(spec: dict[str, Any]) -> None:
     assert not list(model.buffers())
 
 
-def test_a_last_smaller_batch_is_left_out(source: tuple[Tensor, Tensor], spec: dict[str, Any]) -> None:
+def test_a_last_smaller_batch_is_left_out(pictures: Source, spec: dict[str, Any]) -> None:
     """As for the teacher: 24 images in batches of 10 are two steps, the same as of batches that divide more images."""
     steps: list[int] = []
     original = seeding.global_stream
@@ -146,28 +156,26 @@ def test_a_last_smaller_batch_is_left_out(source: tuple[Tensor, Tensor], spec: d
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(seeding, "global_stream", note)
-        train(source[0], spec)
+        train(pictures, spec)
     assert steps == list(range(2 * TRAINING["epochs"]))
 
 
 def test_a_resumed_expert_equals_a_straight_one(
-    source: tuple[Tensor, Tensor], spec: dict[str, Any], freeze: Callable[[Any], Any]
+    pictures: Source, spec: dict[str, Any], freeze: Callable[[Any], Any]
 ) -> None:
     """Bit for bit: the views of a step are named by its number."""
     states: list[dict[str, Any]] = []
-    straight = train(source[0], spec, checkpoint=lambda make: states.append(freeze(make())))
+    straight = train(pictures, spec, checkpoint=lambda make: states.append(freeze(make())))
     for state in states:
         torch.manual_seed(state["epoch"])
-        resumed = train(source[0], spec, state=state)
+        resumed = train(pictures, spec, state=state)
         assert all(torch.equal(resumed[name], straight[name]) for name in straight)
 
 
-def test_a_diverging_expert_names_its_own_key(source: tuple[Tensor, Tensor], spec: dict[str, Any]) -> None:
+def test_a_diverging_expert_names_its_own_key(pictures: Source, spec: dict[str, Any]) -> None:
     """`experts.lr` is not its rate."""
     with pytest.raises(UserError, match=r"expert 0: diverged in epoch \d.* lower mtt_ssl\.expert_lr"):
-        broken = source[0].clone()
-        broken[:] = torch.nan
-        train(broken, spec)
+        train(replace(pictures, std=torch.tensor([torch.nan])), spec)
 
 
 def test_a_resumed_run_equals_a_straight_one(run: Any, freeze: Callable[[Any], Any]) -> None:

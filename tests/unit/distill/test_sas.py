@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mkdt.distill.sas import greedy, mean_views, proportional, sas_subset
-from mkdt.distill.subsets import Source
+from mkdt.distill.source import Source
 from mkdt.teacher.ssl import build_views
 
 AUGMENT = {

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mkdt.distill.kmeans import kmeans_subset
-from mkdt.distill.subsets import Source, high_loss_subset, random_subset
+from mkdt.distill.source import Source
+from mkdt.distill.subsets import high_loss_subset, random_subset
 
 
 def source(total: int = 12, **known: Any) -> Source:

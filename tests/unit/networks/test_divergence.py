@@ -10,8 +10,9 @@ from torch import Tensor
 
 from mkdt.artifacts import Artifact
 from mkdt.distill.experts import train_expert
-from mkdt.distill.krr_st import distill_krr
-from mkdt.distill.mkdt import distill
+from mkdt.distill.krr_st import krr_st_set
+from mkdt.distill.mkdt import mkdt_set
+from mkdt.distill.source import Source
 from mkdt.distill.synthetic_set import SyntheticSet
 from mkdt.errors import UserError
 from mkdt.evaluate.pretraining import pretrain_grid
@@ -61,8 +62,8 @@ def test_distilling_keeps_good_states_only(
         kept.append((state["iteration"], state["set"][0].clone()))
 
     try:
-        final, history = distill(
-            make_set(), experts, spec, settings, seed=0, distill_seed=0, device=torch.device("cpu"),
+        final, history = mkdt_set(
+            make_set(), Source(experts=experts), spec, settings, seed=0, distill_seed=0, device=torch.device("cpu"),
             report=lambda step, values, pictures=None: losses.append(values["loss"]), checkpoint=checkpoint,
         )  # fmt: skip
         assert all(bool(part.isfinite().all()) for part in (*final.tensors().values(), history))
@@ -109,8 +110,8 @@ def test_krr_keeps_good_states_only(
 
     pixels = (source[0] * 50 + 127).clamp(0, 255).to(torch.uint8)
     try:
-        final, history = distill_krr(
-            make_set(), pixels, source[1], spec, KRR | {key: rate}, seed=0, distill_seed=0, device=torch.device("cpu"),
+        final, history = krr_st_set(
+            make_set(), Source(pixels, targets=source[1]), spec, KRR | {key: rate}, seed=0, distill_seed=0, device=torch.device("cpu"),
             report=lambda step, values, pictures=None: losses.append(values["loss"]), checkpoint=checkpoint,
         )  # fmt: skip
         assert all(bool(part.isfinite().all()) for part in (*final.tensors().values(), history))

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from mkdt import artifacts
 from mkdt.config import loading as cfg
-from mkdt.config import slices
-from mkdt.config.sizes import budget_label
+from mkdt.config.loading import budget_label
 from mkdt.distill.experts import train_expert
-from mkdt.distill.mtt_ssl import train_ssl_expert
+from mkdt.distill.mtt_ssl import mtt_ssl_expert
+from mkdt.distill.source import Source
 from mkdt.distill.synthetic_set import SyntheticSet
 from mkdt.errors import UserError
 from mkdt.jobs.estimates import merge, read
@@ -354,11 +354,13 @@ def ssl_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl_trajector
     keep("digits_tuning/data.safetensors", train_images=images, train_labels=torch.arange(24) % 10, mean=mean, std=std)
     keep("digits_tuning/barlow_twins/targets.safetensors", targets=targets)
     for k in range(2):
-        settings = slices.settings(config, "experts")
+        settings = cfg.settings(config, "experts")
         expert = train_expert(normal, targets, settings["student"], settings, seed=0, expert=k)
         keep(f"digits_tuning/barlow_twins/convnet/experts/{k:03d}.safetensors", **expert)
-        settings = slices.settings(config, "sslexperts") | {"batch": 12}
-        expert = train_ssl_expert(normal, mean, std, settings["student"], settings, seed=0, expert=k)
+        settings = cfg.settings(config, "sslexperts") | {"batch": 12}
+        expert = mtt_ssl_expert(
+            Source(images, mean, std), settings["student"], settings, seed=0, expert=k, device=torch.device("cpu")
+        )
         keep(f"ssl_trajectories/ssl_experts/{k:03d}.safetensors", **expert)
     made = SyntheticSet(normal[:10], targets[:10], torch.tensor(0.1), mean, std, torch.arange(10))
     keep("ssl_trajectories/sets/random/10img/0.safetensors", **made.tensors())

@@ -1,0 +1,37 @@
+"""The data that a method may use."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from mkdt.artifacts import Artifact
+
+
+def _empty() -> Tensor:
+    return torch.empty(0)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The data that a method may use; there are no labels. What the method did not ask for is empty.
+
+    Attributes:
+        images: uint8 [n,C,H,W], the training images.
+        mean, std: float32 [C], which normalise images for the teacher; of a method without the teacher, those of the images.
+        targets: float32 [n,D], the teacher's representations of the images.
+        losses: float32 [n] for each expert, the loss of each image after the first epoch.
+        teacher: the backbone that made the targets, for methods that encode other images with it.
+        device: where to compute.
+        experts: the experts' files, each with ``trajectory`` float32 [epochs+1,P].
+    """
+
+    images: Tensor = field(default_factory=_empty)
+    mean: Tensor = field(default_factory=_empty)
+    std: Tensor = field(default_factory=_empty)
+    targets: Tensor = field(default_factory=_empty)
+    losses: Sequence[Tensor] = ()
+    teacher: nn.Module | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    experts: Sequence[Artifact] = ()

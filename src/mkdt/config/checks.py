@@ -163,11 +163,12 @@ def _check_methods(config: Config) -> None:
         )
         made = [method] if method in METHODS else []
         made += [plan.initial_method(config, method)] if made and METHODS[method].distilled else []
-        needing = [name for name in made if METHODS[name].teacher]
+        needing = "".join([name for name in made if METHODS[name].teacher][:1])
+        purpose = f" to choose the {needing} subset" if needing != method else ""
         fail_if(
             plan.teacher_origin(config) == "file" and bool(needing),
-            f"methods: '{method}' needs the teacher itself{f' to choose the {needing[0]} subset' if needing[:1] != [method] else ''}, "
-            "but targets.file brings representations only: leave it out.",
+            f"methods: '{method}' needs the teacher itself{purpose}, but targets.file brings representations only: "
+            "leave it out.",
         )
 
 

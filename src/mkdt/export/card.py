@@ -9,7 +9,7 @@ import pandas as pd
 
 from mkdt.artifacts import Artifact
 from mkdt.config.catalogue import DATASETS
-from mkdt.config.methods import SET_RULES
+from mkdt.config.methods import SET_STAGES
 from mkdt.config.schema import flat
 from mkdt.distill.synthetic_set import SyntheticSet
 from mkdt.jobs.lineage import Family, Place, recipe
@@ -156,7 +156,7 @@ def _source(file: Artifact, family: Family | None) -> str:
         )
     text += "\nWhat was made of images may be bound by their terms; this is no legal advice.\n"
     initial = family.ancestor(file.header, "subset")
-    if file.header["stage"] in set(SET_RULES) - {"subset"} and initial is not None:
+    if file.header["stage"] in set(SET_STAGES) - {"subset"} and initial is not None:
         text += f"\nDistillation started from a subset of them (`{initial.path.parts[-3]}`).\n"
     if file.header["stage"] != "teacher":
         text += f"\n{_teacher(family.ancestor(file.header, 'teacher'))}\n"

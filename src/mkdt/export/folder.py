@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mkdt import artifacts
 from mkdt.artifacts import Artifact
-from mkdt.config.methods import SET_RULES
+from mkdt.config.methods import SET_STAGES
 from mkdt.data.pixels import image_grid
 from mkdt.distill.synthetic_set import load_synthetic
 from mkdt.errors import UserError
@@ -40,7 +40,7 @@ def export(path: str | Path, folder: Path, rate: float | None = None, steps: int
     stage, place = file.header["stage"], place_of(path)
     if folder.exists():
         raise UserError(f"{folder} exists: choose another folder with --to, or delete it.")
-    if stage not in {*SET_RULES, "teacher", "pretrain"}:
+    if stage not in {*SET_STAGES, "teacher", "pretrain"}:
         raise UserError(
             f"{path} was made by the rule '{stage}'; what can be exported are training sets (sets/), pre-trained students "
             "(pretrain/) and teachers."
@@ -54,7 +54,7 @@ def export(path: str | Path, folder: Path, rate: float | None = None, steps: int
         raise UserError(f"{folder} cannot be made ({error}): choose another folder with --to.") from error
     try:
         text = (
-            _export_set(file, place, aside) if stage in SET_RULES else _export_encoder(file, place, aside, rate, steps)
+            _export_set(file, place, aside) if stage in SET_STAGES else _export_encoder(file, place, aside, rate, steps)
         )
         artifacts.write_text(aside / "README.md", text)
         aside.chmod(0o755)  # mkdtemp makes private folders

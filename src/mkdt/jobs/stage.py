@@ -66,7 +66,7 @@ class StageJob:
         self.device = _device(job.config["compute"]["device"], job.resources.get("gpu", 0))
         self.title = _title(job, name)
         self._code = _unchanged_code(job, name)
-        self._compute, self._rule = job.config["compute"], job.rule
+        self._compute = job.config["compute"]
         self._outputs = [Path(path) for path in job.output]
         self._resume: ResumeFolder | None = None
         self._alone = False  # whether the resume folder belongs to this job's outputs only

@@ -117,7 +117,7 @@ def against_best_subset(scores: pd.DataFrame, accuracy: pd.DataFrame) -> pd.Data
         difference to it, as ``compare`` has it.
     """
     setting = [key for key in KEYS if key not in {"method", "evaluation"}]
-    subsets = [name for name, method in METHODS.items() if method.rule == "subset"]
+    subsets = [name for name, method in METHODS.items() if method.stage == "subset"]
     validation = scores[(scores["split"] == "validation") & (scores["evaluation"] == "linear") & scores["chosen"]]
     validation = validation[validation["method"].isin(subsets)]
     places = dict(iter(validation.groupby(["student", "budget"])))

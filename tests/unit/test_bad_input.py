@@ -233,7 +233,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(pixels: int, tmp_p
     """A picture that would fill the memory: refused by its header, below Pillow's own limit and above, by file name."""
     folder = tree(tmp_path / "d")
     made(folder / "0" / "bomb.png", bomb(pixels))
-    entry = slices.settings(cfg.load(merged(DEFAULT, source(folder))), "data", dataset="mine")
+    entry = settings_of(cfg.load(merged(DEFAULT, source(folder))), "data", dataset="mine")
     with pytest.raises(
         UserError, match=r"1 of 41 images in .*/d .*0/bomb\.png: more than 89,478,485 pixels are too many"
     ):

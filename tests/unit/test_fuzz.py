@@ -131,17 +131,17 @@ def valid(draw: Draw) -> dict[str, Any]:
 def plan(config: dict[str, Any]) -> None:
     """Everything that the Snakefile asks of a config that was taken."""
     for stage in ("distill", "experts", "krr", "mtt", "sslexperts", "probe", "report", "targets", "targets_probe"):
-        json.dumps(slices.settings(config, stage), allow_nan=False)
+        json.dumps(settings_of(config, stage), allow_nan=False)
     for name in plan.used_datasets(config):
-        json.dumps(slices.settings(config, "data", dataset=name), allow_nan=False)
+        json.dumps(settings_of(config, "data", dataset=name), allow_nan=False)
     for method in config["methods"]:
         for budget, seed in plan.variants(config, method):
             assert isinstance(seed, int)
             assert sizes.budget_words(budget)
             if method in made_by("subset"):
-                json.dumps(slices.settings(config, "subset", method=method, budget=budget), allow_nan=False)
+                json.dumps(settings_of(config, "subset", method=method, budget=budget), allow_nan=False)
         for student in config["pretrain"]["students"]:
-            slices.settings(config, "pretrain", student=student, method=method)
+            settings_of(config, "pretrain", student=student, method=method)
     assert registry.names(config)
     assert resources.table(config, 0).count("\n") > 5
     assert resources.table(config, 1).count("\n") > 5

@@ -88,7 +88,7 @@ def own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file of an architecture of one's own, which can be imported."""
     resources._built_size.cache_clear()
     monkeypatch.setattr(mkdt.extensions, "__path__", [str(folder)])
-    monkeypatch.setitem(cfg.ARCHITECTURES, "mine", ("width",))
+    monkeypatch.setitem(architectures.ARCHITECTURES, "mine", ("width",))
     monkeypatch.delitem(sys.modules, "mkdt.extensions.mine", raising=False)
     return folder / "mine.py"
 
@@ -182,7 +182,7 @@ def default(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_options_are_settings_of_their_method_alone(default: dict[str, Any]) -> None:
     """From the file, over it from the config, also as the command line gives them; scaled down with the rest."""
     config = cfg.load(default | {"options": {"mine": {"iterations": "20", "lr": "1e0"}, "far": {"power": 3}}})
-    settings = cfg.settings(config, "own", method="mine")
+    settings = settings_of(config, "distill", method="mine")
     assert {key: settings[key] for key in METHODS["mine"].options} == {
         "iterations": 20,
         "pictures": 4,
@@ -191,11 +191,11 @@ def test_options_are_settings_of_their_method_alone(default: dict[str, Any]) -> 
     }
     assert isinstance(settings["lr"], float)
     assert settings["student"]["architecture"] == "convnet"
-    assert cfg.settings(config, "subset", method="far", budget="1pct")["power"] == 3
-    assert "power" not in cfg.settings(config, "subset", method="random", budget="1pct")
-    assert cfg.initial_method(config, "mine") == "far"
+    assert settings_of(config, "subset", method="far", budget="1pct")["power"] == 3
+    assert "power" not in settings_of(config, "subset", method="random", budget="1pct")
+    assert plan.initial_method(config, "mine") == "far"
     small = cfg.load(default | {"scale": "smoke"})
-    assert cfg.own_options(small, "mine") == {"iterations": 4, "pictures": 2, "lr": 0.1, "why": "so"}
+    assert plan.own_options(small, "mine") == {"iterations": 4, "pictures": 2, "lr": 0.1, "why": "so"}
 
 
 def test_a_job_of_a_method_of_ones_own_is_planned(default: dict[str, Any]) -> None:

@@ -213,7 +213,7 @@ def test_a_folder_is_checked_before_any_job(tmp_path: Path) -> None:
     path = fill(tmp_path, {"train/a": 8, "train/b": 8, "test/a": 2, "test/b": 2})
     loaded = cfg.load(with_folder(path))
     assert sizes.split_sizes(loaded, "mine") == (12, 4, 4)
-    given_ = slices.settings(loaded, "data", dataset="mine")
+    given_ = settings_of(loaded, "data", dataset="mine")
     assert {k: v for k, v in given_["found"].items() if k != "names"} == {"train": 16, "test": 4, "classes": 2}
     assert (given_["channels"], given_["labelled"], given_["path"]) == (3, True, str(path))
     assert sizes.split_sizes(cfg.load(with_folder(path, validation=0.25)), "mine") == (12, 4, 4)
@@ -256,10 +256,10 @@ def test_each_mistake_with_a_folder_is_one_sentence(
 def test_a_folder_that_changes_is_decoded_again(tmp_path: Path) -> None:
     """And one that changes between the check and the job is refused."""
     path = fill(tmp_path, {"a": 8})
-    before = slices.settings(cfg.load(with_folder(path)), "data", dataset="mine")
+    before = settings_of(cfg.load(with_folder(path)), "data", dataset="mine")
     find.cache_clear()
     (path / "a" / "0.jpg").rename(path / "a" / "other.jpg")
-    after = slices.settings(cfg.load(with_folder(path)), "data", dataset="mine")
+    after = settings_of(cfg.load(with_folder(path)), "data", dataset="mine")
     assert before != after
     with pytest.raises(UserError, match="changed while this ran"):
         data.prepare(root=".", **before)

@@ -199,7 +199,7 @@ def test_splits_may_be_fractions_and_an_unlabelled_source_needs_no_test_split() 
     entry = {"kind": "stl10_unlabeled", "train": 0.5, "validation": 0.01, "test": None, "image_size": 32}
     loaded = cfg.load(merged(DEFAULT, {"datasets": {"stl": entry}, "source": "stl"}))
     assert sizes.split_sizes(loaded, "stl") == (50_000, 1_000, 0)
-    given = slices.settings(loaded, "data", dataset="stl")
+    given = settings_of(loaded, "data", dataset="stl")
     assert (given["train"], given["validation"], given["test"]) == (50_000, 1_000, None)
 
 
@@ -218,9 +218,9 @@ def test_a_slice_holds_only_what_its_stage_needs() -> None:
         )
     )
     for stage in ("teacher", "targets", "experts"):
-        assert slices.settings(loaded, stage) == slices.settings(changed, stage)
-    assert slices.settings(loaded, "data", dataset="digits") == slices.settings(changed, "data", dataset="digits")
-    assert slices.settings(loaded, "distill") != slices.settings(changed, "distill")
+        assert settings_of(loaded, stage) == settings_of(changed, stage)
+    assert settings_of(loaded, "data", dataset="digits") == settings_of(changed, "data", dataset="digits")
+    assert settings_of(loaded, "distill") != settings_of(changed, "distill")
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_a_slice_holds_only_what_its_stage_needs() -> None:
 )
 def test_a_teacher_depends_on_the_options_of_its_own_loss_alone(method: str, options: set[str]) -> None:
     """A new temperature must not retrain a Barlow Twins teacher."""
-    slice_ = slices.settings(cfg.load(merged(DEFAULT, {"teacher": {"method": method}})), "teacher")
+    slice_ = settings_of(cfg.load(merged(DEFAULT, {"teacher": {"method": method}})), "teacher")
     assert set(slice_["loss"]) == options
     assert not {option for group in slices.LOSS_OPTIONS.values() for option in group} & set(slice_)
 
@@ -245,10 +245,10 @@ def test_with_a_checkpoint_no_other_key_of_the_teacher_counts(tmp_path: Path) ->
     brought = {"teacher": {"checkpoint": {"file": str(file)}, "warmup_epochs": 999, "lr": 7}}
     loaded = cfg.load(merged(DEFAULT, brought))
     assert plan.teacher_origin(loaded) == "checkpoint"
-    slice_ = slices.settings(loaded, "teacher")
+    slice_ = settings_of(loaded, "teacher")
     assert set(slice_) == {"seed", "checkpoint"}
     assert "file" not in slice_["checkpoint"]  # where it lies does not matter, what it holds is in the header
-    assert slices.settings(loaded, "targets") == slices.settings(cfg.load(DEFAULT), "targets") == {"seed": 0}
+    assert settings_of(loaded, "targets") == settings_of(cfg.load(DEFAULT), "targets") == {"seed": 0}
     # But one name for two files is two teachers.
     registry.register(loaded, tmp_path, loaded)
     (tmp_path / "other.pt").touch()
@@ -263,7 +263,7 @@ def test_targets_from_a_file_need_no_teacher(tmp_path: Path) -> None:
     file.touch()
     loaded = cfg.load(merged(DEFAULT, {"targets": {"file": str(file)}, "teacher": {"warmup_epochs": 999}}))
     assert plan.teacher_origin(loaded) == "file"
-    assert slices.settings(loaded, "targets") == {"seed": 0, "published": 1797}
+    assert settings_of(loaded, "targets") == {"seed": 0, "published": 1797}
     assert registry.names(loaded)["digits/vicreg"] == {"seed": 0, "published": 1797, "file": str(file)}
 
 
@@ -272,7 +272,7 @@ def test_the_subset_of_one_method_does_not_depend_on_the_options_of_another() ->
     loaded = cfg.load(DEFAULT)
     changed = cfg.load(merged(DEFAULT, {"sas": {"views": 3}, "teacher": {"augment": {"noise": 0.2}}}))
     for method, same in (("random", True), ("high_loss", True), ("kmeans", True), ("sas", False)):
-        slices = [slices.settings(config, "subset", method=method, budget="1pct") for config in (loaded, changed)]
+        slices = [settings_of(config, "subset", method=method, budget="1pct") for config in (loaded, changed)]
         assert (slices[0] == slices[1]) == same
 
 
@@ -289,7 +289,7 @@ def test_a_name_decides_where_distillation_starts_and_else_the_key(init: str) ->
 def test_leftovers_of_another_architecture_do_not_count() -> None:
     """An experiment that switches to resnet18 inherits blocks and width from the default; they mean nothing there."""
     loaded = cfg.load(merged(DEFAULT, {"teacher": {"backbone": {"architecture": "resnet18"}}}))
-    assert slices.settings(loaded, "teacher")["backbone"] == {"architecture": "resnet18"}
+    assert settings_of(loaded, "teacher")["backbone"] == {"architecture": "resnet18"}
 
 
 def test_names_are_checked_across_experiments(tmp_path: Path) -> None:

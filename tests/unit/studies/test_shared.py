@@ -354,10 +354,10 @@ def ssl_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl_trajector
     keep("digits_tuning/data.safetensors", train_images=images, train_labels=torch.arange(24) % 10, mean=mean, std=std)
     keep("digits_tuning/barlow_twins/targets.safetensors", targets=targets)
     for k in range(2):
-        settings = cfg.settings(config, "experts")
+        settings = settings_of(config, "experts")
         expert = train_expert(normal, targets, settings["student"], settings, seed=0, expert=k)
         keep(f"digits_tuning/barlow_twins/convnet/experts/{k:03d}.safetensors", **expert)
-        settings = cfg.settings(config, "sslexperts") | {"batch": 12}
+        settings = settings_of(config, "method_experts", method="mtt_ssl") | {"batch": 12}
         expert = mtt_ssl_expert(
             Source(images, mean, std), settings["student"], settings, seed=0, expert=k, device=torch.device("cpu")
         )

@@ -1,4 +1,4 @@
-"""The default config and changes of it, for tests."""
+"""The default config, changes of it, and the experiment files, for tests."""
 
 import copy
 from pathlib import Path
@@ -12,6 +12,16 @@ from mkdt.config.stages import maker
 
 ROOT = Path(__file__).parents[1]
 DEFAULT: dict[str, Any] = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+
+
+# Every experiment that a command names; base.yaml of a folder is no experiment of its own.
+EXPERIMENTS = sorted(path for path in (ROOT / "config" / "experiments").rglob("*.yaml") if path.name != "base.yaml")
+
+
+def experiment_files(path: Path) -> list[Path]:
+    """The config files of an experiment, in Snakemake's order: ``base.yaml`` of the same folder first, if there is one."""
+    base = path.with_name("base.yaml")
+    return [base, path] if base.is_file() and base != path else [path]
 
 
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def test_the_page_shows_what_was_made(finished: Project) -> None:
     jobs = dict(re.findall(r"<tr><td>(\w+)</td><td>(\d+)</td>", cost))
     expected = {"data": 1, "teacher": 1, "targets": 1, "targets_probe": 1, "experts": 2, "subset": 3, "distill": 2, "pretrain": 7, "probe": 5}  # fmt: skip
     assert jobs == {stage: str(count) for stage, count in (expected | {"all": 23}).items()}
-    assert f"snakemake --verbose --cores 2 --configfile {finished.configfile}" in origin
+    assert f"snakemake --verbose --cores 2 --configfile {finished.configfiles[0]}" in origin
     assert "experiment: tiny" in origin
 
 

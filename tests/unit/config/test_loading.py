@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from configs import DEFAULT, ROOT, merged
+from configs import DEFAULT, EXPERIMENTS, ROOT, experiment_files, merged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -37,12 +37,18 @@ def test_the_default_is_valid_and_strings_become_what_they_mean() -> None:
     assert cfg.load(as_strings(DEFAULT)) == loaded
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*/*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [*EXPERIMENTS, *sorted((ROOT / "config/studies").glob("*.yaml"))], ids=lambda path: path.stem
+)
 def test_every_experiment_file_is_valid(path: Path) -> None:
     """A study that does not pass its own checks would waste its first user's time."""
+    default = DEFAULT
+    for file in experiment_files(path)[:-1]:
+        default = merged(default, yaml.safe_load(file.read_text()))
     study = yaml.safe_load(path.read_text())
     below = path.with_name(f"{path.stem.rsplit('_', 1)[0]}.yaml")  # fashion_rates.yaml is laid over fashion.yaml
-    default = merged(DEFAULT, yaml.safe_load(below.read_text())) if below.is_file() and below != path else DEFAULT
+    if below.is_file() and below != path:
+        default = merged(default, yaml.safe_load(below.read_text()))
     cfg.load(merged(default, study.get("base", study)))  # a study of many levels overrides its base
 
 

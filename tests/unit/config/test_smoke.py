@@ -6,23 +6,23 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from configs import DEFAULT, ROOT, merged
+from configs import DEFAULT, EXPERIMENTS, experiment_files, merged
 from safetensors.torch import save_file
 
 from mkdt.config import loading as cfg
 from mkdt.config import plan, registry, sizes
 from mkdt.config.schema import flat
 
-FILES = sorted((ROOT / "config/experiments").glob("*.yaml"))
-
 
 def loaded(file: Path | None, scale: str, over: dict[str, Any] | None = None) -> cfg.Config:
     """An experiment (None: the default) at one scale."""
-    study = yaml.safe_load(file.read_text()) if file else {}
-    return cfg.load(merged(merged(DEFAULT, study), {"scale": scale} | (over or {})))
+    config = DEFAULT
+    for part in experiment_files(file) if file else []:
+        config = merged(config, yaml.safe_load(part.read_text()))
+    return cfg.load(merged(config, {"scale": scale} | (over or {})))
 
 
-@pytest.mark.parametrize("file", [None, *FILES], ids=lambda file: file.stem if file else "default")
+@pytest.mark.parametrize("file", [None, *EXPERIMENTS], ids=lambda file: file.stem if file else "default")
 def test_structure_stays_and_sizes_shrink(file: Path | None) -> None:
     """The same switches; no number is larger, but for the shares of few images."""
     full, smoke = loaded(file, "full"), loaded(file, "smoke")
@@ -49,7 +49,7 @@ def test_all_experiments_share_one_results_folder_at_both_scales(tmp_path: Path)
     """Equal names mean equal files; no name of one scale is a name of the other."""
     names: dict[str, set[str]] = {}
     for scale in ("full", "smoke"):
-        for file in FILES:
+        for file in EXPERIMENTS:
             config = loaded(file, scale)
             registry.check_names(config, tmp_path)
             registry.register(config, tmp_path, config)

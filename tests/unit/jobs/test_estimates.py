@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from configs import EXPERIMENTS, ROOT, experiment_files
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
@@ -15,10 +16,9 @@ from mkdt.jobs import estimates as resources
 from mkdt.networks.backbones import build_backbone
 from mkdt.networks.students import build_student
 
-REPOSITORY = Path(__file__).parents[3]
 DEFAULT = resources.read([])
 STAGES = ("teacher", "targets", "experts", "sslexperts", "subset", "distill", "mtt", "krr", "pretrain", "probe")
-CONFIGS = [REPOSITORY / "config" / "config.yaml", *sorted((REPOSITORY / "config" / "experiments").glob("*.yaml"))]
+CONFIGS = [ROOT / "config" / "config.yaml", *EXPERIMENTS]
 
 
 def config(**changes: Any) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def test_an_ssl_student_has_its_projector() -> None:
 @pytest.mark.parametrize("gpus", [0, 1])
 def test_every_config_has_a_table(file: Path, gpus: int) -> None:
     """Each experiment's jobs can be counted and priced; limits are whole, positive and no less than the model's time."""
-    settings = resources.read([file])
+    settings = resources.read(experiment_files(file))
     for stage, arguments in resources.jobs(settings):
         needs = resources.need(settings, stage, **arguments)
         assert resources.memory_mb(needs, gpus) >= 3000

@@ -2,11 +2,11 @@
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
-from mkdt.config.files import with_base
+from mkdt.config.loading import read
 from mkdt.config.sections import Config
 from mkdt.config.stages import maker
 
@@ -16,12 +16,6 @@ DEFAULT: dict[str, Any] = yaml.safe_load((ROOT / "config" / "config.yaml").read_
 
 # Every experiment that a command names; base.yaml of a folder is no experiment of its own.
 EXPERIMENTS = sorted(path for path in (ROOT / "config" / "experiments").rglob("*.yaml") if path.name != "base.yaml")
-
-
-def experiment_files(path: Path) -> list[Path]:
-    """The config files of an experiment, in Snakemake's order: ``base.yaml`` of the same folder first, if there is one."""
-    base = path.with_name("base.yaml")
-    return [base, path] if base.is_file() and base != path else [path]
 
 
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -39,6 +33,9 @@ def settings_of(config: Config, stage: str, **names: str) -> dict[str, Any]:
     return maker(config, stage).slice(config, {"method": "mkdt", **names})
 
 
-def experiment_files(file: Path) -> list[Path]:
-    """A config file behind the base that it overrides."""
-    return with_base(file)
+def with_sections(**changes: Any) -> Config:
+    """The default config, checked, with some sections changed."""
+    config: Any = read([])
+    for section, values in changes.items():
+        config[section] = {**config[section], **values} if isinstance(values, dict) else values
+    return cast(Config, config)

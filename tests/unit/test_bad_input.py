@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from configs import DEFAULT, merged
+from configs import DEFAULT, merged, settings_of
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from mkdt import artifacts
 from mkdt.config import loading as cfg
-from mkdt.config import sizes, slices
+from mkdt.config import sizes
 from mkdt.data import preparation as data
 from mkdt.errors import UserError
 from mkdt.teacher import external_checkpoint as checkpoints

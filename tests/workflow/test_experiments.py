@@ -7,10 +7,11 @@ import archives
 import pandas as pd
 import pytest
 import yaml
-from configs import DEFAULT, EXPERIMENTS, ROOT, experiment_files, merged
+from configs import DEFAULT, EXPERIMENTS, ROOT, merged
 from conftest import Project
 
 from mkdt.artifacts import Artifact
+from mkdt.config.files import with_base
 
 pytestmark = pytest.mark.slow
 
@@ -53,7 +54,7 @@ JOBS = {
 
 def arguments(file: Path) -> tuple[str, ...]:
     """The files of an experiment, as they follow ``--configfile`` in a copy of the project."""
-    return tuple(str(part.relative_to(ROOT)) for part in experiment_files(file))
+    return tuple(str(part.relative_to(ROOT)) for part in with_base(file))
 
 
 @pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
@@ -89,7 +90,7 @@ def test_a_smoke_run_goes_from_the_archives_to_the_tables(file: Path, shared: Pr
     shared.configfiles = arguments(file)
     shared.run("--quiet", "--scheduler", "greedy", "--config", "scale=smoke", "tracking={enabled: false}")
     config = DEFAULT
-    for part in experiment_files(file):
+    for part in with_base(file):
         config = merged(config, yaml.safe_load(part.read_text()))
     results = shared.folder / "results" / f"{config['experiment']}_smoke"
     accuracy = pd.read_csv(results / "report" / "accuracy.csv")

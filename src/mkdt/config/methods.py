@@ -97,7 +97,7 @@ def _check_options(where: str, options: object, needed: set[str]) -> None:
         raise UserError(f"{where} distils, so its options need '{min(needed - options.keys())}', a whole number.")
 
 
-def _extensions() -> dict[str, Method]:
+def extension_methods() -> dict[str, Method]:
     """Return the methods that the files of ``mkdt.extensions`` declare.
 
     Raises:
@@ -126,4 +126,4 @@ def _extensions() -> dict[str, Method]:
     return checked
 
 
-METHODS |= _extensions()
+METHODS |= extension_methods()

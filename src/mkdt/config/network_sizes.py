@@ -128,6 +128,11 @@ def _built_size(spec: str, channels: int, size: int) -> Size:
     return Size(sum(weight.numel() for weight in built.parameters()), built.dimension, sum(kept), max(kept))
 
 
+def forget_built() -> None:
+    """Drop the sizes of networks that were built: their files may have changed."""
+    _built_size.cache_clear()
+
+
 def student_size(config: Config, student: str) -> Size:
     """Return the size of a student on the source's images: its backbone, and the linear head to the targets."""
     body = backbone_size(config["students"][student], *image_shape(config, config["source"]))

@@ -86,7 +86,7 @@ def coerce(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> An
                 number = convert(value)
             except ValueError:
                 continue
-            return int(number) if math.isfinite(number) and number == int(number) else number
+            return int(number) if isinstance(number, float) and number.is_integer() else number
     return value
 
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 import yaml
 from archives import jpeg
+from configs import settings_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mkdt.config import image_folder as folders
 from mkdt.config import loading as cfg
-from mkdt.config import sizes, slices
+from mkdt.config import sizes
 from mkdt.config.image_folder import find, scan
 from mkdt.data import preparation as data
 from mkdt.errors import UserError
@@ -33,7 +34,7 @@ def fill(folder: Path, tree: dict[str, int]) -> Path:
     return folder
 
 
-def sizes(path: Path, labelled: bool = True) -> tuple[dict[str, int], list[str]]:
+def counts_of(path: Path, labelled: bool = True) -> tuple[dict[str, int], list[str]]:
     """Numbers of images by split, and the classes."""
     tree = scan(str(path), labelled)
     return {split: len(names) for split, names in tree.names.items()}, tree.classes
@@ -60,12 +61,12 @@ def test_a_tree_gives_its_splits_and_classes(
     tmp_path: Path, tree: dict[str, int], counts: dict[str, int], classes: list[str]
 ) -> None:
     """Folders below a split are classes, whatever lies deeper belongs to them, empty ones are none."""
-    assert sizes(fill(tmp_path, tree)) == (counts, classes)
+    assert counts_of(fill(tmp_path, tree)) == (counts, classes)
 
 
 def test_folders_need_not_be_classes(tmp_path: Path) -> None:
     """Shards of an unlabelled set."""
-    assert sizes(fill(tmp_path, {"00": 2, "01": 3, "": 1}), labelled=False) == ({"train": 6}, [])
+    assert counts_of(fill(tmp_path, {"00": 2, "01": 3, "": 1}), labelled=False) == ({"train": 6}, [])
 
 
 def test_other_files_are_passed_over(tmp_path: Path) -> None:
@@ -74,7 +75,7 @@ def test_other_files_are_passed_over(tmp_path: Path) -> None:
     for name in ("Thumbs.db", "._0.jpg", "notes.txt", "a/README.md"):
         (tmp_path / name).write_text("")
     (tmp_path / "a" / "UPPER.JPG").write_bytes(jpeg(np.zeros(3, np.uint8)))
-    assert sizes(tmp_path) == ({"train": 3}, ["a"])
+    assert counts_of(tmp_path) == ({"train": 3}, ["a"])
 
 
 def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     (path / "a" / "self").symlink_to(path / "a" / "self")
     (path / "b.jpg").symlink_to(tmp_path / "nowhere")
     (path / "b.jpg").unlink()
-    counts, classes = sizes(path)
+    counts, classes = counts_of(path)
     assert classes == ["a", "b"]
     assert counts == {"train": 3}
 

@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from configs import DEFAULT, EXPERIMENTS, ROOT, experiment_files, merged
+from configs import DEFAULT, EXPERIMENTS, ROOT, merged, settings_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from mkdt.config import loading as cfg
 from mkdt.config import plan, registry, sizes, slices
+from mkdt.config.files import with_base
 from mkdt.config.schema import reference
 from mkdt.errors import UserError
 from mkdt.jobs.lineage import REGISTRY, place_of
@@ -43,7 +44,7 @@ def test_the_default_is_valid_and_strings_become_what_they_mean() -> None:
 def test_every_experiment_file_is_valid(path: Path) -> None:
     """A study that does not pass its own checks would waste its first user's time."""
     default = DEFAULT
-    for file in experiment_files(path)[:-1]:
+    for file in with_base(path)[:-1]:
         default = merged(default, yaml.safe_load(file.read_text()))
     study = yaml.safe_load(path.read_text())
     below = path.with_name(f"{path.stem.rsplit('_', 1)[0]}.yaml")  # fashion_rates.yaml is laid over fashion.yaml

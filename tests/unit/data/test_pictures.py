@@ -15,9 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mkdt.data import pixels
-from mkdt.data import preparation as data
 from mkdt.data import pictures as images
+from mkdt.data import preparation as data
 from mkdt.errors import UserError
 
 STREAM = np.random.default_rng(0)

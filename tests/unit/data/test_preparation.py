@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from mkdt.config.catalogue import DATASETS
 from mkdt.data import pixels
 from mkdt.data import preparation as data
 from mkdt.data.readers import downloads
-from mkdt.config.catalogue import DATASETS
 from mkdt.errors import UserError
 
 SPLITS = ("train", "validation", "test")

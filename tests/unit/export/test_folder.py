@@ -15,17 +15,17 @@ from safetensors.torch import load_file, save_file
 import mkdt
 from mkdt import artifacts
 from mkdt.artifacts import Artifact
-from mkdt.export.card import of_set
-from mkdt.cli.main import main
-from mkdt.errors import UserError
-from mkdt.export.folder import export
 from mkdt.cli.inspection import describe
-from mkdt.jobs.lineage import Family, place_of
+from mkdt.cli.main import main
 from mkdt.config.methods import SET_RULES, made_by
-from mkdt.networks.backbones import build_backbone
-from mkdt.evaluate.pretraining import pretrain_grid, snapshots
-from mkdt.export.standalone import standalone
 from mkdt.distill.synthetic_set import SyntheticSet
+from mkdt.errors import UserError
+from mkdt.evaluate.pretraining import pretrain_grid, snapshots
+from mkdt.export.card import of_set
+from mkdt.export.folder import export
+from mkdt.export.standalone import standalone
+from mkdt.jobs.lineage import Family, place_of
+from mkdt.networks.backbones import build_backbone
 
 TEACHER = {"architecture": "resnet", "blocks": [1], "width": 4}
 SET, STUDENT = "study/sets/mkdt/4img/0.safetensors", "study/pretrain/convnet/mkdt/4img/0/1.safetensors"

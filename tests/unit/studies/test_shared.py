@@ -14,6 +14,7 @@ import ssl_trajectories
 import torch
 import what_matters
 import yaml
+from configs import settings_of
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from mkdt.data.readers import arrays
-from mkdt.data import preparation as data
-from mkdt.data.readers import downloads
-from mkdt.data.readers import archives as sources
 from mkdt.config.catalogue import DATASETS, FILES, PICTURES, File, table
+from mkdt.data import preparation as data
+from mkdt.data.readers import archives as sources
+from mkdt.data.readers import arrays, downloads
 from mkdt.errors import UserError
 
 KINDS = sorted(FILES)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mkdt import seeding
-from mkdt.data.pixels import spread
+from mkdt.data.pixels import evenly_spaced_rows
 from mkdt.networks.backbones import build_backbone
 from mkdt.networks.divergence import Diverged, diverged
 from mkdt.networks.students import Projector
@@ -183,7 +183,7 @@ def _monitor(
 ) -> dict[str, float]:
     """How the representation stands: its spread, its redundancy and a k-NN accuracy on the validation split."""
     sample = 5000  # enough for stable figures, and a bound on their cost
-    rows = spread(torch.arange(len(images)), sample)  # sets that are published class by class keep all their classes
+    rows = evenly_spaced_rows(torch.arange(len(images)), sample)  # sets that are published class by class keep all their classes
     features = represent(backbone, images[rows], mean, std, device)
     correlation = torch.corrcoef(features.T).nan_to_num()
     off = correlation - torch.diag(correlation.diagonal())
@@ -196,7 +196,7 @@ def _monitor(
 
         labels, held_out, held_out_labels = validation
         knn = KNeighborsClassifier(MONITOR_NEIGHBOURS).fit(features.numpy(), labels[rows].numpy())
-        rows = spread(torch.arange(len(held_out)), sample)
+        rows = evenly_spaced_rows(torch.arange(len(held_out)), sample)
         guesses = represent(backbone, held_out[rows], mean, std, device).numpy()
         values["knn_accuracy"] = 100 * float(knn.score(guesses, held_out_labels[rows].numpy()))
     return values

@@ -277,7 +277,7 @@ def test_a_bad_checkpoint_is_one_sentence_and_runs_no_code(
     file = make(tmp_path)
     with pytest.raises(UserError) as caught:
         if file.suffix == ".npy":
-            foreign.read(file)
+            foreign.load_untrusted(file)
         checkpoints.load_checkpoint(file, OPTIONS, 1, 8)
     assert word in str(caught.value)
     assert "\n" not in str(caught.value)

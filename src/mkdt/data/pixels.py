@@ -1,4 +1,4 @@
-"""Turn uint8 pixels into normalised float batches and back; resize, and bring images to another shape."""
+"""Operations on batches of images: resize, normalise, convert the number of channels, apply a function in batches."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -6,63 +6,79 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-FLOATS = 1 << 24  # numbers that are floats at a time where whole splits are converted: 64 MB
+FLOATS = 1 << 24  # numbers converted to float at a time when a whole split is converted: 64 MB
+LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue (ITU-R 601)
 
 
-def spread(rows: Tensor, limit: int) -> Tensor:
-    """At most ``limit`` of the rows, evenly spaced: sets that are published class by class keep all their classes."""
+def evenly_spaced_rows(rows: Tensor, limit: int) -> Tensor:
+    """Return at most ``limit`` of the rows, evenly spaced.
+
+    A data set that is published class by class keeps all its classes.
+    """
     if len(rows) <= limit:
         return rows
     return rows[torch.linspace(0, len(rows) - 1, limit, dtype=torch.float64).round().long()]
 
 
+def in_chunks(images: Tensor, size: int = 0) -> Iterable[Tensor]:
+    """Split images [n,C,H,W] so that converting a chunk to float needs at most ``FLOATS`` numbers.
+
+    Args:
+        images: any number of images.
+        size: height and width that the chunks will be resized to; 0 if they keep theirs.
+    """
+    return images.split(max(1, FLOATS // (images.shape[1] * max(images.shape[2] * images.shape[3], size * size))))
+
+
 def resize(images: Tensor, size: int) -> Tensor:
-    """uint8 [n,C,H,W] to uint8 [n,C,size,size], bilinear with antialiasing, rounded; in chunks."""
+    """Resize uint8 [n,C,H,W] to uint8 [n,C,size,size]: bilinear with antialiasing, rounded, in chunks."""
     if images.shape[-2:] == (size, size):
         return images
     if not len(images):
         return images.new_zeros((0, images.shape[1], size, size))
-    return torch.cat([_resized(part, size) for part in in_chunks(images, size)])
-
-
-def _resized(images: Tensor, size: int) -> Tensor:
-    pixels = F.interpolate(images.float(), (size, size), mode="bilinear", antialias=True)
-    return pixels.round().clamp(0, 255).byte()
-
-
-def in_chunks(images: Tensor, size: int = 0) -> Iterable[Tensor]:
-    """Parts of at most ``FLOATS`` numbers, as they are or as squares of ``size``: what floats them needs that much memory."""
-    return images.split(max(1, FLOATS // (images.shape[1] * max(images.shape[2] * images.shape[3], size * size))))
+    resized = (
+        F.interpolate(chunk.float(), (size, size), mode="bilinear", antialias=True) for chunk in in_chunks(images, size)
+    )
+    return torch.cat([_to_bytes(chunk) for chunk in resized])
 
 
 def adapt(images: Tensor, channels: int, size: int) -> Tensor:
-    """Bring another data set's images to the source's shape: the one rule for every downstream set and method.
+    """Convert images uint8 [n,C,H,W] of a downstream data set to the shape of the source, [n,channels,size,size].
 
-    Grey is repeated to three channels, colour becomes luma (ITU-R 601), then ``resize``.
+    Grey is repeated to three channels; colour becomes luma (ITU-R 601); then ``resize``. All data sets and methods use
+    this conversion.
     """
     if images.shape[1] == 1 and channels == 3:
         images = images.expand(-1, 3, -1, -1)
     elif images.shape[1] == 3 and channels == 1:
-        weights = torch.tensor([0.299, 0.587, 0.114])[:, None, None]
-        images = torch.cat(
-            [(part.float() * weights).sum(1, keepdim=True).round().clamp(0, 255).byte() for part in in_chunks(images)]
-        )
+        weights = torch.tensor(LUMA)[:, None, None]
+        images = torch.cat([_to_bytes((chunk.float() * weights).sum(1, keepdim=True)) for chunk in in_chunks(images)])
     return resize(images, size)
 
 
+def _to_bytes(pixels: Tensor) -> Tensor:
+    return pixels.round().clamp(0, 255).byte()
+
+
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 [n,C,H,W] to float32, zero mean and unit deviation a channel with the source's statistics."""
+    """Convert uint8 [n,C,H,W] to float32: pixels in [0, 1] minus ``mean``, divided by ``std``, both float32 [C]."""
     return (images.float() / 255 - mean[:, None, None]) / std[:, None, None]
 
 
-class Normalised:
-    """Images that stay uint8 (and on disk, if they are memory-mapped): what is taken of them is float32, normalised.
+def denormalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Invert ``normalise``: float [n,C,H,W] to uint8, rounded and clamped to [0, 255]."""
+    return _to_bytes((images * std[:, None, None] + mean[:, None, None]) * 255)
 
-    A set that is larger than memory can so be trained on; the values are those of ``normalise`` of all.
+
+class Normalised:
+    """Images stored as uint8 and normalised on access.
+
+    A data set larger than memory can be used for training, since the uint8 images may be memory-mapped. The values
+    equal those of ``normalise`` applied to all images.
     """
 
     def __init__(self, images: Tensor, mean: Tensor, std: Tensor) -> None:
-        """Keep ``images`` uint8 [n,C,H,W], with the float32 [C] that normalise them."""
+        """Store ``images`` uint8 [n,C,H,W] with the statistics float32 [C] that ``normalise`` uses."""
         self._images, self._mean, self._std = images, mean, std
 
     @property
@@ -72,7 +88,7 @@ class Normalised:
 
     @property
     def device(self) -> torch.device:
-        """Where the pixels are, and what is taken of them."""
+        """Device of the stored images and of the images returned."""
         return self._images.device
 
     def __len__(self) -> int:
@@ -82,32 +98,36 @@ class Normalised:
         return normalise(self._images[rows], self._mean, self._std)
 
     def split(self, size: int) -> Iterator[Tensor]:
-        """All images, float32 [size,C,H,W] at a time."""
+        """Yield all images, float32 [size,C,H,W] at a time; the last batch may be smaller."""
         return (normalise(batch, self._mean, self._std) for batch in self._images.split(size))
 
     def to(self, device: torch.device) -> "Normalised":
-        """The same on ``device``."""
+        """Copy to ``device``."""
         return Normalised(self._images.to(device), self._mean.to(device), self._std.to(device))
 
 
 Images = Tensor | Normalised
 
 
-def denormalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """The inverse of ``normalise``, rounded to uint8 and clamped to what a pixel can be."""
-    pixels = (images * std[:, None, None] + mean[:, None, None]) * 255
-    return pixels.round().clamp(0, 255).byte()
-
-
 def in_batches(function: Callable[[Tensor], Tensor], images: Iterable[Tensor]) -> Tensor:
-    """Apply ``function`` to each batch without a graph and join the results on the CPU."""
+    """Apply ``function`` to each batch without gradients and concatenate the results on the CPU."""
     with torch.inference_mode():
         joined = torch.cat([function(batch).cpu() for batch in images])
-    return joined.clone()  # outside: a copy that training graphs may save
+    return joined.clone()  # outside of inference mode, so that autograd may save the tensor
 
 
 def image_grid(pictures: Tensor, columns: int = 10, most: int = 100, pixels: int = 48) -> Tensor:
-    """Pictures uint8 [n,C,H,W] side by side, enlarged by whole factors to about ``pixels``: uint8 [3,H',W']."""
+    """Arrange images side by side.
+
+    Args:
+        pictures: uint8 [n,C,H,W].
+        columns: images in a row.
+        most: number of images to show; the others are left out.
+        pixels: each image is enlarged by a whole factor to about this width.
+
+    Returns:
+        uint8 [3,H',W'].
+    """
     from torchvision.utils import make_grid
 
     pictures = pictures[:most].cpu()

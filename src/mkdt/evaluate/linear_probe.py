@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mkdt import seeding
-from mkdt.data.pixels import Images, in_batches, spread
+from mkdt.data.pixels import Images, evenly_spaced_rows, in_batches
 from mkdt.errors import UserError
 from mkdt.evaluate.fine_tuning import finetune
 
@@ -118,7 +118,7 @@ class Features:
         """Encode the training images that are needed: ``rows`` (drawn labels) and those that give the statistics."""
         self._backbone, self._data, self._device = backbone.to(device).eval(), data, device
         total = len(data.train[1])
-        sample = spread(torch.arange(total), STATISTICS_IMAGES)
+        sample = evenly_spaced_rows(torch.arange(total), STATISTICS_IMAGES)
         needed = torch.cat([rows, sample]).unique() if standardise else rows.unique()
         features = self._encode(data.train[0][part] for part in needed.split(ENCODE_BATCH))
         if standardise:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mkdt import seeding
-from mkdt.data.pixels import resize, spread
+from mkdt.data.pixels import evenly_spaced_rows, resize
 from mkdt.evaluate.linear_probe import Downstream, Features, draw_labels, score
 
 PIXELS = 16  # pixels are resized to at most so many a side: finer ones cost time and tell a linear classifier no more
@@ -44,7 +44,7 @@ def probe_targets(
         kept, rest = rows[len(rows) // 2 :], rows[: len(rows) // 2][:HELD_OUT]
         held_out = targets[rest], images[rest], labels[rest]
         targets, images, labels = targets[kept], images[kept], labels[kept]
-    taken = spread(torch.arange(len(held_out[2])), HELD_OUT)
+    taken = evenly_spaced_rows(torch.arange(len(held_out[2])), HELD_OUT)
     held_out_targets, held_out_images, truth = (part[taken] for part in held_out)
     fractions, draws = settings["label_fractions"], settings["label_draws"]
     found: dict[str, list[dict[str, Any]]] = {}

@@ -7,19 +7,19 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import numpy as np
 import pytest
+import requests
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from mkdt.config.catalogue import DATASETS
 from mkdt.data import pixels
 from mkdt.data import preparation as data
 from mkdt.data.readers import downloads
-from mkdt.config.catalogue import DATASETS
 from mkdt.errors import UserError
 
 SPLITS = ("train", "validation", "test")
@@ -65,11 +65,11 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every attempt to open an address fails and is recorded; no test waits."""
     tried: list[str] = []
 
-    def refuse(request: Any, *args: Any, **kwargs: Any) -> None:
-        tried.append(str(getattr(request, "full_url", request)))
-        raise URLError("no network in tests")
+    def refuse(url: str, **options: Any) -> None:
+        tried.append(url)
+        raise requests.ConnectionError("no network in tests")
 
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    monkeypatch.setattr(requests, "get", refuse)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     return tried
 

@@ -201,7 +201,7 @@ def test_a_teacher_on_two_processes_is_stopped_and_goes_on_to_the_same_bytes(pro
         time.sleep(0.01)
     rank_0 = worker(project, "teacher")
     assert rank_0 is not None
-    others = [pid for pid in children(rank_0) if "mkdt.teacher.distributed" in command(pid)]
+    others = [pid for pid in children(rank_0) if "spawn_main" in command(pid)]
     assert len(others) == 1
     for pid in (*others, rank_0):
         os.kill(pid, signal.SIGTERM)

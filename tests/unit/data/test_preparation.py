@@ -7,10 +7,10 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import numpy as np
 import pytest
+import requests
 import torch
 from torch import Tensor
 
@@ -63,11 +63,11 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Let every download fail, record its address, and remove the waiting time."""
     tried: list[str] = []
 
-    def refuse(request: Any, *args: Any, **kwargs: Any) -> None:
-        tried.append(str(getattr(request, "full_url", request)))
-        raise URLError("no network in tests")
+    def refuse(url: str, **options: Any) -> None:
+        tried.append(url)
+        raise requests.ConnectionError("no network in tests")
 
-    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    monkeypatch.setattr(requests, "get", refuse)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     return tried
 

@@ -9,7 +9,7 @@ from mkdt.data.pixels import Normalised
 from mkdt.distill.subsets import STEP_SIZE
 from mkdt.distill.synthetic_set import load_synthetic
 from mkdt.errors import UserError
-from mkdt.evaluate.pretraining import grid, pretrain_grid
+from mkdt.evaluate.pretraining import grid_points, pretrain_grid
 from mkdt.jobs import stage as job
 from mkdt.seeding import derive
 
@@ -38,7 +38,7 @@ with job.stage(snakemake) as stage:
         images = Normalised(data.tensor("train_images"), mean, std)
     images, targets = images.to(stage.device), targets.to(stage.device)
     state = stage.resume(shared=Path(stage.output.metrics).parent.relative_to("results"))
-    rates, steps = grid(stage.settings, method, len(images), step_size)
+    rates, steps = grid_points(stage.settings, method, len(images), step_size)
     seeds = [int(path.rsplit("/", 1)[1].split(".")[0]) for path in stage.output.students]
     stage.expect(len(seeds) * len(rates) * len(steps), "point")
     for seed, path in zip(seeds, stage.output.students, strict=True):

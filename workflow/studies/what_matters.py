@@ -31,8 +31,10 @@ from mkdt.distill.krr_st import distill_krr
 from mkdt.distill.mkdt import distill
 from mkdt.distill.subsets import STEP_SIZE, Source
 from mkdt.distill.synthetic_set import SyntheticSet
-from mkdt.evaluate.linear_probe import Downstream, Features, draw_labels, score
-from mkdt.evaluate.pretraining import grid, pretrain_grid
+from mkdt.evaluate.features import Features
+from mkdt.evaluate.labels import Downstream, all_draws
+from mkdt.evaluate.linear_probe import score
+from mkdt.evaluate.pretraining import grid_points, pretrain_grid
 from mkdt.jobs.estimates import merge
 from mkdt.networks.divergence import Diverged
 from mkdt.networks.flat import load_state
@@ -144,7 +146,7 @@ class Level:
     def students(self, method: str, images: Tensor, targets: Tensor) -> Iterator[tuple[int, float, int, nn.Module]]:
         """(seed, rate, steps, frozen network) of every student that was pre-trained on a set."""
         settings = cfg.settings(self.config, "pretrain", student=self.config["student"], method=method)
-        rates, steps = grid(settings, method, len(images), STEP_SIZE)
+        rates, steps = grid_points(settings, method, len(images), STEP_SIZE)
         shape = images.shape[1], images.shape[2], targets.shape[1]
         for seed in self.config["pretrain"]["seeds"]:
             made = pretrain_grid(
@@ -164,8 +166,7 @@ class Level:
             pixels = [self.targets, self.teacher.tensor("held_out")]
         train, held_out = ((pixels[k], self.data[f"{split}_labels"]) for k, split in enumerate(("train", "validation")))
         labelled = Downstream(self.source, train, held_out, held_out)  # the test images stay closed
-        fractions, draws = settings["label_fractions"], settings["label_draws"]
-        drawn = [draw_labels(train[1], f, self.seed, self.source, d) for f in fractions for d in range(draws)]
+        drawn = all_draws(labelled, settings["label_fractions"], settings["label_draws"], self.seed)
         rows = []
         for set_seed in self.config["distill_seeds"] if METHODS[method].seeded else [0]:
             if method == "teacher":
@@ -177,10 +178,12 @@ class Level:
                 made = self.synthetic(method, init, set_seed) if distilled else self.subset(method, set_seed)
                 students = self.students(method, made.images, made.targets)
             for seed, rate, steps, backbone in students:
-                features = Features(backbone, labelled, CPU, torch.cat(drawn), settings["standardise"])
-                found = score(features, labelled, "validation", fractions, draws, settings["l2"], self.seed)
+                features = Features(backbone, labelled, CPU, torch.cat(list(drawn.values())), settings["standardise"])
+                scored = score(features, labelled, "validation", drawn, settings["l2"])
                 who = {"method": method, "distill_seed": set_seed, "seed": seed, "rate": rate, "steps": steps}
-                rows += [who | {key: row[key] for key in ("label_fraction", "label_draw", "accuracy")} for row in found]
+                rows += [
+                    who | {key: row[key] for key in ("label_fraction", "label_draw", "accuracy")} for row in scored
+                ]
         return rows
 
 

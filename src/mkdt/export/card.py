@@ -12,6 +12,7 @@ from mkdt.config.catalogue import DATASETS
 from mkdt.jobs.lineage import Family, Place, recipe
 from mkdt.config.methods import SET_RULES
 from mkdt.report.statistics import interval, paired
+from mkdt.report.tables import with_interval
 from mkdt.config.schema import flat
 from mkdt.distill.synthetic_set import SyntheticSet
 
@@ -232,17 +233,12 @@ steps of pre-training were chosen on validation images.
         rate = (this if len(this) else part)["rate"].iloc[0]
         difference = "-"
         if len(random) and names["method"] != "random":
-            difference = _with_interval(*interval(paired(part, random), "difference"), sign="+")
+            difference = with_interval(*interval(paired(part, random), "difference"), sign="+")
         text += (
             f"| {student} | {downstream} | {evaluation} | {fraction:g} % | {rate:g}, {part['steps'].iloc[0]} | "
-            f"{this['accuracy'].mean():.1f} | {_with_interval(*interval(part, 'accuracy'))} | {difference} |\n"
+            f"{this['accuracy'].mean():.1f} | {with_interval(*interval(part, 'accuracy'))} | {difference} |\n"
         )
     return text
-
-
-def _with_interval(mean: float, low: float, high: float, sign: str = "") -> str:
-    spread = "" if math.isnan(low) else f" [{low:{sign}.1f}, {high:{sign}.1f}]"
-    return f"{mean:{sign}.1f}{spread}"
 
 
 def _provenance(file: Artifact, place: Place | None) -> str:

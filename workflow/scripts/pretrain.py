@@ -1,4 +1,4 @@
-"""Stage pretrain: fresh students, one a seed, pre-trained on one training set over the grid of rates and steps."""
+"""Rule pretrain: fresh students, one a seed, pre-trained on one training set over the grid of rates and steps."""
 
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from mkdt.data.pixels import Normalised
 from mkdt.distill.subsets import STEP_SIZE
 from mkdt.distill.synthetic_set import load_synthetic
 from mkdt.errors import UserError
-from mkdt.evaluate.pretraining import grid, pretrain_grid
+from mkdt.evaluate.pretraining import grid_points, pretrain_grid
 from mkdt.jobs import stage as job
 from mkdt.seeding import derive
 
@@ -39,7 +39,7 @@ with job.stage(snakemake, "pretrain") as stage:
         images = Normalised(data.tensor("train_images"), mean, std)
     images, targets = images.to(stage.device), targets.to(stage.device)
     state = stage.resume(shared=Path(stage.output.metrics).parent.relative_to(RESULTS))
-    rates, steps = grid(stage.settings, method, len(images), step_size)
+    rates, steps = grid_points(stage.settings, method, len(images), step_size)
     seeds = [int(path.rsplit("/", 1)[1].split(".")[0]) for path in stage.output.students]
     stage.expect(len(seeds) * len(rates) * len(steps), "point")
     for seed, path in zip(seeds, stage.output.students, strict=True):

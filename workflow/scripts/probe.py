@@ -6,8 +6,9 @@ import torch
 
 from mkdt.artifacts import write_table
 from mkdt.data.pixels import Normalised, adapt
-from mkdt.evaluate.linear_probe import Downstream, probe
+from mkdt.evaluate.labels import Downstream
 from mkdt.evaluate.pretraining import snapshots
+from mkdt.evaluate.selection import probe
 from mkdt.jobs import stage as job
 from mkdt.teacher.encoding import load_teacher
 

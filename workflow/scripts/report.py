@@ -1,4 +1,4 @@
-"""Stage report: all scores into tables, figures and one page."""
+"""Rule report: all scores into tables, figures and one page."""
 
 import os
 from pathlib import Path
@@ -28,7 +28,7 @@ with job.stage(snakemake, "report") as stage:
         method, budget, seed = Path(path).with_suffix("").parts[-3:]
         if (method, budget) not in shown:
             sets = load_synthetic(path, METHODS[method].stage), load_synthetic(initial, "subset")
-            shown[method, budget] = page.Shown(method, budget, seed, *sets, Path(picture).read_bytes())
+            shown[method, budget] = page.ShownSet(method, budget, seed, *sets, Path(picture).read_bytes())
     if shown:
         first = {one.method: one for one in reversed(shown.values())}
         rows = [

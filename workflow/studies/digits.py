@@ -1,4 +1,4 @@
-"""Study 1: the tables and the figure of its page, and README's table of budgets, from the scores that the workflow has made so far."""
+"""Study 1: make the tables and the figure of its page, and README's table of budgets, from the scores that exist so far."""
 
 from pathlib import Path
 
@@ -23,12 +23,12 @@ PAIRS = [
 
 
 def plot(accuracy: pd.DataFrame, methods: list[str], shares: dict[str, float]) -> Figure:
-    """Accuracy of the linear probe against the budget, a line a method; what has no budget goes across.
+    """Plot the accuracy of the linear probe against the budget, a line a method; one without a budget is horizontal.
 
     Args:
-        accuracy: as from ``report.accuracies``, of one label fraction.
+        accuracy: as from ``tables.accuracies``, of one label fraction.
         methods: which, in order.
-        shares: of the images, by budget label.
+        shares: share of the images of each budget label.
     """
     points = report.by_fraction(accuracy[accuracy["evaluation"] == "linear"])
     points["share"] = points["budget"].map(shares).where(points["method"].map(has_budget), 0.0)
@@ -41,11 +41,13 @@ def plot(accuracy: pd.DataFrame, methods: list[str], shares: dict[str, float]) -
 
 
 def as_text(summary: pd.DataFrame, shares: dict[str, float]) -> str:
-    """Mean accuracies of the linear probe, a row a method, a column a budget; bold where the interval of the gain over random is above zero.
+    """Format mean accuracies of the linear probe, a row a method, a column a budget.
+
+    Bold: the interval of the difference to random is above zero.
 
     Args:
-        summary: as from ``report.summarise``, of one label fraction.
-        shares: of the images, by budget label.
+        summary: as from ``tables.summarise``, of one label fraction.
+        shares: share of the images of each budget label.
     """
 
     def cell(row: studies.Row) -> str:
@@ -57,7 +59,7 @@ def as_text(summary: pd.DataFrame, shares: dict[str, float]) -> str:
 
 
 def main() -> None:
-    """Gather the scores, write what the page shows."""
+    """Write the tables and the figure."""
     config = read([CONFIG])
     made = studies.save(PAGE, config)
     shares = {budget_label(budget): budget for budget in config["budgets"]}

@@ -1,4 +1,4 @@
-"""Rule pretrain: fresh students, one a seed, pre-trained on one training set over the grid of rates and steps."""
+"""Stage pretrain: fresh students, one a seed, pre-trained on one training set over the grid of rates and steps."""
 
 from functools import partial
 from pathlib import Path

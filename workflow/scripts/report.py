@@ -1,4 +1,4 @@
-"""Rule report: all scores into tables, figures and one page."""
+"""Stage report: all scores into tables, figures and one page."""
 
 import os
 from pathlib import Path

@@ -7,8 +7,8 @@ import shared as studies
 from matplotlib.figure import Figure
 
 from mkdt.artifacts import write_text
+from mkdt.config.loading import read
 from mkdt.config.methods import METHODS
-from mkdt.jobs.estimates import read
 from mkdt.report import figures
 from mkdt.report import tables as report
 

@@ -7,10 +7,10 @@ import shared as studies
 from matplotlib.figure import Figure
 
 from mkdt.artifacts import write_text
+from mkdt.config.loading import read
 from mkdt.config.methods import METHODS
 from mkdt.config.plan import has_budget
 from mkdt.config.sizes import budget_label
-from mkdt.jobs.estimates import read
 from mkdt.report import figures
 from mkdt.report import tables as report
 
@@ -67,7 +67,7 @@ def main() -> None:
     equal = studies.at_equal_steps(made["runs_by_steps"], PAIRS, list(shares), [80, 320])
     report.save_table(PAGE / "equal_steps.csv", equal)
     write_text(PAGE / "equal_steps.md", studies.differences_as_text(equal[equal["steps"] == 320], "budget"))
-    sets = [name for name in config["methods"] if name in METHODS and METHODS[name].rule and name != "random"]
+    sets = [name for name in config["methods"] if name in METHODS and METHODS[name].stage and name != "random"]
     report.save_table(PAGE / "holm.csv", studies.corrected(made["accuracy"], made["against_best_subset"], sets))
     figures.save_figure(PAGE / "budgets.png", plot(made["accuracy"], config["methods"], shares))
 

@@ -7,9 +7,9 @@ import pandas as pd
 import shared as studies
 
 from mkdt.artifacts import write_text
+from mkdt.config.loading import read
 from mkdt.config.sizes import budget_label
-from mkdt.config.stages import RESULTS
-from mkdt.jobs.estimates import read
+from mkdt.config.stages import STAGES
 from mkdt.report import figures
 from mkdt.report import tables as report
 
@@ -81,7 +81,7 @@ def main() -> None:
     report.save_table(PAGE / "equal_steps.csv", pd.concat(equal))
     write_text(PAGE / "equal_steps.md", "\n".join(studies.differences_as_text(part, "steps") for part in equal))
     figures.save_figure(PAGE / "curve.png", figures.plot_curve(points, config["methods"]))
-    shutil.copyfile(RESULTS / config["experiment"] / "report/sets.png", PAGE / "sets.png")
+    shutil.copyfile(STAGES["report"].path(config, "sets_png"), PAGE / "sets.png")
 
     config = read([CONFIG, RATES])
     scores = studies.read_scores(config)

@@ -7,7 +7,7 @@ import pandas as pd
 import shared as studies
 
 from mkdt.artifacts import write_text
-from mkdt.jobs.estimates import read
+from mkdt.config.loading import read
 from mkdt.report import tables as report
 
 FAIR = Path("config/studies/protocols.yaml")

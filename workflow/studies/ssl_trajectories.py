@@ -20,15 +20,17 @@ from variance import nested_shares, noise_share
 
 from mkdt import seeding
 from mkdt.artifacts import Artifact
-from mkdt.config import loading as cfg
-from mkdt.config import sizes, slices, stages
+from mkdt.config import sizes
+from mkdt.config.loading import read
+from mkdt.config.plan import jobs
+from mkdt.config.sections import Config
+from mkdt.config.stages import STAGES, files
 from mkdt.data.pixels import normalise
 from mkdt.distill.experts import record_trajectory
 from mkdt.distill.mkdt import mkdt_set
 from mkdt.distill.mtt_ssl import draw_views, mtt_ssl_set
 from mkdt.distill.source import Source as MethodSource
 from mkdt.distill.synthetic_set import SyntheticSet, load_synthetic
-from mkdt.jobs import estimates as resources
 from mkdt.networks.backbones import build_backbone
 from mkdt.networks.students import Projector
 from mkdt.report.figures import save_figure
@@ -61,26 +63,29 @@ NAMES = {
 class Source:
     """The artifacts of the workflow, and five objectives on one student's backbone with equal initial weights."""
 
-    def __init__(self, config: cfg.Config) -> None:
+    def __init__(self, config: Config) -> None:
         self.config, self.seed = config, config["seed"]
-        data = Artifact(stages.RESULTS / config["source"] / "data.safetensors")
-        folder = stages.RESULTS / config["source"] / config["teacher"]["name"]
+        data = Artifact(STAGES["data"].path(config, "data", {"dataset": config["source"]}))
         self.mean, self.std = data.tensor("mean"), data.tensor("std")
         self.images = normalise(data.tensor("train_images"), self.mean, self.std)
         self.labels = data.tensor("train_labels")
-        self.targets = Artifact(folder / "targets.safetensors").tensor("targets")
+        self.targets = Artifact(STAGES["targets"].path(config, "targets")).tensor("targets")
         self.channels, self.size = self.images.shape[1:3]
         self.views = build_views(config["teacher"]["augment"], self.channels, self.size)
         self.options = {
             "barlow_twins": {"off_diagonal": config["teacher"]["off_diagonal"]},
             "simclr": {"temperature": config["teacher"]["temperature"]},
         }
-        numbers = range(config["experts"]["count"])
-        experts = folder / config["student"] / "experts"
-        self.experts = [Artifact(experts / f"{k:03d}.safetensors") for k in numbers]
-        self.ssl_experts = [
-            Artifact(stages.RESULTS / config["experiment"] / "ssl_experts" / f"{k:03d}.safetensors") for k in numbers
-        ]
+        self.experts, self.ssl_experts = (
+            [
+                Artifact(path)
+                for job in jobs(config)
+                if job.stage == stage
+                for path in files(config, job)
+                if path.endswith(".safetensors")
+            ]
+            for stage in ("experts", "method_experts")
+        )
 
     def model(self, objective: str) -> nn.Sequential:
         """Build the student with the objective's head; the backbone's weights are the same for all objectives."""
@@ -147,12 +152,12 @@ class Source:
     def hypergradients(self, method: str, initial: SyntheticSet, experts: int, start_epochs: int) -> Tensor:
         """Compute first gradients of the synthetic images, float [DRAWS,m*C*H*W], over draws of expert, epoch and views."""
         rate = 1e3  # pixels are about 0.1 to 1, the gradient 1e-2: with this rate the difference loses no digits
-        ways: dict[str, tuple[str, Callable[..., tuple[SyntheticSet, Any]], list[Artifact]]] = {
-            "mkdt": ("distill", mkdt_set, self.experts),
-            "mtt_ssl": ("mtt", mtt_ssl_set, self.ssl_experts),
+        ways: dict[str, tuple[Callable[..., tuple[SyntheticSet, Any]], list[Artifact]]] = {
+            "mkdt": (mkdt_set, self.experts),
+            "mtt_ssl": (mtt_ssl_set, self.ssl_experts),
         }
-        stage, run, files = ways[method]
-        settings = slices.settings(self.config, stage) | {
+        run, experts_of = ways[method]
+        settings = STAGES["distill"].slice(self.config, {"method": method}) | {
             "iterations": 1,
             "start_epochs": start_epochs,
             "image_optimizer": "sgd",
@@ -162,7 +167,7 @@ class Source:
         for draw in range(DRAWS):
             final, _ = run(
                 initial,
-                MethodSource(experts=files[:experts]),
+                MethodSource(experts=experts_of[:experts]),
                 settings["student"],
                 settings,
                 seed=self.seed,
@@ -202,7 +207,8 @@ def measure(source: Source) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
                 )
     budget, rows = sizes.budget_label(source.config["budgets"][0]), []
     for seed in source.config["distill_seeds"]:
-        path = stages.RESULTS / source.config["experiment"] / "sets" / "random" / budget / f"{seed}.safetensors"
+        names = {"method": "random", "budget": budget, "distill_seed": str(seed)}
+        path = STAGES["subset"].path(source.config, "set", names)
         initial = load_synthetic(path)
         for method in ("mkdt", "mtt_ssl"):
             for drawn, experts, epochs in [("views", 1, 1), ("experts and views", 10, 1), ("all", 10, 3)]:
@@ -218,7 +224,8 @@ def matching(source: Source) -> pd.DataFrame:
     budget = sizes.budget_label(source.config["budgets"][0])
     for method in ("mkdt", "mtt_ssl"):
         for seed in source.config["distill_seeds"]:
-            path = stages.RESULTS / source.config["experiment"] / "sets" / method / budget / f"{seed}.jsonl"
+            names = {"method": method, "budget": budget, "distill_seed": str(seed)}
+            path = STAGES["distill"].path(source.config, "metrics", names)
             tables.append(pd.read_json(path, lines=True).assign(method=method, distill_seed=seed))
     columns = ["method", "distill_seed", "step", "expert", "start_epoch", "loss", "step_size", "image_gradient"]
     return pd.concat(tables)[columns]
@@ -269,7 +276,7 @@ def plot_matching(table: pd.DataFrame) -> Figure:
 def main() -> None:
     """Measure, and write the tables and figures."""
     torch.set_num_threads(1)
-    source = Source(resources.read([CONFIG]))
+    source = Source(read([CONFIG]))
     PAGE.mkdir(parents=True, exist_ok=True)
     weights, gradients, hypergradients = measure(source)
     curves = matching(source)
@@ -278,7 +285,7 @@ def main() -> None:
     save_table(PAGE / "matching.csv", curves)
     save_figure(PAGE / "variance.png", plot(weights, gradients))
     save_figure(PAGE / "matching.png", plot_matching(curves))
-    report = stages.RESULTS / source.config["experiment"] / "report"
+    report = Path(STAGES["report"].path(source.config, "summary_md")).parent
     for name in ("accuracy.csv", "summary.csv", "summary.md", "curve.csv", "curve.png", "sets.png"):
         shutil.copyfile(report / name, PAGE / name)
 

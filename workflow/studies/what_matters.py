@@ -21,9 +21,13 @@ from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-import mkdt.config.loading as cfg
 from mkdt.artifacts import Artifact, digest, save, write_text
+from mkdt.config.loading import load, merge
 from mkdt.config.methods import METHODS
+from mkdt.config.results import RESULTS
+from mkdt.config.sections import Config
+from mkdt.config.sizes import budget_label
+from mkdt.config.stages import STAGES
 from mkdt.data.pixels import normalise
 from mkdt.data.preparation import prepare
 from mkdt.distill.experts import train_expert
@@ -36,7 +40,6 @@ from mkdt.evaluate.features import Features
 from mkdt.evaluate.labels import Downstream, all_draws
 from mkdt.evaluate.linear_probe import score
 from mkdt.evaluate.pretraining import grid_points, pretrain_grid
-from mkdt.jobs.estimates import merge
 from mkdt.networks.divergence import Diverged
 from mkdt.networks.flat import load_state
 from mkdt.networks.students import build_student
@@ -48,7 +51,7 @@ from mkdt.teacher.encoding import represent
 from mkdt.teacher.training import train_teacher
 
 STUDY = Path("config/studies/what_matters.yaml")
-CACHE = cfg.RESULTS / "what_matters"
+CACHE = RESULTS / "what_matters"
 RUNS = Path("docs/studies/what_matters/runs")
 CPU = torch.device("cpu")
 WIDEST = 8.0  # percentage points to each side in the figure, so that one failed set does not hide the others
@@ -69,9 +72,9 @@ def kept(stage: str, settings: Settings, make: Callable[[], dict[str, Tensor]]) 
 class Level:
     """One setting of all factors, and the results of the stages for it."""
 
-    def __init__(self, config: cfg.Config) -> None:
+    def __init__(self, config: Config) -> None:
         self.config, self.seed, self.source = config, config["seed"], config["source"]
-        self.chosen = cfg.settings(config, "data", dataset=self.source)
+        self.chosen = STAGES["data"].slice(config, {"dataset": self.source})
         self.data, _ = prepare(root=config["data"]["root"], **self.chosen)
         self.statistics = self.data["mean"], self.data["std"]
         self.images = normalise(self.data["train_images"], *self.statistics)
@@ -79,7 +82,7 @@ class Level:
     @cached_property
     def backbone(self) -> nn.Module:
         """The teacher network; it is trained again where only its representations were saved."""
-        settings = cfg.settings(self.config, "teacher")
+        settings = STAGES["teacher"].slice(self.config, {})
         return train_teacher(self.data["train_images"], *self.statistics, settings, seed=self.seed, device=CPU)
 
     @cached_property
@@ -91,7 +94,7 @@ class Level:
             targets, held_out = (represent(self.backbone, part, *self.statistics, CPU) for part in parts)
             return {"targets": targets, "held_out": held_out}
 
-        return kept("teacher", {"data": self.chosen} | cfg.settings(self.config, "teacher"), make)
+        return kept("teacher", {"data": self.chosen} | STAGES["teacher"].slice(self.config, {}), make)
 
     @cached_property
     def targets(self) -> Tensor:
@@ -101,7 +104,7 @@ class Level:
     @cached_property
     def experts(self) -> list[Artifact]:
         """All experts."""
-        settings = cfg.settings(self.config, "experts")
+        settings = STAGES["experts"].slice(self.config, {})
 
         def make(expert: int) -> dict[str, Tensor]:
             return train_expert(self.images, self.targets, settings["student"], settings, seed=self.seed, expert=expert)
@@ -115,38 +118,41 @@ class Level:
         losses = [file.tensor("losses") for file in self.experts] if method == "high_loss" else []
         teacher = self.backbone if METHODS[method].teacher else None
         source = Source(self.data["train_images"], *self.statistics, self.targets, losses, teacher)
-        budget = cfg.budget_label(self.config["budgets"][0])
+        budget = budget_label(self.config["budgets"][0])
         select = getattr(import_module(f"mkdt.{METHODS[method].module}"), f"{method}_subset")
-        rows = select(source, cfg.settings(self.config, "subset", method=method, budget=budget), self.seed, seed)
+        rows = select(
+            source, STAGES["subset"].slice(self.config, {"method": method, "budget": budget}), self.seed, seed
+        )
         return SyntheticSet(self.images[rows], self.targets[rows], torch.tensor(STEP_SIZE), *self.statistics, rows)
 
     def synthetic(self, method: str, init: str, seed: int) -> SyntheticSet:
         """Distil a set from a subset by ``mkdt`` or ``krr_st``."""
-        stage = str(METHODS[method].rule)
-        settings = cfg.settings(self.config, stage)
+        section, budget = METHODS[method].section, budget_label(self.config["budgets"][0])
+        settings = STAGES["distill"].slice(self.config, {"method": method, "budget": budget})
         whole = settings | {"init": init, "distill_seed": seed, "budget": self.config["budgets"][0]}
-        if stage == "distill":
+        if section == "distill":
             whole |= {"experts": [file.identity for file in self.experts]}
-        elif stage == "krr":
+        elif section == "krr_st":
             whole |= {"teacher": self.teacher.identity}
         else:
             raise ValueError(f"this study does not distil by {method}")
 
         def make() -> dict[str, Tensor]:
-            start, how = self.subset(init, seed), {"seed": self.seed, "distill_seed": seed, "device": CPU}
-            if stage == "distill":
-                made, _ = mkdt_set(start, Source(experts=self.experts), settings["student"], settings, **how)
+            start = self.subset(init, seed)
+            if section == "distill":
+                distil, source = mkdt_set, Source(experts=self.experts)
             else:
-                source = Source(self.data["train_images"], *self.statistics, self.targets)
-                made, _ = krr_st_set(start, source, settings["student"], settings, **how)
+                distil, source = krr_st_set, Source(self.data["train_images"], *self.statistics, self.targets)
+            student = settings["student"]
+            made, _ = distil(start, source, student, settings, seed=self.seed, distill_seed=seed, device=CPU)
             return made.tensors()
 
-        file = kept("sets" if stage == "distill" else stage, whole, make)
+        file = kept("sets" if section == "distill" else section, whole, make)
         return SyntheticSet(**{name: file.tensor(name) for name in SyntheticSet.NAMES}, provenance=file.header)
 
     def students(self, method: str, images: Tensor, targets: Tensor) -> Iterator[tuple[int, float, int, nn.Module]]:
         """Pre-train students on a set; yield (seed, rate, steps, frozen backbone) of each that did not diverge."""
-        settings = cfg.settings(self.config, "pretrain", student=self.config["student"], method=method)
+        settings = STAGES["pretrain"].slice(self.config, {"student": self.config["student"], "method": method})
         rates, steps = grid_points(settings, method, len(images), STEP_SIZE)
         shape = images.shape[1], images.shape[2], targets.shape[1]
         for seed in self.config["pretrain"]["seeds"]:
@@ -161,7 +167,7 @@ class Level:
 
     def rows(self, method: str, init: str) -> list[Settings]:
         """Measure validation accuracies of a method, one row a set, student, point of the grid and label draw."""
-        settings = cfg.settings(self.config, "probe")
+        settings = STAGES["probe"].slice(self.config, {})
         pixels = [normalise(self.data[f"{split}_images"], *self.statistics) for split in ("train", "validation")]
         if method == "teacher":  # its representations are the features
             pixels = [self.targets, self.teacher.tensor("held_out")]
@@ -201,7 +207,7 @@ def measure(study: Settings) -> None:
         if path.is_file():
             continue
         config = reduce(merge, [default, study["base"], study["defaults"], entry.get("config", {})])
-        level, rows = Level(cfg.load(config)), []
+        level, rows = Level(load(config)), []
         # The probe is small; more threads of BLAS, waiting for busy cores, made it many times slower.
         with threadpool_limits(1):
             for method in entry.get("methods", ["mkdt"]):

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mkdt.data.pixels import in_batches, spread
+from mkdt.data.pixels import evenly_spaced_rows, in_batches
 from mkdt.evaluate.labels import Downstream
 
 ENCODE_BATCH = 1024
@@ -35,7 +35,7 @@ class Features:
             FloatingPointError: features are not finite.
         """
         self._backbone, self._data, self._device = backbone.to(device).eval(), data, device
-        sample = spread(torch.arange(len(data.train[1])), STATISTICS_IMAGES)
+        sample = evenly_spaced_rows(torch.arange(len(data.train[1])), STATISTICS_IMAGES)
         needed = torch.cat([rows, sample]).unique() if standardise else rows.unique()
         features = self._encode(data.train[0][part] for part in needed.split(ENCODE_BATCH))
         if standardise:

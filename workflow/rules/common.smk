@@ -85,7 +85,7 @@ def resources_of(stage, gpus=1, processes=1):
         "mem_mb": lambda wildcards, attempt: attempt * processes * needs.memory_mb(need(wildcards), gpus),
         # Free space without which a job does not start. No limit, unless `--resources disk_mb=` sets one.
         "disk_mb": lambda wildcards: needs.disk_mb(need(wildcards)),
-        "runtime": lambda wildcards, attempt: int(attempt * 60 * STAGES[stage].hours),
+        "runtime": lambda wildcards, attempt: int(60 * min(needs.LONGEST, attempt * STAGES[stage].hours)),
     }
 
 

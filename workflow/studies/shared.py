@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from mkdt.artifacts import write_text
-from mkdt.config.sections import Config
 from mkdt.config.plan import method_name
 from mkdt.config.results import RESULTS
+from mkdt.config.sections import Config
 from mkdt.config.sizes import budget_label
 from mkdt.errors import UserError
 from mkdt.report import statistics

@@ -31,6 +31,7 @@ CHUNK = 1e9  # bytes of image files while they are decoded: measured 0.6 GB for 
 ENCODE_BATCH = 1024  # of mkdt.teacher.encoding and mkdt.evaluate
 STATISTICS_IMAGES = 5000  # of the linear probe
 HISTORY = 16  # images of which distillation keeps how they form (mkdt.distill.synthetic_set)
+LONGEST = 24  # hours: many partitions refuse more, and a job that takes longer continues in its next attempt
 TARGETS_PIXELS = 256  # of mkdt.evaluate.targets_probe: images are made smaller for the probe on pixels
 
 

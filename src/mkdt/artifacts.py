@@ -1,4 +1,4 @@
-"""Safe files: tensors with a provenance header, JSON lines and pictures, each whole or not at all."""
+"""Write files atomically (tensors with a provenance header, JSON lines, tables, pictures) and read checked tensors."""
 
 import csv
 import hashlib
@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from mkdt.errors import UserError
 
-# safetensors writes several metadata keys in random order; one key keeps equal runs equal in every byte.
+# safetensors writes several metadata keys in random order; with one key, equal runs give equal bytes.
 HEADER_KEY = "mkdt"
 FORMAT = 1
 
@@ -24,17 +24,17 @@ Header = dict[str, Any]
 
 
 def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal text."""
+    """Return JSON with sorted keys and no spaces: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def digest(value: Any) -> str:
-    """SHA-256 (hex) of the canonical JSON of ``value``."""
+    """Return the SHA-256 (hex) of the canonical JSON of ``value``."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
 def tensor_digest(tensor: torch.Tensor) -> str:
-    """SHA-256 (hex) of a tensor's dtype, shape and bytes in row-major order."""
+    """Return the SHA-256 (hex) of a tensor's dtype, shape and bytes in row-major order."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     sha = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
     sha.update(flat.view(torch.uint8).numpy().data)
@@ -42,7 +42,7 @@ def tensor_digest(tensor: torch.Tensor) -> str:
 
 
 def state_digest(state: Any) -> str:
-    """SHA-256 (hex) of nested dicts and lists of tensors and plain values, as a resume state is."""
+    """Return the SHA-256 (hex) of a resume state: nested dicts and lists of tensors and plain values."""
     if isinstance(state, torch.Tensor):
         return tensor_digest(state)
     sha = hashlib.sha256(type(state).__name__.encode() if isinstance(state, list | tuple) else b"")
@@ -58,10 +58,10 @@ def state_digest(state: Any) -> str:
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then fsync and rename it into place.
+    """Let ``write`` fill a temporary file beside ``path``, then fsync it and rename it to ``path``.
 
     Raises:
-        UserError: the disk is full or the folder cannot be written; nothing is left under ``path``.
+        UserError: the disk is full or the folder cannot be written; ``path`` is as before.
     """
     path = Path(path)
     temporary = None
@@ -75,7 +75,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; a results folder is often shared
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files, but a results folder is often shared
         temporary.replace(path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -95,12 +95,12 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_jsonl(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write one JSON object a line, atomically."""
+    """Write one JSON object per line, atomically."""
     write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows with equal keys as CSV with plain numbers, atomically."""
+    """Write rows with equal keys as CSV with unrounded numbers, atomically."""
     text = io.StringIO()
     table = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
     table.writeheader()
@@ -109,7 +109,7 @@ def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_picture(path: str | Path, picture: torch.Tensor) -> None:
-    """Write a PNG from ``picture``, uint8 [C,H,W] with C = 1 or 3, atomically."""
+    """Write ``picture``, uint8 [C,H,W] with C = 1 or 3, as PNG, atomically."""
     from PIL import Image
 
     pixels = picture.permute(1, 2, 0).cpu().numpy()
@@ -128,17 +128,17 @@ def save(
     rows: Iterable[str] = (),
     notes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write ``tensors`` as safetensors with a header that says what made them.
+    """Write ``tensors`` atomically as safetensors with a provenance header.
 
     Args:
-        path: file to make, whole or not at all.
-        tensors: named tensors; floating ones must be finite.
+        path: the file.
+        tensors: named tensors; floating-point tensors must be finite.
         stage: the rule that makes the file.
-        parameters: the settings that the stage was given (JSON).
+        parameters: the settings of the stage (JSON).
         code: digest of the stage's code.
         inputs: identity of every artifact that the stage read, by role.
-        rows: names of tensors whose digest is kept for each row, so that a single row can be checked.
-        notes: what a reader should know besides (JSON); no entry where it is empty.
+        rows: names of tensors with one digest per row, so that a single row can be checked.
+        notes: further information for readers (JSON); an empty one is not written.
 
     Raises:
         UserError: a tensor is not finite, or the file cannot be written.
@@ -166,12 +166,15 @@ def save(
 
 
 def by_rule(stage: str | None) -> str:
-    """Which rule makes a file, to end a sentence with; rules of several jobs of a stage have its name and their numbers."""
+    """Return `` with the rule 'STAGE'``, to end a message with; empty if the stage is unknown."""
     return f" with the rule '{stage}'" if stage else ""
 
 
 def _open(path: Path) -> Any:
-    """Open a tensor file. safetensors opens it twice, by name: again, until no other file took the name meanwhile."""
+    """Open a tensor file.
+
+    safetensors opens it twice by its path, so open it again if another file was renamed to this path meanwhile.
+    """
     while True:
         before = os.stat(path)
         file = safe_open(path, "pt")
@@ -179,46 +182,52 @@ def _open(path: Path) -> Any:
             return file
 
 
-def _expect_form(header: Header, shapes: Mapping[str, Sequence[int]]) -> None:
-    """A header has the entries that ``save`` writes, whoever wrote it: its digest only says that nobody altered it since.
+def _check_header(header: Header, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Check that a header has the entries that ``save`` writes.
+
+    A matching digest of the header does not show this, because another program may have written the file.
+
+    Args:
+        header: the header.
+        shapes: shape of each tensor in the file.
 
     Raises:
-        ValueError: an entry is missing, of another type, or does not fit the tensors' shapes.
+        ValueError: an entry is missing, has another type, or does not fit the shapes of the tensors.
     """
-    forms: dict[str, type | tuple[type, ...]] = {"stage": str, "code": str, "inputs": dict, "digests": dict}
-    wrong = [key for key, form in forms.items() if not isinstance(header.get(key), form)]
-    if not isinstance(header.get("notes", {}), dict) or not isinstance(
-        header.get("notes", {}).get("skipped", []), list
-    ):
+    types = {"stage": str, "code": str, "inputs": dict, "digests": dict}
+    wrong = [key for key, expected in types.items() if not isinstance(header.get(key), expected)]
+    notes = header.get("notes", {})
+    if not isinstance(notes, dict) or not isinstance(notes.get("skipped", []), list):
         wrong.append("notes")
     if header["format"] != FORMAT or "parameters" not in header or wrong:
         raise ValueError(f"its header has no proper {', '.join(wrong) or 'format'}")
     for name in {*shapes, *header["digests"]}:
-        kept, shape = header["digests"].get(name), shapes.get(name)
-        by_row = isinstance(kept, list) and shape and len(kept) == shape[0]
-        if shape is None or not (isinstance(kept, str) or by_row):
+        stored, shape = header["digests"].get(name), shapes.get(name)
+        by_row = isinstance(stored, list) and shape and len(stored) == shape[0]
+        if shape is None or not (isinstance(stored, str) or by_row):
             raise ValueError(f"its digests do not fit the tensor '{name}'")
 
 
 class Artifact:
-    """A tensor file of this project, memory-mapped and checked as it is read.
+    """A tensor file of this project, memory-mapped; each tensor is checked when it is read.
 
     Attributes:
         path: the file.
-        header: its provenance (stage, parameters, code, inputs, digests).
-        identity: digest of the header, which itself holds the digests of all tensors.
+        header: provenance (stage, parameters, code, inputs, digests).
+        names: names of the tensors, sorted.
+        identity: digest of the header, which contains the digests of all tensors.
     """
 
     def __init__(self, path: str | Path, stage: str | None = None) -> None:
-        """Open ``path``; with ``stage``, refuse a file that another stage made.
+        """Open ``path``; if ``stage`` is given, refuse a file of another stage.
 
         Raises:
-            UserError: the file is missing, truncated, not this project's, or of another stage.
+            UserError: the file is missing, truncated, not of this project, or of another stage.
         """
         self.path = Path(path)
         self._checked: set[tuple[str, int]] = set()
-        # Of a path that a user gave nobody knows whether it is a rule's.
-        again = f"delete it, and snakemake makes it again{by_rule(stage)}" if stage else "expected what a rule wrote"
+        # Without a stage, the path is from the user and may be any file.
+        advice = f"delete it, and snakemake makes it again{by_rule(stage)}" if stage else "expected what a rule wrote"
         if not self.path.is_file():
             raise UserError(f"{path} does not exist{f': snakemake makes it{by_rule(stage)}' if stage else ''}.")
         try:
@@ -227,25 +236,25 @@ class Artifact:
             self.names = sorted(self._file.keys())
             if self.header.pop("check") != digest(self.header):
                 raise ValueError("the header does not match its digest")
-            _expect_form(self.header, {name: self._file.get_slice(name).get_shape() for name in self.names})
+            _check_header(self.header, {name: self._file.get_slice(name).get_shape() for name in self.names})
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             reason = str(error).split("\n")[0][:200]
-            raise UserError(f"{path} is damaged or not a file of this project ({reason}): {again}.") from error
+            raise UserError(f"{path} is damaged or not a file of this project ({reason}): {advice}.") from error
         made_by = self.header["stage"]
         if stage is not None and made_by != stage:
-            raise UserError(f"{path} was made by the rule '{made_by}', not by '{stage}': {again}.")
+            raise UserError(f"{path} was made by the rule '{made_by}', not by '{stage}': {advice}.")
         self.identity = digest(self.header)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor, without reading it."""
+        """Return the shape of a tensor without reading it."""
         self._expect(name)
         return tuple(self._file.get_slice(name).get_shape())
 
     def tensor(self, name: str) -> torch.Tensor:
-        """A whole tensor, its digest and finiteness checked at the first reading.
+        """Read a whole tensor; check its digest and that it is finite at the first reading.
 
         Raises:
-            UserError: there is no such tensor, or its bytes are not those that were written.
+            UserError: there is no such tensor, its bytes changed, or it is not finite.
         """
         self._expect(name)
         tensor = self._file.get_tensor(name)
@@ -257,7 +266,11 @@ class Artifact:
         return tensor
 
     def row(self, name: str, index: int) -> torch.Tensor:
-        """One row of a tensor that was saved with row digests; only its bytes are read."""
+        """Read one row of a tensor that was saved with row digests; only the bytes of this row are read.
+
+        Raises:
+            UserError: as ``tensor``.
+        """
         self._expect(name)
         row: torch.Tensor = self._file.get_slice(name)[index]
         self._check(name, index, row)
@@ -268,10 +281,11 @@ class Artifact:
             raise UserError(f"{self.path} has no tensor '{name}' (it has {', '.join(self.names)}).")
 
     def _check(self, name: str, row: int, tensor: torch.Tensor) -> None:
+        """Check digest and finiteness of a row, or of the whole tensor if ``row`` is -1."""
         if (name, row) in self._checked:
             return
-        wanted = self.header["digests"][name]
-        if tensor_digest(tensor) != (wanted if row < 0 else wanted[row]):
+        stored = self.header["digests"][name]
+        if tensor_digest(tensor) != (stored if row < 0 else stored[row]):
             raise UserError(
                 f"{self.path}: the content of '{name}' does not match its digest, the file was altered: "
                 f"delete it, and snakemake makes it again{by_rule(self.header['stage'])}."

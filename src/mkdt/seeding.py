@@ -1,7 +1,7 @@
 """Named random streams: every random number is a function of (seed, purpose, identities).
 
-No stream is ever shared or advanced by two users, so nothing has to be saved to resume, and an expert, a
-label draw or a student initialisation is the same whichever method, batch or job asks for it.
+No two uses share a stream, so a resumed job needs no saved generator, and an expert, a draw of labels or the initial
+weights of a student do not depend on the method, batch or job that uses them.
 """
 
 import hashlib
@@ -13,19 +13,19 @@ import torch
 
 
 def derive(seed: int, purpose: str, *identities: int | str) -> int:
-    """A 63-bit seed that depends on all of its arguments and on nothing else."""
+    """Return a 63-bit seed that depends only on the arguments."""
     text = json.dumps([seed, purpose, *identities])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def generator(seed: int, purpose: str, *identities: int | str) -> torch.Generator:
-    """A CPU generator for the named stream (CPU also for GPU jobs: the same numbers on every device)."""
+    """Return a CPU generator for the named stream; GPU jobs use it too and so draw the same numbers."""
     return torch.Generator().manual_seed(derive(seed, purpose, *identities))
 
 
 @contextmanager
 def global_stream(seed: int, purpose: str, *identities: int | str) -> Iterator[None]:
-    """Point torch's global generators at the named stream, for code that takes none, and restore them after."""
+    """Seed torch's global generators from the named stream, for code that takes no generator; restore them afterwards."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derive(seed, purpose, *identities))
@@ -33,5 +33,5 @@ def global_stream(seed: int, purpose: str, *identities: int | str) -> Iterator[N
 
 
 def batches(size: int, batch: int, stream: torch.Generator) -> Iterator[torch.Tensor]:
-    """One epoch: a random order of ``range(size)`` cut into int64 index tensors of at most ``batch``."""
+    """Yield one epoch: a random order of ``range(size)`` in index tensors int64 of at most ``batch`` elements."""
     yield from torch.randperm(size, generator=stream).split(batch)

@@ -1,4 +1,4 @@
-"""Safe files: whole or not at all, equal bytes for equal content, and nothing damaged is ever read."""
+"""Atomic files, equal bytes for equal content, and damaged files that are refused."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.uin
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """A small file with row digests on one tensor."""
+    """Write a small file with row digests of one tensor."""
     path = tmp_path / "x.safetensors"
     tensors = {"trajectory": torch.arange(12.0).view(3, 4), "losses": torch.tensor([1.0, 2.0])}
     artifacts.save(path, tensors, stage="expert", parameters={"lr": 0.1}, rows=["trajectory"])
@@ -34,25 +34,25 @@ def file(tmp_path: Path) -> Path:
 
 
 def content_start(path: Path) -> int:
-    """Where the tensors' bytes begin (safetensors: 8 bytes of length, then the JSON header)."""
+    """Return the position of the first tensor (safetensors: 8 bytes of length, then the JSON header)."""
     return 8 + int(struct.unpack("<Q", path.read_bytes()[:8])[0])
 
 
 def overwrite(path: Path, position: int, data: bytes) -> None:
-    """Change bytes in place."""
+    """Change bytes of a file in place."""
     raw = bytearray(path.read_bytes())
     raw[position : position + len(data)] = data
     path.write_bytes(raw)
 
 
 def read_everything(path: Path) -> dict[str, Tensor]:
-    """Open and check all that a file holds."""
+    """Read all tensors of a file."""
     file = Artifact(path, "expert")
     return {name: file.tensor(name) for name in file.names}
 
 
 def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    """Half a file under its final name would be taken for a result."""
+    """A partly written file could be mistaken for a result."""
 
     def half(temporary: Path) -> None:
         temporary.write_text("half")
@@ -64,7 +64,7 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_writer_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
-    """The last good state must survive a full disk, and the message must name the file."""
+    """The old file stays if the disk is full, and the message names it."""
     path = tmp_path / "a.txt"
     artifacts.write_text(path, "old")
 
@@ -79,14 +79,14 @@ def test_a_writer_that_fails_keeps_the_old_file(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_made_is_a_user_error(tmp_path: Path) -> None:
-    """A wrong output folder is the user's mistake: one sentence, no traceback."""
+    """The message names the file."""
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"b\.txt could not be written"):
         artifacts.write_text(tmp_path / "file" / "b.txt", "x")
 
 
-def test_written_files_are_readable_by_the_group_as_the_umask_says(tmp_path: Path) -> None:
-    """Temporary files are private; a shared results folder must not be."""
+def test_written_files_have_the_permissions_of_the_umask(tmp_path: Path) -> None:
+    """Temporary files are private, but a results folder may be shared."""
     old = os.umask(0o027)
     try:
         artifacts.write_text(tmp_path / "a.txt", "x")
@@ -96,7 +96,7 @@ def test_written_files_are_readable_by_the_group_as_the_umask_says(tmp_path: Pat
 
 
 def test_json_lines_can_be_read_back(tmp_path: Path) -> None:
-    """Metrics are one object a line."""
+    """There is one object per line."""
     rows = [{"step": 1, "loss": 0.25, "name": "é"}, {"step": 2, "loss": 1e-9, "name": ""}]
     artifacts.write_jsonl(tmp_path / "a.jsonl", rows)
     assert [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()] == rows
@@ -108,10 +108,10 @@ def test_json_lines_can_be_read_back(tmp_path: Path) -> None:
     seed=st.integers(0, 100),
     rows=st.booleans(),
 )
-def test_tensors_and_header_survive_and_equal_calls_give_equal_bytes(
+def test_tensors_and_header_can_be_read_back_and_equal_calls_give_equal_bytes(
     shapes: list[list[int]], dtype: torch.dtype, seed: int, rows: bool
 ) -> None:
-    """Any shape and dtype; bytes that differ between equal runs would rerun everything downstream."""
+    """All shapes and dtypes; if equal runs gave other bytes, all later rules would run again."""
     stream = torch.Generator().manual_seed(seed)
     tensors = {f"t{k}": (torch.rand(shape, generator=stream) * 9).to(dtype) for k, shape in enumerate(shapes)}
     by_row = [name for name, tensor in tensors.items() if tensor.ndim] if rows else []
@@ -142,8 +142,8 @@ def test_tensors_and_header_survive_and_equal_calls_give_equal_bytes(
                 assert all(torch.equal(file.row(name, k), tensor[k]) for k in range(len(tensor)))
 
 
-def test_identity_follows_content_and_provenance(tmp_path: Path) -> None:
-    """Two files that differ in a value, a setting or an input must not pass for each other."""
+def test_the_identity_depends_on_content_and_provenance(tmp_path: Path) -> None:
+    """Files that differ in a value, setting or input have different identities."""
     ways = [
         ({"a": torch.zeros(2)}, {}),
         ({"a": torch.ones(2)}, {}),
@@ -161,8 +161,8 @@ def test_identity_follows_content_and_provenance(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [0x01, 0xFF])
-def test_any_flipped_byte_is_noticed(file: Path, change: int) -> None:
-    """Whatever byte a disk gets wrong, in the values or the header, the reader names the file."""
+def test_any_changed_byte_is_noticed(file: Path, change: int) -> None:
+    """The message names the file, whichever byte of the tensors or the header changed."""
     good = file.read_bytes()
     assert set(read_everything(file)) == {"trajectory", "losses"}
     for position in range(len(good)):
@@ -173,7 +173,7 @@ def test_any_flipped_byte_is_noticed(file: Path, change: int) -> None:
 
 
 def test_a_changed_dtype_is_noticed(file: Path) -> None:
-    """The same bytes read as integers are other numbers."""
+    """The digest includes the dtype."""
     raw = file.read_bytes()
     overwrite(file, raw.index(b'"F32"'), b'"I32"')
     with pytest.raises(UserError, match=r"x\.safetensors"):
@@ -182,14 +182,14 @@ def test_a_changed_dtype_is_noticed(file: Path) -> None:
 
 @pytest.mark.parametrize("kept", [0, 4, 40, -1, -9])
 def test_a_truncated_file_is_refused(file: Path, kept: int) -> None:
-    """A copy that broke off must not be half read."""
+    """An interrupted copy is not read in part."""
     file.write_bytes(file.read_bytes()[:kept])
     with pytest.raises(UserError, match=r"x\.safetensors is damaged.*rule 'expert'"):
         Artifact(file, "expert")
 
 
 def test_wrong_missing_and_foreign_files_are_refused(file: Path, tmp_path: Path) -> None:
-    """Each message names the file and the rule that makes it."""
+    """The messages name the file and the rule that makes it."""
     with pytest.raises(UserError, match=r"x\.safetensors was made by the rule 'expert', not by 'targets'"):
         Artifact(file, "targets")
     with pytest.raises(UserError, match=r"none\.safetensors does not exist.*rule 'targets'"):
@@ -202,8 +202,8 @@ def test_wrong_missing_and_foreign_files_are_refused(file: Path, tmp_path: Path)
         Artifact(tmp_path / "text.safetensors")
 
 
-def test_a_missing_tensor_is_named_with_those_that_are_there(file: Path) -> None:
-    """A KeyError from inside the library would help nobody."""
+def test_a_missing_tensor_is_named_with_the_existing_ones(file: Path) -> None:
+    """The message names the file, the missing tensor and the existing tensors."""
     artifact = Artifact(file)
     for ask in (artifact.tensor, artifact.shape, lambda name: artifact.row(name, 0)):
         with pytest.raises(UserError, match=r"x\.safetensors has no tensor 'weights' .*losses, trajectory"):
@@ -214,7 +214,7 @@ def test_a_missing_tensor_is_named_with_those_that_are_there(file: Path) -> None
 def test_values_that_are_not_finite_are_neither_written_nor_read(
     tmp_path: Path, bad: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One NaN in an expert would silently spoil everything after it."""
+    """A NaN in an expert would spread to all later results."""
     path = tmp_path / "x.safetensors"
     tensors = {"a": torch.tensor([[1.0, 2.0], [1.0, bad]])}
     with pytest.raises(UserError, match=r"x\.safetensors: a has values that are not finite"):
@@ -231,7 +231,7 @@ def test_values_that_are_not_finite_are_neither_written_nor_read(
 
 
 def test_reading_a_row_checks_that_row_only(file: Path) -> None:
-    """Distillation reads two rows of a large file an iteration: damage elsewhere must not stop it."""
+    """Distillation reads two rows per iteration; damage in other rows is not noticed."""
     artifact = Artifact(file, "expert")
     where = file.read_bytes().index(struct.pack("<4f", 4, 5, 6, 7), content_start(file))
     overwrite(file, where, struct.pack("<f", -4.0))
@@ -245,7 +245,7 @@ def test_reading_a_row_checks_that_row_only(file: Path) -> None:
 
 
 def test_swapped_rows_are_noticed(file: Path) -> None:
-    """A row digest must also say which row it is: epochs in the wrong order are another trajectory."""
+    """The digests of the rows have an order: epochs in another order are another trajectory."""
     start = file.read_bytes().index(struct.pack("<4f", 0, 1, 2, 3), content_start(file))
     raw = file.read_bytes()
     overwrite(file, start, raw[start + 16 : start + 32] + raw[start : start + 16])
@@ -257,22 +257,22 @@ def test_swapped_rows_are_noticed(file: Path) -> None:
 
 
 def test_canonical_json_ignores_order_and_refuses_nan() -> None:
-    """Digests of settings must not depend on how a dictionary was built."""
+    """The digest of settings does not depend on the order of their keys."""
     assert artifacts.digest({"a": 1, "b": [1, 2]}) == artifacts.digest({"b": [1, 2], "a": 1})
     assert artifacts.digest({"a": 1}) != artifacts.digest({"a": 2})
     with pytest.raises(ValueError, match="JSON compliant"):
         artifacts.canonical({"a": float("nan")})
 
 
-def test_tensor_digest_follows_values_not_layout() -> None:
-    """A transposed view and its copy hold the same values and must have the same digest."""
+def test_tensor_digest_depends_on_values_not_on_layout() -> None:
+    """A transposed view and its copy have the same digest."""
     tensor = torch.arange(6.0).view(2, 3)
     assert artifacts.tensor_digest(tensor.T) == artifacts.tensor_digest(tensor.T.clone())
     assert artifacts.tensor_digest(tensor.T) != artifacts.tensor_digest(tensor)
 
 
-def test_tables_hold_plain_numbers(tmp_path: Path) -> None:
-    """Numbers that were formatted for the eye cannot be averaged again."""
+def test_tables_have_unrounded_numbers(tmp_path: Path) -> None:
+    """Numbers can be read back exactly."""
     rows = [{"a": "x, y", "b": 0.1 + 0.2, "c": 3}, {"a": "z", "b": 1e-12, "c": -1}]
     artifacts.write_table(tmp_path / "t.csv", rows)
     with (tmp_path / "t.csv").open(newline="") as file:
@@ -282,8 +282,8 @@ def test_tables_hold_plain_numbers(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_picture_comes_back_pixel_by_pixel(tmp_path: Path, channels: int) -> None:
-    """Grey and colour, rows and columns in their order."""
+def test_a_picture_can_be_read_back_exactly(tmp_path: Path, channels: int) -> None:
+    """Grey and colour pictures keep the order of rows and columns."""
     picture = torch.randint(0, 256, (channels, 5, 7), dtype=torch.uint8)
     artifacts.write_picture(tmp_path / "new/p.png", picture)
     with Image.open(tmp_path / "new/p.png") as image:
@@ -291,8 +291,8 @@ def test_a_picture_comes_back_pixel_by_pixel(tmp_path: Path, channels: int) -> N
     assert torch.equal(pixels.permute(2, 0, 1), picture)
 
 
-def test_notes_are_in_the_header_and_change_nothing_where_there_are_none(tmp_path: Path) -> None:
-    """A reader learns what was left out; files without notes keep their bytes."""
+def test_notes_are_in_the_header_and_empty_notes_change_nothing(tmp_path: Path) -> None:
+    """Files without notes keep their bytes."""
     tensors = {"a": torch.arange(3)}
     for name, notes in (("none", None), ("empty", {}), ("some", {"skipped": ["größe.jpg"]})):
         artifacts.save(tmp_path / name, tensors, stage="data", notes=notes)

@@ -1,4 +1,4 @@
-"""Stage probe: score one method's students on validation, choose, and open the test split once."""
+"""Stage probe: score one method's students on validation, choose a point of the grid, then score it on test once."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ with job.stage(snakemake, "probe") as stage:
     source = stage.open("source", stage.input.source, "data")
     channels, size = source.shape("train_images")[1:3]
     mean, std = source.tensor("mean"), source.tensor("std")
-    if stage.wildcards.method == "teacher":  # one network, the ceiling: every student imitates it
+    if stage.wildcards.method == "teacher":  # one network for all students
         file = stage.open("teacher", stage.input.students, "teacher")
         teacher, mean, std = load_teacher(file, channels, size, mean, std)
         rates, steps, students = {(0, 0): [0.0]}, [0], {(0, 0): lambda rate, step: teacher}
@@ -32,7 +32,7 @@ with job.stage(snakemake, "probe") as stage:
     sets = {}
     for path in stage.input.data:
         data, name = stage.open(path, path, "data"), Path(path).parent.name
-        read = {
+        needed = {
             "train": True,
             "validation": name == stage.settings["selection"],
             "test": name in stage.settings["downstream"],
@@ -44,7 +44,7 @@ with job.stage(snakemake, "probe") as stage:
             )
             if wanted
             else UNREAD
-            for split, wanted in read.items()
+            for split, wanted in needed.items()
         ]
         sets[name] = Downstream(name, *splits)
     stage.expect(len(next(iter(rates.values()))) * len(steps), "point")

@@ -1,4 +1,4 @@
-"""Stage report: all scores into tables, figures and one page."""
+"""Stage report: make tables, figures and one page from all scores."""
 
 import os
 from pathlib import Path
@@ -23,7 +23,7 @@ with job.stage(snakemake, "report") as stage:
     report.save_table(output.curve_csv, points)
     write_text(output.summary_md, report.as_text(summary, settings["protocol"]))
     figures.save_figure(output.curve_png, figures.plot_curve(points, settings["methods"]))
-    shown = {}  # the first set of each method and budget stands for the others
+    shown = {}  # the first set of each method and budget
     for initial, path, picture in zip(stage.input.initial, stage.input.sets, stage.input.evolution, strict=True):
         method, budget, seed = Path(path).with_suffix("").parts[-3:]
         if (method, budget) not in shown:

@@ -1,4 +1,4 @@
-"""Stage targets_probe: the probe on the targets beside one on the pixels, said in the log and warned of."""
+"""Stage targets_probe: compare a linear probe on the targets with one on the pixels; log it, and warn of poor targets."""
 
 import logging
 import sys

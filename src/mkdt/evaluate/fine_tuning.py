@@ -82,19 +82,9 @@ def score_finetuned(
     seed: int,
     device: torch.device,
 ) -> list[dict[str, Any]]:
-    """Score fine-tuning at one learning rate; the rows are those of ``linear_probe.score``.
+    """Score fine-tuning at one learning rate; the arguments are those of ``finetune``, the rows of ``linear_probe.score``.
 
     Non-finite predictions count as errors.
-
-    Args:
-        backbone: [n,C,H,W] to [n,D]; it is not changed.
-        data: the labelled data set.
-        split: ``validation`` or ``test``.
-        drawn: the training rows whose labels are known.
-        rate: peak learning rate.
-        settings: as for ``finetune``.
-        seed: decides, with the data set and the label draw, the order of images.
-        device: where to train.
     """
     images, truth = data.split(split)
     classes = int(data.train[1].max()) + 1

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -165,114 +166,92 @@ def pretrain_grid(
     grid = _Grid(images, targets, student, settings, rates, steps, seed)
     first = 0
     if state is not None:
-        grid.restore(state)
         first = state["done"]["rate"]
+        grid.snapshots, grid.losses, grid.valid = (state[name].clone() for name in ("snapshots", "losses", "valid"))
     for r in range(first, len(rates)):
         grid.train(r, state if r == first else None, report, checkpoint)
-    return grid.tensors()
+    return {
+        "snapshots": grid.snapshots,
+        "losses": grid.losses,
+        "valid": grid.valid,
+        "shape": torch.tensor(grid.shape),
+        "rates": torch.tensor(rates, dtype=torch.float64),
+        "steps": torch.tensor(steps, dtype=torch.int64),
+    }
 
 
+@dataclass
 class _Grid:
-    """Pre-training of one student at several learning rates, and the snapshots so far."""
+    """Pre-training of one student at several learning rates; ``snapshots``, ``losses`` and ``valid`` so far."""
 
-    def __init__(
-        self,
-        images: Images,
-        targets: Tensor,
-        student: Spec,
-        settings: Mapping[str, Any],
-        rates: Sequence[float],
-        steps: Sequence[int],
-        seed: int,
-    ) -> None:
-        self._images, self._targets, self._student, self._settings = images, targets, student, settings
-        self._rates, self._steps, self._seed = rates, steps, seed
-        self._shape = images.shape[1], images.shape[2], targets.shape[1]
+    images: Images
+    targets: Tensor
+    student: Spec
+    settings: Mapping[str, Any]
+    rates: Sequence[float]
+    steps: Sequence[int]
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.shape = self.images.shape[1], self.images.shape[2], self.targets.shape[1]
         model = self._fresh()
-        if steps[-1]:
-            _check_last_batch(model, student, len(images), settings["batch"])
-        self._snapshots = torch.zeros(len(rates), len(steps), len(flatten_state(model)))
-        self._losses = torch.zeros(len(rates), len(steps))
-        self._valid = torch.zeros(len(rates), len(steps), dtype=torch.bool)
+        self._check_last_batch(model)
+        self.snapshots = torch.zeros(len(self.rates), len(self.steps), len(flatten_state(model)))
+        self.losses = torch.zeros(len(self.rates), len(self.steps))
+        self.valid = torch.zeros(len(self.rates), len(self.steps), dtype=torch.bool)
 
     def _fresh(self) -> Student:
-        """Return the student with its initial weights."""
-        return build_student(self._student, *self._shape, self._seed, "student weights").to(self._images.device)
+        return build_student(self.student, *self.shape, self.seed, "student weights").to(self.images.device)
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Take over the snapshots of an interrupted run."""
-        self._snapshots, self._losses, self._valid = (state[name].clone() for name in ("snapshots", "losses", "valid"))
+    def _check_last_batch(self, model: nn.Module) -> None:
+        """Refuse a last batch of one image for batch norm; the config check cannot see the size of a set from a file."""
+        count, batch = len(self.images), self.settings["batch"]
+        norms = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+        if self.steps[-1] and count % batch == 1 and norms:
+            raise UserError(
+                f"pretrain.batch {batch} leaves a last batch of one image of a set of {count}, which is too few for the "
+                f"batch norm of a {self.student['architecture']}: change pretrain.batch."
+            )
 
     def train(self, r: int, state: Mapping[str, Any] | None, report: Report, checkpoint: Checkpoint) -> None:
-        """Pre-train at the learning rate ``r``, from ``state`` where it was interrupted; stop where it diverges."""
-        model, settings = self._fresh(), self._settings
+        """Pre-train at the learning rate ``r``, from ``state`` if that is given; stop if it diverges."""
+        model, settings = self._fresh(), self.settings
         momentum, weight_decay = settings["momentum"], settings["weight_decay"]
         optimizer = torch.optim.SGD(
-            model.parameters(), self._rates[r], momentum=momentum, weight_decay=weight_decay, fused=True
+            model.parameters(), self.rates[r], momentum=momentum, weight_decay=weight_decay, fused=True
         )
-        first, start_loss = 0, 0.0
+        first, last, start_loss = 0, self.steps[-1], 0.0
         if state is not None:
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
             first, start_loss = state["done"]["step"], state["done"]["start_loss"]
-        elif self._steps[0] == 0:
-            self._keep_untrained(r, model)
-        last, batch = self._steps[-1], settings["batch"]
-        for step, loss in _steps(
-            model, optimizer, self._images, self._targets, first=first, last=last, batch=batch, seed=self._seed
-        ):
+        elif self.steps[0] == 0:
+            untrained = copy.deepcopy(model)
+            _settle(untrained, self.images, self.seed)
+            self.snapshots[r, 0], self.valid[r, 0] = flatten_state(untrained).cpu(), True
+        order = {"first": first, "last": last, "batch": settings["batch"], "seed": self.seed}
+        for step, loss in _steps(model, optimizer, self.images, self.targets, **order):
             if step == 1:
                 start_loss = float(loss)
-            if step in self._steps:
-                if not self._keep(r, self._steps.index(step), model, loss, start_loss):
+            if step in self.steps:
+                flat, s = flatten_state(model), self.steps.index(step)
+                if not torch.isfinite(flat).all() or diverged(float(loss), start_loss):
                     break
-                report(step, {f"loss/rate {self._rates[r]:g}": float(loss)})
+                self.snapshots[r, s], self.losses[r, s], self.valid[r, s] = flat.cpu(), loss.cpu(), True
+                report(step, {f"loss/rate {self.rates[r]:g}": float(loss)})
             done = {"rate": r, "step": step, "start_loss": start_loss}
             checkpoint(partial(self._state, done, model, optimizer))
 
-    def _keep_untrained(self, r: int, model: Student) -> None:
-        untrained = copy.deepcopy(model)
-        _settle(untrained, self._images, self._seed)
-        self._snapshots[r, 0], self._valid[r, 0] = flatten_state(untrained).cpu(), True
-
-    def _keep(self, r: int, s: int, model: Student, loss: Tensor, start_loss: float) -> bool:
-        """Keep a snapshot, unless training has diverged."""
-        flat = flatten_state(model)
-        if not torch.isfinite(flat).all() or diverged(float(loss), start_loss):
-            return False
-        self._snapshots[r, s], self._losses[r, s], self._valid[r, s] = flat.cpu(), loss.cpu(), True
-        return True
-
     def _state(self, done: dict[str, Any], model: Student, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         return {
-            "seed": self._seed,
+            "seed": self.seed,
             "done": done,
-            "snapshots": self._snapshots,
-            "losses": self._losses,
-            "valid": self._valid,
+            "snapshots": self.snapshots,
+            "losses": self.losses,
+            "valid": self.valid,
             "model": model.state_dict(),
             "optimizer": optimizer.state_dict(),
         }
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the result of ``pretrain_grid``."""
-        return {
-            "snapshots": self._snapshots,
-            "losses": self._losses,
-            "valid": self._valid,
-            "shape": torch.tensor(self._shape),
-            "rates": torch.tensor(self._rates, dtype=torch.float64),
-            "steps": torch.tensor(self._steps, dtype=torch.int64),
-        }
-
-
-def _check_last_batch(model: nn.Module, student: Spec, images: int, batch: int) -> None:
-    """Refuse a last batch of one image for batch norm. The config is checked for this; a set from a file is seen only here."""
-    if images % batch == 1 and any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
-        raise UserError(
-            f"pretrain.batch {batch} leaves a last batch of one image of a set of {images}, which is too few for the batch "
-            f"norm of a {student['architecture']}: change pretrain.batch."
-        )
 
 
 def snapshots(file: Artifact) -> Callable[[int, int], nn.Module | None]:

@@ -75,7 +75,7 @@ def probe(
         unchosen = {"chosen_at_steps": False, "at_edge": False}
         rows += [row | {"chosen": rate == finetune_rate} | unchosen for rate in tried for row in tried[rate]]
     for data in downstream:
-        for point in choice.points():
+        for point in sorted({choice.best, *choice.best_at_steps.values()}):
             neighbours = settings["knn"] if point == choice.best else None
             rows += [row | choice.flags(point) for row in evaluator.linear(data, "test", point, neighbours) or []]
         if finetune_rate is not None:
@@ -101,11 +101,7 @@ class _Evaluator:
         return next(iter(self.rates.values()))
 
     def validate(self, selection: Downstream, report: Report) -> dict[Point, Rows]:
-        """Score every point of the grid on validation, without those at which a student diverged.
-
-        Raises:
-            UserError: there is no other point.
-        """
+        """Score every point of the grid on validation, without those at which a student diverged."""
         points = [(r, s) for s in range(len(self.steps)) for r in range(len(self.first_rates))]
         validation = {}
         for k, point in enumerate(points):
@@ -123,18 +119,13 @@ class _Evaluator:
         return validation
 
     def linear(self, data: Downstream, split: str, point: Point, neighbours: int | None = None) -> Rows | None:
-        """Score the linear probe, with ``neighbours`` also k-NN; None where a student diverged.
-
-        Raises:
-            UserError: features on the test split are not finite.
-        """
+        """Score the linear probe, with ``neighbours`` also k-NN; None where a student diverged."""
         drawn = self._drawn(data, split)
-        rows: Rows = []
+        labelled, rows = torch.cat(list(drawn.values())), []
         for columns, backbone in self._backbones(data, split, point):
             if backbone is None:
                 return None
             try:
-                labelled = torch.cat(list(drawn.values()))
                 features = Features(backbone, data, self.device, labelled, self.settings["standardise"])
                 scored = score(features, data, split, drawn, self.settings["l2"], neighbours)
             except FloatingPointError as error:  # finite weights can still overflow
@@ -148,11 +139,9 @@ class _Evaluator:
 
     def finetuned(self, data: Downstream, split: str, point: Point, rate: float) -> Rows:
         """Score fine-tuning from a point at which no student diverged."""
-        drawn = self._drawn(data, split)
-        rows: Rows = []
+        drawn, settings, rows = self._drawn(data, split), self.settings["finetune"], []
         for columns, backbone in self._backbones(data, split, point):
             assert backbone is not None
-            settings = self.settings["finetune"]
             scored = score_finetuned(backbone, data, split, drawn, rate, settings, self.seed, self.device)
             rows += [columns | row for row in scored]
         return rows
@@ -191,10 +180,6 @@ class _Choice:
     best_at_steps: Mapping[int, Point]
     at_edge: bool
 
-    def points(self) -> list[Point]:
-        """Return all chosen points, in order."""
-        return sorted({self.best, *self.best_at_steps.values()})
-
     def flags(self, point: Point) -> dict[str, bool]:
         """Return the columns that say what a point was chosen for."""
         at_steps = point == self.best_at_steps[point[1]]
@@ -202,12 +187,7 @@ class _Choice:
 
 
 def _choose(validation: Mapping[Point, Rows], rates: int, steps: int) -> _Choice:
-    """Choose by mean validation accuracy; of equal points the first.
-
-    Args:
-        validation: rows of each point, fewest steps first.
-        rates, steps: how many the grid has.
-    """
+    """Choose by mean validation accuracy, of equal points the first, in a grid of so many ``rates`` and ``steps``."""
     accuracy = {point: _mean_accuracy(rows) for point, rows in validation.items()}
     best = max(accuracy, key=lambda point: accuracy[point])
     best_at_steps = {

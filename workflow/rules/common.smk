@@ -15,7 +15,7 @@ try:  # a file of `mkdt.extensions` may declare what cannot be
     import mkdt.config.loading as cfg
     from mkdt.jobs import lineage
     from mkdt.jobs import estimates as resources
-    from mkdt.jobs import tracking
+    from mkdt.jobs.tracker import Tracker
     from mkdt.jobs.code_digest import code_digest
     from mkdt.config.extensions import own_modules
     from mkdt.config.methods import METHODS, made_by
@@ -189,7 +189,7 @@ wildcard_constraints:
     distill_seed=r"\d+",
 
 
-TRACKER = tracking.Tracker(config, cfg.RESULTS)
+TRACKER = Tracker(config, cfg.RESULTS)
 config["tracking"]["uri"] = None  # it may hold a password, and Snakemake writes the config into each job's script
 
 

@@ -15,10 +15,11 @@ from mkdt.errors import UserError, redact
 
 try:  # a file of `mkdt.extensions` may declare what cannot be
     from mkdt.config import files, loading, needs, network_sizes, plan, registry, results, sizes
-    from mkdt.config.methods import METHODS, SET_STAGES, methods_that
+    from mkdt.config.methods import METHODS, methods_that
     from mkdt.config.stages import STAGES, files as files_of
-    from mkdt.jobs import run_state, tracking
+    from mkdt.jobs import run_state
     from mkdt.jobs.code_digest import stage_code
+    from mkdt.jobs.tracker import Tracker
 except UserError as error:
     raise WorkflowError(str(error))
 
@@ -105,7 +106,7 @@ wildcard_constraints:
     distill_seed=r"\d+",
 
 
-TRACKER = tracking.Tracker(config, results.RESULTS)
+TRACKER = Tracker(config, results.RESULTS)
 config["tracking"]["uri"] = None  # it may hold a password, and Snakemake writes the config into each job's script
 
 

@@ -1,4 +1,4 @@
-"""``mkdt doctor``: what a run of an experiment needs of this machine, what is there, and what to do about the rest."""
+"""``mkdt doctor``: check whether a run can succeed on this machine, and say what to do if not."""
 
 import argparse
 import os
@@ -7,7 +7,6 @@ import re
 import shutil
 import sqlite3
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -17,18 +16,14 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from mkdt.config.plan import used_datasets
 from mkdt.config.results import REGISTRY, RESULTS
-from mkdt.config.sections import Config
-from mkdt.config.sizes import facts_of
-from mkdt.config.stages import STAGES
+from mkdt.config.sections import Config, Data
 from mkdt.errors import UserError, redact
 
-OLDEST_PYTHON = (3, 11)
 SLURM_PLUGIN = "snakemake-executor-plugin-slurm"
 SLURM_PROFILE = Path("workflow/profiles/slurm/config.yaml")
 SECONDS = 5.0  # for an answer of MLflow or SLURM
-# What is read in place of an archive under data.root, beside the folders of `arrays.IDX_FOLDERS` and `sources.SETS`.
+# Folders under data.root that replace an archive, besides `arrays.IDX_FOLDERS` and `archives.SETS`.
 UNPACKED = {
     "cifar10": "cifar-10-batches-py",
     "cifar100": "cifar-100-python",
@@ -39,12 +34,12 @@ UNPACKED = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        level: ``ok``; ``note``, which a run survives; ``FAIL``, which it does not.
-        subject: what was looked at.
-        text: what was found, and what to do about it.
+        level: ``ok``, ``note`` (a run is still possible) or ``FAIL`` (it is not).
+        subject: what was checked.
+        text: the state, and what to do about it.
     """
 
     level: str
@@ -53,129 +48,115 @@ class Finding:
 
 
 def examine(files: Sequence[Path]) -> Iterator[Finding]:
-    """Look at everything that a run of the default config with these files over it needs, in the current folder."""
-    yield from _python()
-    lacking = list(_libraries())
-    yield from lacking
-    if any(finding.level == "FAIL" for finding in lacking):
-        return  # the rest would fail to import
-    config = None
-    for finding in _config(files):
-        if isinstance(finding, Finding):
-            yield finding
-        else:
-            config = finding
-    yield from _torch(config)
+    """Check what a run in the current folder needs, with the default config and ``files`` over it."""
+    libraries = _libraries()
+    yield libraries
+    if libraries.level == "FAIL":
+        return  # the other checks could not be imported
+    if not Path("Snakefile").is_file():
+        yield Finding("FAIL", "folder", f"{Path.cwd()} has no Snakefile: run this in the project's folder.")
+    finding, config = _config(files)
+    yield finding
+    if any(Path(".snakemake/locks").glob("*")):
+        yield Finding("note", "lock", "Snakemake runs here or was killed. If it was killed, start with mkdt run.")
+    yield _gpu(config)
     if config is not None:
         yield from _data(config)
         yield from _room(config)
-    yield from _slurm()
-    yield from _mlflow(config)
+    yield _slurm()
+    yield _mlflow(config)
 
 
-def _python() -> Iterator[Finding]:
-    text = f"{platform.python_version()} at {sys.executable}"
-    if sys.version_info < OLDEST_PYTHON:
-        yield Finding("FAIL", "Python", f"{text}: {'.'.join(map(str, OLDEST_PYTHON))} or newer is needed.")
-    else:
-        yield Finding("ok", "Python", text)
-
-
-def _libraries() -> Iterator[Finding]:
-    wanted, missing = ["mkdt"], []
+def _libraries() -> Finding:
+    required, missing = ["mkdt"], []
     with suppress(metadata.PackageNotFoundError):
-        needed = [text for text in metadata.requires("mkdt") or [] if "extra ==" not in text]
-        wanted += [re.split(r"[<>=!~ ;\[]", text)[0] for text in needed]
-    for name in wanted:
+        requirements = [text for text in metadata.requires("mkdt") or [] if "extra ==" not in text]
+        required += [re.split(r"[<>=!~ ;\[]", text)[0] for text in requirements]
+    for name in required:
         try:
             metadata.version(name)
         except metadata.PackageNotFoundError:
             missing.append(name)
     if missing:
         todo = "make .venv/.run sets up .venv, or pip install -e . in your own environment."
-        yield Finding("FAIL", "libraries", f"{', '.join(missing)} not installed for this Python: {todo}")
-    else:
-        yield Finding("ok", "libraries", f"all {len(wanted)}, Snakemake {metadata.version('snakemake')}")
+        return Finding("FAIL", "libraries", f"{', '.join(missing)} not installed for this Python: {todo}")
+    versions = f"Python {platform.python_version()}, Snakemake {metadata.version('snakemake')}"
+    return Finding("ok", "libraries", f"all {len(required)} are installed, {versions}")
 
 
-def _config(files: Sequence[Path]) -> Iterator[Finding | Config]:
-    """Findings, and the config itself where it is good."""
+def _config(files: Sequence[Path]) -> tuple[Finding, Config | None]:
+    """Return the finding, and the config if it is valid."""
     import yaml
 
-    from mkdt.config import registry
     from mkdt.config.loading import read
+    from mkdt.config.registry import check_names
 
     shown = ", ".join(map(str, files)) or "config/config.yaml"
-    if not Path("Snakefile").is_file():
-        yield Finding("FAIL", "folder", f"{Path.cwd()} has no Snakefile: run this in the project's folder.")
     try:
         config = read(files)
-        registry.check_names(config, RESULTS / REGISTRY)
+        check_names(config, RESULTS / REGISTRY)
     except UserError as error:
-        yield Finding("FAIL", "config", f"{shown}: {str(error).removeprefix('config: ')}")
+        return Finding("FAIL", "config", f"{shown}: {str(error).removeprefix('config: ')}"), None
     except (OSError, yaml.YAMLError) as error:
-        yield Finding("FAIL", "config", f"{shown} cannot be read ({' '.join(str(error).split())}).")
-    else:
-        yield Finding("ok", "config", f"{shown}, experiment {config['experiment']}")
-        yield config
-    if any(Path(".snakemake/locks").glob("*")):
-        yield Finding(
-            "note", "lock", "Snakemake runs here, or was killed: if it was, mkdt run in place of snakemake goes on."
-        )
+        return Finding("FAIL", "config", f"{shown} cannot be read ({' '.join(str(error).split())})."), None
+    return Finding("ok", "config", f"{shown}, experiment {config['experiment']}"), config
 
 
-def _torch(config: Config | None) -> Iterator[Finding]:
+def _gpu(config: Config | None) -> Finding:
     import torch
 
-    wanted = config["compute"]["device"] if config else "auto"
-    there = any(Path("/dev").glob("nvidia[0-9]*"))
-    yield Finding("ok", "torch", f"{torch.__version__}, {os.cpu_count()} CPU cores")
+    device = config["compute"]["device"] if config else "auto"
     if torch.cuda.is_available():
+        name = torch.cuda.get_device_name()
         try:
             torch.ones(1, device="cuda").sum().item()
         except RuntimeError as error:
-            todo = "update the driver or install a build of torch for it; compute.device: cpu does without."
-            yield Finding("FAIL", "GPU", f"{torch.cuda.get_device_name()} does not compute ({error}): {todo}")
-        else:
-            names = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
-            use = ", which compute.device: cpu leaves unused" if wanted == "cpu" else ""
-            yield Finding("ok", "GPU", f"{', '.join(names)}{use}")
-    elif wanted == "cuda":
-        level = "note" if shutil.which("sbatch") else "FAIL"  # the nodes may have what this one has not
-        yield Finding(level, "GPU", "torch sees none here, but compute.device is cuda: set it to auto or cpu.")
-    elif there and wanted == "auto":
-        build = f"torch {torch.__version__} is built for CUDA {torch.version.cuda}"
-        yield Finding("note", "GPU", f"there is one, but torch does not see it ({build}): jobs run on the CPU.")
-    else:
-        yield Finding("ok", "GPU", "none: jobs run on the CPU")
-    if config and config["distill"]["compile"] and not shutil.which(os.environ.get("CXX", "g++")):
-        yield Finding("note", "compiler", "distill.compile needs a C++ compiler; without one distillation is slower.")
+            todo = "update the driver or install a torch build for it; compute.device: cpu works without."
+            return Finding("FAIL", "GPU", f"{name} does not compute ({error}): {todo}")
+        unused = ", not used because of compute.device: cpu" if device == "cpu" else ""
+        return Finding("ok", "GPU", f"{torch.cuda.device_count()} x {name}{unused}")
+    if device == "cuda":
+        level = "note" if shutil.which("sbatch") else "FAIL"  # the nodes of a cluster may have a GPU
+        return Finding(level, "GPU", "torch sees none here, but compute.device is cuda: set it to auto or cpu.")
+    if device == "auto" and any(Path("/dev").glob("nvidia[0-9]*")):
+        build = f"torch {torch.__version__}, built for CUDA {torch.version.cuda}"
+        return Finding("note", "GPU", f"there is one, but it is not visible to {build}: jobs run on the CPU.")
+    return Finding("ok", "GPU", f"none: jobs run on {os.cpu_count()} CPU cores")
 
 
 def _data(config: Config) -> Iterator[Finding]:
     from mkdt.config.catalogue import FILES
-    from mkdt.data.readers.archives import SETS
-    from mkdt.data.readers.arrays import IDX_FOLDERS
+    from mkdt.config.plan import used_datasets
+    from mkdt.config.sizes import facts_of
+    from mkdt.config.stages import STAGES
 
-    root = Path(config["data"]["root"])
     for name in used_datasets(config):
         kind, subject = config["datasets"][name]["kind"], f"data {name}"
-        if Path(STAGES["data"].path(config, "data", {"dataset": name})).is_file():
-            yield Finding("ok", subject, "decoded already")
-        elif kind not in FILES:
+        decoded = Path(STAGES["data"].path(config, "data", {"dataset": name}))
+        if decoded.is_file():
+            yield Finding("ok", subject, f"decoded already, in {decoded}")
+        elif kind in FILES:
+            yield _published(config["data"], kind, subject)
+        else:
             facts = facts_of(config, name)
             where = config["datasets"][name].get("path") or f"kind {kind}, no files of its own"
             yield Finding("ok", subject, f"{facts.train + facts.validation + facts.test:,} images, {where}")
-        else:
-            unpacked = IDX_FOLDERS.get(kind, (UNPACKED.get(kind) or SETS.get(kind, ("",))[0],))
-            missing = [file for file in FILES[kind] if not (root / file.name).is_file()]
-            if not missing or any(folder and (root / folder).is_dir() for folder in unpacked):
-                yield Finding("ok", subject, f"{kind}, in {root}")
-            elif config["data"]["download"]:
-                yield Finding("note", subject, f"not in {root}: the first run fetches {missing[0].urls[0]}")
-            else:
-                todo = f"put {missing[0].urls[0]} at {root / missing[0].name}, or set data.download to true."
-                yield Finding("FAIL", subject, f"not in data.root: {todo}")
+
+
+def _published(settings: Data, kind: str, subject: str) -> Finding:
+    from mkdt.config.catalogue import FILES
+    from mkdt.data.readers.archives import SETS
+    from mkdt.data.readers.arrays import IDX_FOLDERS
+
+    root = Path(settings["root"])
+    unpacked = IDX_FOLDERS.get(kind, (UNPACKED.get(kind) or SETS.get(kind, ("",))[0],))
+    missing = [file for file in FILES[kind] if not (root / file.name).is_file()]
+    if not missing or any(folder and (root / folder).is_dir() for folder in unpacked):
+        return Finding("ok", subject, f"{kind}, in {root}")
+    if settings["download"]:
+        return Finding("note", subject, f"not in {root}: the first run downloads {missing[0].urls[0]}")
+    todo = f"put {missing[0].urls[0]} at {root / missing[0].name}, or set data.download to true."
+    return Finding("FAIL", subject, f"not in data.root: {todo}")
 
 
 def _room(config: Config) -> Iterator[Finding]:
@@ -191,80 +172,77 @@ def _room(config: Config) -> Iterator[Finding]:
     except UserError as error:
         yield Finding("FAIL", "students", str(error))
         return
-    memory = max(memory_mb(one, 0) for one in needs) / 1e3
     written = costs(config)["disk"].sum()
-    disk = max(0, sum(one.disk for one in needs) - written + max(one.resume for one in needs)) / 1e9
-    try:
-        RESULTS.mkdir(exist_ok=True)
-        with tempfile.TemporaryFile(dir=RESULTS):
-            free = shutil.disk_usage(RESULTS).free / 1e9
-    except OSError as error:
-        yield Finding("FAIL", "disk", f"{RESULTS}/ cannot be written ({error}): unlock it, or free space.")
-    else:
-        what = "what is left of a run" if written else "a whole run"
-        text = f"{free:.1f} GB free for {RESULTS}/, {what} writes about {disk:.1f} GB"
-        todo = ": free space; mkdt clean says what can go."
-        yield Finding("ok" if free > disk else "FAIL", "disk", text + ("" if free > disk else todo))
-    total = psutil.virtual_memory().total / 1e9
+    yield _disk(RESULTS, max(0, sum(one.disk for one in needs) - written + max(one.resume for one in needs)) / 1e9)
+    memory, total = max(memory_mb(one, 0) for one in needs) / 1e3, psutil.virtual_memory().total / 1e9
+    text = f"{total:.1f} GB, the largest job asks for {memory:.1f} GB"
     if memory > total and not shutil.which("sbatch"):
-        todo = "jobs may be killed for it; smaller batches or retain: 0 need less."
-        yield Finding("note", "memory", f"{total:.1f} GB, the largest job asks for {memory:.1f} GB: {todo}")
+        yield Finding("note", "memory", f"{text}: jobs may be killed; smaller batches or retain: 0 need less.")
     else:
-        yield Finding("ok", "memory", f"{total:.1f} GB, the largest job asks for {memory:.1f} GB")
+        yield Finding("ok", "memory", text)
 
 
-def _slurm() -> Iterator[Finding]:
+def _disk(results: Path, needed: float) -> Finding:
+    """Compare the free space with the ``needed`` GB."""
+    try:
+        results.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=results):
+            free = shutil.disk_usage(results).free / 1e9
+    except OSError as error:
+        return Finding("FAIL", "disk", f"{results}/ cannot be written ({error}): unlock it, or free space.")
+    text = f"{free:.1f} GB free for {results}/, the rest of the run writes about {needed:.1f} GB"
+    if free > needed:
+        return Finding("ok", "disk", text)
+    return Finding("FAIL", "disk", f"{text}: free space; mkdt clean says what can be removed.")
+
+
+def _slurm() -> Finding:
     import yaml
 
     if not shutil.which("sbatch"):
-        yield Finding("ok", "SLURM", "none: jobs run on this machine")
-        return
+        return Finding("ok", "SLURM", "none: jobs run on this machine")
     try:
         metadata.version(SLURM_PLUGIN)
-    except metadata.PackageNotFoundError:
-        yield Finding(
-            "note", "SLURM", f"{SLURM_PLUGIN} is not installed: make .venv/.slurm, or pip install -e '.[slurm]'"
+        answer = subprocess.run(
+            ["sinfo", "-h", "-o", "%R"], capture_output=True, text=True, timeout=SECONDS, check=True
         )
-        return
-    try:
-        told = subprocess.run(["sinfo", "-h", "-o", "%R"], capture_output=True, text=True, timeout=SECONDS, check=True)
         profile = yaml.safe_load(SLURM_PROFILE.read_text(encoding="utf-8"))["default-resources"]
+    except metadata.PackageNotFoundError:
+        todo = "make .venv/.slurm, or pip install -e '.[slurm]'"
+        return Finding("note", "SLURM", f"{SLURM_PLUGIN} is not installed: {todo}")
     except (OSError, subprocess.SubprocessError, yaml.YAMLError, KeyError) as error:
-        yield Finding("note", "SLURM", f"it is installed, but does not answer ({error}).")
-        return
-    partitions = told.stdout.split()
+        return Finding("note", "SLURM", f"it is installed, but does not answer ({error}).")
+    partitions = answer.stdout.split()
     chosen = [item.split("=", 1)[1] for item in profile if item.startswith("slurm_partition=")]
     if set(chosen) <= set(partitions):
-        yield Finding(
-            "ok", "SLURM", f"snakemake --workflow-profile {SLURM_PROFILE.parent} submits to {', '.join(chosen)}"
-        )
-    else:
-        todo = f"name one of {', '.join(partitions)} in {SLURM_PROFILE}"
-        yield Finding("note", "SLURM", f"there is no partition {', '.join(chosen)}: {todo}, and your account.")
+        use = f"snakemake --workflow-profile {SLURM_PROFILE.parent}"
+        return Finding("ok", "SLURM", f"{use} submits to {', '.join(chosen)}")
+    todo = f"name one of {', '.join(partitions)} in {SLURM_PROFILE}"
+    return Finding("note", "SLURM", f"there is no partition {', '.join(chosen)}: {todo}, and your account.")
 
 
-def _mlflow(config: Config | None) -> Iterator[Finding]:
+def _mlflow(config: Config | None) -> Finding:
     if config and not config["tracking"]["enabled"]:
-        yield Finding("ok", "MLflow", "off (tracking.enabled: false)")
-        return
-    given = (config["tracking"]["uri"] if config else None) or os.environ.get("MLFLOW_TRACKING_URI")
-    uri, todo = given or "sqlite:///results/mlflow.db", "jobs run all the same, and mkdt track sync sends it later."
+        return Finding("ok", "MLflow", "off (tracking.enabled: false)")
+    configured = (config["tracking"]["uri"] if config else None) or os.environ.get("MLFLOW_TRACKING_URI")
+    uri = configured or "sqlite:///results/mlflow.db"
+    database = uri.removeprefix("sqlite:///")
     try:
         if uri.startswith(("http://", "https://")):
-            place = re.sub(r"//[^/@]*@", "//", uri).rstrip("/")  # urlopen takes no password there
-            with urlopen(f"{place}/health", timeout=SECONDS):
+            server = re.sub(r"//[^/@]*@", "//", uri).rstrip("/")  # urlopen accepts no password there
+            with urlopen(f"{server}/health", timeout=SECONDS):
                 pass
-        elif uri.startswith("sqlite:///") and Path(uri.removeprefix("sqlite:///")).is_file():
-            with sqlite3.connect(f"file:{uri.removeprefix('sqlite:///')}?mode=ro", uri=True) as store:
+        elif uri != database and Path(database).is_file():
+            with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as store:
                 store.execute("SELECT name FROM sqlite_master").fetchone()
     except (OSError, URLError, ValueError, sqlite3.Error) as error:
-        yield Finding("note", "MLflow", f"{redact(uri)} does not answer ({redact(str(error))}): {todo}")
-    else:
-        yield Finding("ok", "MLflow", f"{metadata.version('mlflow')}, runs go to {redact(uri)}")
+        todo = "jobs run all the same, and mkdt track sync sends it later."
+        return Finding("note", "MLflow", f"{redact(uri)} does not answer ({redact(str(error))}): {todo}")
+    return Finding("ok", "MLflow", f"{metadata.version('mlflow')}, runs go to {redact(uri)}")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The subcommand ``mkdt doctor``."""
+    """Add the arguments of ``mkdt doctor``."""
     parser.add_argument("configfile", type=Path, nargs="*", help="as for snakemake --configfile; default: the default")
     parser.set_defaults(run=_doctor)
 
@@ -274,5 +252,5 @@ def _doctor(arguments: argparse.Namespace) -> int:
     for finding in examine(arguments.configfile):
         failed += finding.level == "FAIL"
         print(f"{finding.level:5} {finding.subject}: {finding.text}", flush=True)
-    print("A run cannot succeed until what is marked FAIL is mended." if failed else "A run can start.")
+    print("A run cannot succeed until what is marked FAIL is fixed." if failed else "A run can start.")
     return int(failed > 0)

@@ -1,4 +1,4 @@
-"""The command ``mkdt``: a table of subcommands, each in a module of its own that is imported only when asked for."""
+"""The command ``mkdt``. Each subcommand is a module that is imported only when it is called."""
 
 import argparse
 import sys
@@ -7,26 +7,26 @@ from importlib import import_module
 
 from mkdt.errors import UserError
 
-# name: (module with `add_arguments(parser)`, which sets `run`: arguments -> exit code; help)
+# name: (module, help). The module's `add_arguments(parser)` sets `run`, a function from the arguments to the exit code.
 COMMANDS = {
-    "run": ("mkdt.cli.run", "snakemake, after what a killed one left is cleared away"),
-    "doctor": ("mkdt.cli.doctor", "whether a run can succeed on this machine, and what to do if not"),
-    "inspect": ("mkdt.cli.inspection", "an artifact in words: what it is, what made it, how to make it again"),
-    "export": ("mkdt.export.folder", "a set or an encoder in a folder that works alone"),
-    "clean": ("mkdt.cli.clean", "removes what can be made again; says what it frees and what getting it back costs"),
-    "track": ("mkdt.jobs.mlflow_sync", "runs and MLflow"),
+    "run": ("mkdt.cli.run", "start or continue a run: Snakemake, after cleaning up a killed one"),
+    "doctor": ("mkdt.cli.doctor", "check whether a run can succeed on this machine, and say what to do if not"),
+    "inspect": ("mkdt.cli.inspection", "describe an artifact: what it is, what made it, how to make it again"),
+    "export": ("mkdt.export.folder", "export a set or an encoder to a folder that works alone"),
+    "clean": ("mkdt.cli.clean", "remove what can be made again; say what it frees and what remaking it costs"),
+    "track": ("mkdt.jobs.mlflow_sync", "send runs to MLflow"),
 }
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run a subcommand; a ``UserError`` is one sentence and exit code 1.
+    """Run a subcommand and return its exit code; a ``UserError`` prints one sentence and returns 1.
 
     Args:
-        words: the command line; default: this process's.
+        words: the command line; default: that of this process.
     """
     words = sys.argv[1:] if words is None else words
     try:
-        parser = argparse.ArgumentParser(prog="mkdt", description="Tools beside the workflow; `snakemake` runs it.")
+        parser = argparse.ArgumentParser(prog="mkdt", description="Run the workflow and work with its results.")
         commands = parser.add_subparsers(required=True, metavar="command")
         for name, (module, summary) in COMMANDS.items():
             command = commands.add_parser(name, help=summary)

@@ -1,4 +1,4 @@
-"""``mkdt run``: Snakemake, after what a killed one left behind is cleared away. One command to start and to go on."""
+"""``mkdt run``: clean up after a killed Snakemake, then start Snakemake. The same command starts and continues a run."""
 
 import argparse
 import os
@@ -11,24 +11,24 @@ import psutil
 from mkdt.config.files import check_files
 
 LOCKS = Path(".snakemake") / "locks"
-PATIENCE = 600.0  # seconds that orphans have for their resume point; longer than any stage's step
+PATIENCE = 600.0  # seconds for orphaned jobs to save; longer than any stage's step
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """``mkdt run ...``: whatever follows is Snakemake's."""
-    parser.prefix_chars = "\0"  # options are not this parser's: all words are taken as they come
+    """Add the arguments of ``mkdt run``, which are Snakemake's."""
+    parser.prefix_chars = "\0"  # so that options are left to Snakemake
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of Snakemake")
     parser.set_defaults(run=_run)
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    check_files(_config_files(arguments.arguments))
+    check_files(config_files(arguments.arguments))
     take_over()
     os.execv(sys.executable, [sys.executable, "-m", "snakemake", *arguments.arguments])
 
 
-def _config_files(words: list[str]) -> list[str]:
-    """What follows ``--configfile`` on Snakemake's command line, up to the next option."""
+def config_files(words: list[str]) -> list[str]:
+    """Return the values of ``--configfile`` on Snakemake's command line."""
     files, taking = [], False
     for word in words:
         option, equals, value = word.partition("=")
@@ -42,17 +42,16 @@ def _config_files(words: list[str]) -> list[str]:
 
 
 def take_over() -> None:
-    """Clear away what Snakemakes that were killed in this folder left: their jobs, and their lock.
+    """Stop the jobs of killed Snakemakes in this folder, and remove their lock.
 
-    Jobs that go on without a Snakemake are asked to stop (SIGTERM): they save where they are, and the next run goes on
-    from there. The lock is removed only where no Snakemake of this folder lives on this machine; where the folder is
-    shared, another machine's is not seen: run it on one.
+    Jobs whose Snakemake is gone get SIGTERM: they save their state, and the next run resumes from it. The lock is removed
+    only if no Snakemake of this folder lives on this machine. A Snakemake on another machine is not seen.
     """
     owners, orphans = living()
     for process in orphans:
         process.terminate()
     if orphans:
-        print(f"mkdt run: {len(orphans)} job(s) of a killed run save where they are.", file=sys.stderr)
+        print(f"mkdt run: {len(orphans)} job(s) of a killed run save their state.", file=sys.stderr)
         for process in psutil.wait_procs(orphans, PATIENCE)[1]:
             process.kill()
     if not owners and LOCKS.is_dir() and any(LOCKS.iterdir()):
@@ -61,7 +60,7 @@ def take_over() -> None:
 
 
 def living() -> tuple[list[psutil.Process], list[psutil.Process]]:
-    """The Snakemakes of this folder on this machine, and the jobs that go on without one."""
+    """Return the Snakemakes of this folder on this machine, and the jobs that run without one."""
     here = [process for process in psutil.process_iter() if _belongs_here(process)]
     owners = [process for process in here if _is_snakemake(process)]
     return owners, [process for process in here if _is_job(process) and not _ancestors(process) & set(owners)]
@@ -70,7 +69,7 @@ def living() -> tuple[list[psutil.Process], list[psutil.Process]]:
 def _ancestors(process: psutil.Process) -> set[psutil.Process]:
     try:
         return set(process.parents())
-    except psutil.Error:  # it ended meanwhile
+    except psutil.Error:  # it has ended
         return set()
 
 
@@ -85,16 +84,16 @@ def _words(process: psutil.Process) -> list[str]:
 def _belongs_here(process: psutil.Process) -> bool:
     try:
         return process.pid != os.getpid() and Path(process.cwd()) == Path.cwd() and process.status() != "zombie"
-    except psutil.Error:  # gone, or somebody else's
+    except psutil.Error:  # it has ended, or belongs to somebody else
         return False
 
 
 def _is_snakemake(process: psutil.Process) -> bool:
-    """However it was started; taking something else for a Snakemake only means that nothing is cleared away."""
+    """Return whether a process is Snakemake, however it was started. A false positive only means that nothing is removed."""
     return "snakemake" in {Path(word).name for word in _words(process)}
 
 
 def _is_job(process: psutil.Process) -> bool:
-    """The interpreter of a stage's script, which Snakemake puts into its own folder."""
+    """Return whether a process runs a stage's script, which Snakemake puts into its own folder."""
     words = _words(process)
     return any(word.endswith(".py") and f"{os.sep}.snakemake{os.sep}scripts{os.sep}" in word for word in words[1:2])

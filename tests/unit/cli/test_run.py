@@ -1,4 +1,4 @@
-"""`mkdt run` clears away what a killed Snakemake left, and touches nothing of a living one."""
+"""`mkdt run` cleans up after a killed Snakemake and leaves a living one alone."""
 
 import subprocess
 import sys
@@ -44,8 +44,8 @@ def wait_for(path: str) -> None:
         time.sleep(0.02)
 
 
-def test_orphans_save_and_a_dead_owners_lock_goes(job: list[str]) -> None:
-    """After SIGKILL of Snakemake its jobs live on and its lock stays."""
+def test_orphaned_jobs_save_and_the_lock_of_a_dead_snakemake_is_removed(job: list[str]) -> None:
+    """SIGKILL of Snakemake leaves its jobs running and its lock in place."""
     orphan = subprocess.Popen(job)
     wait_for("started")
     run.take_over()
@@ -97,10 +97,10 @@ BAD = {
 
 @pytest.mark.counts("bad inputs refused")
 @pytest.mark.parametrize("kind", [*BAD, "a folder"])
-def test_a_config_file_that_is_no_good_is_named(
+def test_an_unusable_config_file_is_named(
     kind: str, job: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Before anything is cleared away or started."""
+    """Before anything is removed or started."""
     file = tmp_path / "mine.yaml"
     if kind == "a folder":
         file.mkdir()
@@ -115,6 +115,6 @@ def test_a_config_file_that_is_no_good_is_named(
 
 
 def test_config_files_on_a_command_line() -> None:
-    """Several after one option, one after an equals sign, none of another option."""
+    """Several after one option, one after an equals sign, none after another option."""
     words = ["--configfile", "a.yaml", "b.yaml", "--cores", "2", "--configfile=c.yaml", "results/x", "--config", "k=v"]
-    assert run._config_files(words) == ["a.yaml", "b.yaml", "c.yaml"]
+    assert run.config_files(words) == ["a.yaml", "b.yaml", "c.yaml"]

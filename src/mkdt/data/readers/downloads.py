@@ -6,10 +6,11 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pooch
 from filelock import FileLock
-from requests import RequestException
+from requests import RequestException, Response
 
 from mkdt.config.catalogue import File
 from mkdt.errors import UserError
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 TRIES = 3  # failures in a row that bring no further bytes
 TIMEOUT = 60  # seconds without a byte
 BLOCK = 1 << 16  # bytes read at a time; a broken connection loses at most as many
+WHOLE_FILE = 200  # HTTP status: the server ignores the range
 RANGE_NOT_SATISFIABLE = 416  # HTTP status: the part on disk is already as long as the file
 
 
@@ -95,16 +97,18 @@ def _download(kind: str, file: File, path: Path, by_hand: str) -> None:
 
 
 def _continue(url: str, part: Path, wanted: str) -> str | None:
-    """Append what ``part`` lacks; return None if it has the wanted checksum, else the reason.
-
-    A server that ignores the range sends the whole file again: the checksum then differs and the next try starts anew.
-    """
+    """Append what ``part`` lacks; return None if it has the wanted checksum, else the reason."""
     have = _size(part)
     headers = {"User-Agent": "mkdt", "Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
-    fetch = pooch.HTTPDownloader(sys.stderr.isatty(), BLOCK, timeout=TIMEOUT, headers=headers)
     try:
         with part.open("ab") as sink:
-            fetch(url, sink, None)
+
+            def start_anew(response: Response, **options: Any) -> None:
+                if response.status_code == WHOLE_FILE:
+                    sink.truncate(0)
+
+            options = {"timeout": TIMEOUT, "headers": headers, "hooks": {"response": start_anew}}
+            pooch.HTTPDownloader(sys.stderr.isatty(), BLOCK, **options)(url, sink, None)
             os.fsync(sink.fileno())
     except RequestException as error:
         if error.response is None or error.response.status_code != RANGE_NOT_SATISFIABLE:

@@ -29,25 +29,26 @@ def entry(address: str, checksum: str = "") -> File:
     return File("sub/a.bin", (f"{address}/a.bin",), checksum or f"md5:{hashlib.md5(CONTENT).hexdigest()}")
 
 
-def test_a_broken_download_continues_where_it_stopped(tmp_path: Path, no_pauses: None) -> None:
-    """There may be more breaks than tries, since each try brings some bytes."""
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_broken_download_continues_where_it_stopped(tmp_path: Path, no_pauses: None, ranges: bool) -> None:
+    """There may be more breaks than tries, since each try brings some bytes; a server without ranges starts anew."""
     with archives.serve({"a.bin": CONTENT}) as server:
-        server.cuts = [BLOCK, BLOCK + 100, BLOCK, BLOCK]
+        server.ranges = ranges
+        server.cuts = [BLOCK, BLOCK + 100, BLOCK, BLOCK] if ranges else [BLOCK, 2 * BLOCK]
         (path,) = downloads.locate("x", (entry(server.address),), tmp_path, True)
-        ranges = [wanted for _, wanted in server.requests]
+        asked = [wanted for _, wanted in server.requests]
     assert path.read_bytes() == CONTENT
-    assert ranges == [None, *(f"bytes={k * BLOCK}-" for k in range(1, 5))]
+    assert asked == [None, *(f"bytes={k * BLOCK}-" for k in range(1, 5 if ranges else 3))]
     assert sorted(p.name for p in path.parent.iterdir()) in ([".a.bin.lock", "a.bin"], ["a.bin"])
 
 
-def test_a_server_that_ignores_ranges_is_asked_for_the_whole_file(tmp_path: Path, no_pauses: None) -> None:
-    """The part with the whole file behind it has a wrong checksum and is deleted."""
+def test_a_server_that_always_breaks_off_is_given_up(tmp_path: Path, no_pauses: None) -> None:
+    """It ignores ranges, so that no try brings further bytes."""
     with archives.serve({"a.bin": CONTENT}) as server:
-        server.ranges, server.cuts = False, [BLOCK]
-        (path,) = downloads.locate("x", (entry(server.address),), tmp_path, True)
-        ranges = [wanted for _, wanted in server.requests]
-    assert path.read_bytes() == CONTENT
-    assert ranges == [None, f"bytes={BLOCK}-", None]
+        server.ranges, server.cuts = False, [BLOCK] * 99
+        with pytest.raises(UserError, match="'x' could not be downloaded"):
+            downloads.locate("x", (entry(server.address),), tmp_path, True)
+        assert len(server.requests) == downloads.TRIES
 
 
 def test_the_part_of_an_earlier_job_is_used_or_replaced(tmp_path: Path, no_pauses: None) -> None:

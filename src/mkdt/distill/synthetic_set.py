@@ -74,6 +74,31 @@ def first_images(images: Tensor, count: int = 16) -> Tensor:
     return images[:count].detach().cpu().clone()
 
 
+class History:
+    """The first images of a set at the iterations of ``moments``.
+
+    Args:
+        initial: the subset that the set starts from.
+        settings: ``iterations`` and ``pictures``.
+        state: a resume state, with what ``frames`` returned as ``history``; None at the start.
+    """
+
+    def __init__(self, initial: SyntheticSet, settings: Mapping[str, Any], state: Mapping[str, Any] | None) -> None:
+        self._initial, self._moments = initial, set(moments(settings))
+        self._frames = [first_images(initial.images)] if state is None else list(state["history"])
+
+    def record(self, iteration: int, images: Tensor) -> Tensor | None:
+        """Keep the first images, float32 [m,C,H,W], at a moment; return all images as uint8 then, and None otherwise."""
+        if iteration not in self._moments:
+            return None
+        self._frames.append(first_images(images))
+        return self._initial.pixels(images.detach().cpu())
+
+    def frames(self) -> Tensor:
+        """Return the first images so far, float32 [k,m',C,H,W] on the CPU."""
+        return torch.stack(self._frames)
+
+
 def check_distilled(method: str, initial: SyntheticSet, found: SyntheticSet, history: Tensor) -> None:
     """What a method of one's own returned, before anything of it is saved.
 

@@ -2,7 +2,6 @@
 
 import gc
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mkdt.distill import hypergradient as unroll
-from mkdt.distill.hypergradient import bytes_per_step, choose_retain, match_trajectory
-from mkdt.networks.flat import flat_mse, flatten
+from mkdt.distill.hypergradient import match_trajectory
+from mkdt.networks.flat import LossFn, flat_mse, flatten
 from mkdt.networks.students import build_student
-
-LossFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass
@@ -263,31 +259,3 @@ def test_impossible_requests_are_refused() -> None:
     case.batches, case.target = [torch.tensor([0])], case.theta0.clone()
     with pytest.raises(ValueError, match="no length"):
         case.match()
-
-
-def test_auto_keeps_as_many_graphs_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With little free memory nothing is kept, with plenty everything; in between the number follows the memory."""
-    case = make_case(3, 1, 2, 2, [[0, 1], [2, 1], [0, 0, 2], [1]])
-    arguments = (case.loss_fn, case.theta0, case.images, case.targets, case.batches)
-    need = bytes_per_step(case.loss_fn, case.theta0, case.images, case.targets, case.batches[2])
-    vectors = (len(case.batches) + 4) * case.theta0.nbytes
-    for free, kept in [(0, 0), (vectors + 2 * need, 2), (vectors + 3 * need - 1, 2), (10**12, 4)]:
-        monkeypatch.setattr(unroll, "free_bytes", lambda device, free=free: free)
-        assert choose_retain(*arguments, share=1.0) == kept
-
-
-def test_bytes_per_step_grow_with_the_batch() -> None:
-    """The estimate counts activations: twice the images, about twice the bytes; parameters count once."""
-    student = build_student({"architecture": "convnet", "depth": 2, "width": 8, "norm": "instance"}, 1, 8, 4, 0, "x")
-    loss_fn, theta = flat_mse(student), flatten(student)
-    images, targets = torch.randn(64, 1, 8, 8), torch.randn(64, 4)
-    small, large = (bytes_per_step(loss_fn, theta, images, targets, torch.arange(count)) for count in (32, 64))
-    assert 1.7 < large / small < 2.1
-    assert small > 32 * 8 * 8 * 8 * 4  # at least one feature map
-
-
-def test_free_memory_is_what_the_machine_says() -> None:
-    """A number between nothing and all of the machine's memory."""
-    import psutil
-
-    assert 0 < unroll.free_bytes(torch.device("cpu")) <= psutil.virtual_memory().total

@@ -158,6 +158,6 @@ def test_a_loss_that_is_not_finite_stops_with_one_sentence(run: Run, make_set: M
     saved: list[int] = []
     broken = make_set()
     broken.targets[0] = torch.inf
-    with pytest.raises(UserError, match=r"not finite, at iteration 0.*krr_st\.lr"):
+    with pytest.raises(UserError, match=r"diverged at iteration 0.*krr_st\.lr"):
         run(initial=broken, checkpoint=lambda make, now=False: saved.append(make()["iteration"]))
     assert saved == [0] * KRR_ST["students"]

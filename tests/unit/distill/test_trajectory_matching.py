@@ -271,7 +271,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_state_before_it(
 
     seen: list[tuple[int, int]] = []
     kept: list[tuple[bool, dict[str, Any]]] = []
-    with pytest.raises(UserError, match="not finite, at iteration 2 ") as caught:
+    with pytest.raises(UserError, match="diverged at iteration 2 ") as caught:
         run(
             files=[Broken(file, number, seen) for number, file in enumerate(experts)],
             checkpoint=lambda make, now=False: kept.append((now, freeze(make()))),

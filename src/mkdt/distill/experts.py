@@ -48,7 +48,7 @@ def train_expert(
         what ``record_trajectory`` returns, and ``losses`` float32 [n], the MSE of each image after the first epoch.
 
     Raises:
-        Diverged: loss or weights are not finite, or an epoch ends at ``divergence.EXPLODED`` times the first step's loss.
+        Diverged: loss or weights are not finite, or an epoch ends at ``divergence.EXPLODED`` times the first loss.
     """
     channels, size = images.shape[1], images.shape[2]
     model = build_student(student, channels, size, targets.shape[1], seed, "expert weights", expert).to(images.device)
@@ -109,7 +109,7 @@ def record_trajectory(
         float32 [epochs], the mean training loss of each epoch.
 
     Raises:
-        Diverged: loss or weights are not finite, or an epoch ends at ``divergence.EXPLODED`` times the first step's loss.
+        Diverged: loss or weights are not finite, or an epoch ends at ``divergence.EXPLODED`` times the first loss.
     """
     device = next(model.parameters()).device
     optimizer = torch.optim.SGD(
@@ -162,7 +162,7 @@ def _train_epoch(
     """Take one step for each batch, the first of which is number ``step``.
 
     Returns:
-        the mean loss over rows, the loss of the last batch, and ``start_loss``, or if it is 0 the first loss that is not.
+        the mean loss over rows, the loss of the last batch, and ``start_loss`` (if it is 0, the first loss that is not).
     """
     total = torch.zeros((), device=batches[0].device)
     for i, rows in enumerate(batches):

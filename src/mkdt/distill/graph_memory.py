@@ -28,7 +28,7 @@ def bytes_per_step(
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the free memory of a device in bytes; on the CPU also within the limits of the process's control groups."""
+    """Return the free memory of a device in bytes; on the CPU within the limits of the process's control groups."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + unused

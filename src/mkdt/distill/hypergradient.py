@@ -1,16 +1,16 @@
 """The exact hypergradient of trajectory matching, in the memory of one inner step.
 
-A student takes N steps theta_{i+1} = theta_i - a g_i with g_i = grad l(theta_i; X_i, Y_i). The matching loss is
-L = ||theta_N - target||^2 / ||theta_0 - target||^2. Its gradient comes from one backward sweep over the steps. With
-lam = dL/dtheta_{i+1}, each step needs only the product of lam with second derivatives of l at theta_i:
+A student takes N steps theta_{i+1} = theta_i - a g_i with g_i = grad l(theta_i; X_i, Y_i). The matching loss is L =
+||theta_N - target||^2 / ||theta_0 - target||^2. Its gradient comes from one backward sweep over the steps. With lam =
+dL/dtheta_{i+1}, each step needs only the product of lam with second derivatives of l at theta_i:
 
     dL/da -= <g_i, s>,   dL/dX_i = -a d<g_i, s>/dX,   dL/dY_i = -a d<g_i, s>/dY,   lam <- lam - a H_i s
 
-Without momentum s = lam. With momentum mu, theta_{i+1} = theta_i - a v_{i+1} and v_{i+1} = mu v_i + g_i; then
-s <- lam + mu s is the sum of all gradients that reach g_i through later velocities.
+Without momentum s = lam. With momentum mu, theta_{i+1} = theta_i - a v_{i+1} and v_{i+1} = mu v_i + g_i; then s <- lam
++ mu s is the sum of all gradients that reach g_i through later velocities.
 
-The forward pass stores the N parameter vectors, not the graphs. The sweep rebuilds the graph of each step, uses it once and
-drops it. The graph of the last step is always kept, because the sweep starts with it.
+The forward pass stores the N parameter vectors, not the graphs. The sweep rebuilds the graph of each step, uses it once
+and drops it. The graph of the last step is always kept, because the sweep starts with it.
 """
 
 from collections.abc import Sequence
@@ -132,7 +132,7 @@ def match_trajectory(
             plain unroll, and saves one forward and backward pass for each step. The results agree up to rounding.
         learn_targets: if false, the gradient of ``targets`` is zero and costs nothing.
         momentum: of the inner SGD, in [0, 1) (heavy ball without dampening, as in ``torch.optim.SGD``).
-        compiled: the same ``loss_fn`` and ``learn_targets``, compiled; then all steps are rebuilt, as with ``retain=0``.
+        compiled: the same ``loss_fn`` and ``learn_targets``, compiled; all steps are then rebuilt, as with retain 0.
 
     Raises:
         ValueError: no batch is given, ``retain`` is negative, or ``theta0`` equals ``target``.

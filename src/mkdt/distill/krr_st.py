@@ -1,13 +1,13 @@
 """Distillation method ``krr_st``: kernel ridge regression on the features of a pool of students.
 
-Lee et al., "Self-supervised dataset distillation for transfer learning", ICLR 2024 (arXiv 2310.06511). A student that is
-trained on the synthetic images X and targets Y should predict the teacher's representations of real images. The optimal last
-layer has a closed form. With the features f of a student and an appended one for the bias,
+Lee et al., "Self-supervised dataset distillation for transfer learning", ICLR 2024 (arXiv 2310.06511). A student that
+is trained on the synthetic images X and targets Y should predict the teacher's representations of real images. The
+optimal last layer has a closed form. With the features f of a student and an appended one for the bias,
 
     prediction(x) = f(x) f(X)^T (f(X) f(X)^T + lambda I)^-1 Y,    lambda = 1e-6 trace(f(X) f(X)^T)
 
-The loss is the mean squared error of the predictions to the targets of a batch of real images. AdamW moves X and Y only. The
-students are trained on X and Y by MSE, each for some hundred steps, and then replaced by fresh ones.
+The loss is the mean squared error of the predictions to the targets of a batch of real images. AdamW moves X and Y
+only. The students are trained on X and Y by MSE, each for some hundred steps, and then replaced by fresh ones.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,7 +34,7 @@ LAST_SHARE = 1e-3  # published: the learning rate falls linearly to this share o
 
 
 def krr_loss(features: Tensor, targets: Tensor, real_features: Tensor, real_targets: Tensor) -> Tensor:
-    """Compute the mean squared error of kernel ridge regression from the synthetic set to real images (their equation 7).
+    """Compute the mean squared error on real images of kernel ridge regression on the set (their equation 7).
 
     The system is solved in float64: with this ridge its condition number is about m / RIDGE, too large for float32.
 
@@ -181,16 +181,16 @@ def krr_st_set(
     """Learn images and targets from which ridge regression predicts the teacher (their algorithm 1).
 
     Args:
-        initial: the subset that the synthetic set starts from; its mean and std normalise the real images too, and its step
-            size is kept.
+        initial: the subset that the synthetic set starts from; its mean and std normalise the real images too, and its
+            step size is kept.
         source: its images and targets.
         student: the config entry of the pool's students; batch norm is allowed, and the published choice.
         settings: the ``krr_st`` section of the config.
         seed, distill_seed: with the settings they decide all draws.
         device: where to compute.
         state: a state that was given to ``checkpoint``, to continue from.
-        report: called after each iteration with ``loss`` and ``image_gradient`` (norm); at intervals also with the set as
-            pictures.
+        report: called after each iteration with ``loss`` and ``image_gradient`` (norm); at intervals also with the set
+            as pictures.
         checkpoint: called after each student of the first pool, and before each update after the loss was found good.
 
     Returns:
@@ -239,8 +239,8 @@ def krr_st_set(
         start_loss = start_loss or value
         if not bool(torch.stack([loss.detach().float(), *norms]).isfinite().all()) or diverged(value, start_loss):
             raise Diverged(
-                f"krr_st: diverged at iteration {iteration}: the loss is {value:.3g} ({start_loss:.3g} at the start), or a "
-                "gradient is not finite. The last resume point is from before: lower krr_st.lr or krr_st.student_lr."
+                f"krr_st: diverged at iteration {iteration}: the loss is {value:.3g} ({start_loss:.3g} at the start), or "
+                "a gradient is not finite. The last resume point is from before: lower krr_st.lr or krr_st.student_lr."
             )
         checkpoint(partial(current_state, iteration))
         learned.update(iteration, *gradients)

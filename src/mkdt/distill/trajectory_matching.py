@@ -23,8 +23,7 @@ from mkdt.progress import Checkpoint, Report, no_checkpoint, no_report
 
 SMALLEST_STEP_SIZE = 1e-6  # a lower bound in log space too, because float32's exp reaches zero
 MOMENTUM = 0.5  # paper, appendix: SGD momentum of images, targets and step size
-# For each image of the set. Sets of 14 digits had a rate of 10; docs/studies/what_matters.md compares other rates at 7 to
-# 140 images.
+# For each image of the set: a rate of 10 for 14 digits. docs/studies/what_matters.md compares rates at 7 to 140 images.
 TARGET_RATE_PER_IMAGE = 10 / 14
 
 # (images, rows of each step, iteration) -> the views of all steps, and for each step the rows of its views.
@@ -147,17 +146,17 @@ class Matcher:
     def gradient(
         self, theta0: Tensor, target: Tensor, learned: LearnedSet, rows: list[Tensor], iteration: int
     ) -> Hypergradient:
-        """Return the matching loss of a student from ``theta0``, float [P], and its gradients (``match_trajectory``)."""
+        """Compute the hypergradient for a student that starts at ``theta0``, float [P] (``match_trajectory``)."""
         images, targets = learned.images, learned.targets
         if self._views is None:
             return self._match(theta0, target, images, targets, learned.step_size, rows)
-        # The views do not depend on the weights: draw them first, and pull their gradient back to the images at the end.
+        # The views do not depend on the weights: draw them first, and pull their gradient back to the images later.
         leaf = images.detach().requires_grad_()
         views, rows = self._views(leaf, rows, iteration)
         nothing = targets.new_empty(len(views), 0)
-        found = self._match(theta0, target, views.detach(), nothing, learned.step_size, rows)
-        (by_images,) = torch.autograd.grad(views, leaf, found.images)
-        return found._replace(images=by_images)
+        match = self._match(theta0, target, views.detach(), nothing, learned.step_size, rows)
+        (by_images,) = torch.autograd.grad(views, leaf, match.images)
+        return match._replace(images=by_images)
 
     def _match(
         self, theta0: Tensor, target: Tensor, images: Tensor, targets: Tensor, step_size: Tensor, rows: list[Tensor]
@@ -189,8 +188,8 @@ def _expert_weights(
     theta0, target = (experts[draw.expert].row("trajectory", epoch).to(device) for epoch in epochs)
     if torch.equal(theta0, target):
         raise UserError(
-            f"distill: the weights of expert {draw.expert} did not change after epoch {draw.epoch}: raise experts.lr or "
-            "distill.match_epochs."
+            f"distill: the weights of expert {draw.expert} did not change after epoch {draw.epoch}: raise experts.lr "
+            "or distill.match_epochs."
         )
     return theta0, target
 
@@ -212,8 +211,8 @@ def match_experts(
 ) -> tuple[SyntheticSet, Tensor]:
     """Learn a synthetic set by trajectory matching (paper, algorithm 1).
 
-    Each iteration draws an expert and a start epoch. A student takes N steps on the set from the expert's weights, and is
-    compared with the expert M epochs later.
+    Each iteration draws an expert and a start epoch. A student takes N steps on the set from the expert's weights, and
+    is compared with the expert M epochs later.
 
     Args:
         initial: the subset that the synthetic set starts from.
@@ -222,8 +221,8 @@ def match_experts(
         settings: the ``distill`` section of the config.
         seed, distill_seed: with the settings they decide all draws.
         device: where to compute.
-        views: makes views of the images, which ``loss_fn`` then sees in their place; there are no targets to learn then
-            (``learn_targets: false``). None for the images themselves.
+        views: makes views of the images, which ``loss_fn`` then sees in their place. There are no targets to learn
+            then (``learn_targets: false``). None for the images themselves.
         key: the config key that a message about divergence names first.
         state: a state that was given to ``checkpoint``, to continue from.
         report: called after each iteration with ``loss``, ``step_size``, ``image_gradient`` (norm), ``expert`` and
@@ -262,8 +261,8 @@ def match_experts(
         if not bool(torch.stack(checks).isfinite().all()) or diverged(loss, start_loss):
             raise Diverged(
                 f"distill: diverged at iteration {iteration} (expert {draw.expert}, start epoch {draw.epoch}, step size "
-                f"{float(learned.step_size):.3g}): the loss is {loss:.3g} ({start_loss:.3g} at the start), or a gradient is "
-                f"not finite. The last resume point is from before: lower {key} or distill.step_size.lr."
+                f"{float(learned.step_size):.3g}): the loss is {loss:.3g} ({start_loss:.3g} at the start), or a gradient "
+                f"is not finite. The last resume point is from before: lower {key} or distill.step_size.lr."
             )
         checkpoint(partial(current_state, iteration))
         learned.update(gradient)

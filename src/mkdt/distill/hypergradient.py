@@ -1,13 +1,13 @@
 """The exact hypergradient of trajectory matching, in the memory of one inner step.
 
-A student takes N steps theta_{i+1} = theta_i - a g_i with g_i = grad l(theta_i; X_i, Y_i). The matching loss is L =
-||theta_N - target||^2 / ||theta_0 - target||^2. Its gradient comes from one backward sweep over the steps. With lam =
-dL/dtheta_{i+1}, each step needs only the product of lam with second derivatives of l at theta_i:
+A student takes N steps theta_{i+1} = theta_i - a g_i with g_i = grad l(theta_i; X_i, Y_i). The matching loss is
+L = ||theta_N - target||^2 / ||theta_0 - target||^2. Its gradient comes from one backward sweep over the steps. With
+lam = dL/dtheta_{i+1}, each step needs only the product of lam with second derivatives of l at theta_i:
 
     dL/da -= <g_i, s>,   dL/dX_i = -a d<g_i, s>/dX,   dL/dY_i = -a d<g_i, s>/dY,   lam <- lam - a H_i s
 
-Without momentum s = lam. With momentum mu, theta_{i+1} = theta_i - a v_{i+1} and v_{i+1} = mu v_i + g_i; then s <- lam
-+ mu s is the sum of all gradients that reach g_i through later velocities.
+Without momentum s = lam. With momentum mu, theta_{i+1} = theta_i - a v_{i+1} and v_{i+1} = mu v_i + g_i; then
+s <- lam + mu s is the sum of all gradients that reach g_i through later velocities.
 
 The forward pass stores the N parameter vectors, not the graphs. The sweep rebuilds the graph of each step, uses it once
 and drops it. The graph of the last step is always kept, because the sweep starts with it.

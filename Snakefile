@@ -3,52 +3,20 @@
 #
 #   data -> teacher -> targets -> experts -> subset -> distill -> pretrain -> probe -> report
 #
-# `snakemake --cores 2` makes everything that config/config.yaml asks for; see config/README.md for its keys.
+# `snakemake --cores 2` makes everything that config/config.yaml asks for; config/README.md explains its keys. Where the
+# artifacts of a stage lie, what it depends on and what it needs: src/mkdt/config/stages.py.
 
 
 configfile: "config/config.yaml"
 
 
-include: "workflow/rules/common.smk"  # checks the config, names the paths
+include: "workflow/rules/common.smk"  # check the config; what all rules share
 include: "workflow/rules/data.smk"  # decode and split each data set once
-
-
-if TEACHER_ORIGIN == "trained":
-
-    include: "workflow/rules/teacher.smk"  # self-supervised training of the teacher
-
-
-if TEACHER_ORIGIN == "checkpoint":
-
-    include: "workflow/rules/teacher_import.smk"  # or one that the user brings
-
-
-if TEACHER_ORIGIN != "file":
-
-    include: "workflow/rules/targets.smk"  # its representation of every training image
-
-else:
-
-    include: "workflow/rules/targets_import.smk"  # or representations that the user brings
-
-
-include: "workflow/rules/targets_probe.smk"  # what a linear probe makes of them
-include: "workflow/rules/experts.smk"  # students regressed onto the targets: the trajectories
-include: "workflow/rules/subset.smk"  # real subsets
-include: "workflow/rules/distill.smk"  # trajectory matching: the synthetic set
-include: "workflow/rules/krr.smk"  # another distillation: kernel ridge regression
-include: "workflow/rules/mtt.smk"  # and what fails: matching the trajectories of SSL itself
-
-
-if made_by("own"):
-
-    include: "workflow/rules/own.smk"  # distillation methods of your own, one file each (CONTRIBUTING.md)
-
-
-include: "workflow/rules/pretrain.smk"  # fresh students, pre-trained on each set
-include: "workflow/rules/probe.smk"  # linear probe on few labels
+include: "workflow/rules/teacher.smk"  # the teacher, and its representation of every training image: the targets
+include: "workflow/rules/sets.smk"  # real subsets, and the synthetic sets distilled from them
+include: "workflow/rules/experts.smk"  # students regressed onto the targets: the trajectories that are matched
+include: "workflow/rules/evaluate.smk"  # fresh students pre-trained on each set, and a linear probe on few labels
 include: "workflow/rules/report.smk"  # tables, figures and the page
-include: "workflow/rules/tracking.smk"  # send to MLflow what has not reached it; only when asked for
 
 
 # Every artifact that is kept is named: otherwise a lost expert would go unnoticed while the report is there. Experts that
@@ -56,14 +24,5 @@ include: "workflow/rules/tracking.smk"  # send to MLflow what has not reached it
 rule all:
     default_target: True
     input:
-        DATA,
-        TEACHER,
-        TARGETS,
-        TARGETS_PROBE,
-        kept(EXPERTS),
-        kept(SSL_EXPERTS if "mtt_ssl" in config["methods"] else []),
-        SETS,
-        PRETRAINED,
-        SCORES,
-        REPORT,
+        made_by(*STAGES),
     localrule: True

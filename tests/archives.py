@@ -66,7 +66,7 @@ def make(kind: str, seed: int = 0, per_class: dict[str, int] = PER_CLASS, classe
     """A small set of a kind; every image has one flat colour of its own, so that a mix-up shows.
 
     Args:
-        kind: a name of ``catalog.FILES``.
+        kind: a name of ``catalogue.FILES``.
         seed: of the colours and of the order of the classes.
         per_class: images of each class by split.
         classes: how many.
@@ -111,11 +111,11 @@ def install(monkeypatch: Any, made: Made, address: str = "http://127.0.0.1:1") -
 
 def append_to(source: Path, made: Made, address: str = "http://127.0.0.1:1") -> None:
     """The same for a copy of ``src`` that other processes run: lines at the end of two of its modules."""
-    with (source / "mkdt" / "catalog.py").open("a") as file:
+    with (source / "mkdt" / "config" / "catalogue.py").open("a") as file:
         file.write(f"\nDATASETS[{made.kind!r}] = {made.facts!r}\n")
         file.write(f"FILES[{made.kind!r}] = tuple(File(*entry) for entry in {made.entries(address)!r})\n")
     if made.torchvision:
-        with (source / "mkdt" / "arrays.py").open("a") as file:
+        with (source / "mkdt" / "data" / "readers" / "arrays.py").open("a") as file:
             file.write("\nimport torchvision.datasets\n")
             for name, values in made.torchvision.items():
                 file.writelines(f"torchvision.datasets.{name}.{key} = {value!r}\n" for key, value in values.items())
@@ -146,6 +146,20 @@ def tar(members: dict[str, bytes], mode: str = "w:gz") -> bytes:
             info = tarfile.TarInfo(name)
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def tar_of_one(name: str, link: str = "") -> bytes:
+    """A tar archive of one member: a file, or a symbolic link to ``link``."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        info = tarfile.TarInfo(name)
+        if link:
+            info.type, info.linkname = tarfile.SYMTYPE, link
+            archive.addfile(info)
+        else:
+            info.size = 3
+            archive.addfile(info, io.BytesIO(b"bad"))
     return buffer.getvalue()
 
 

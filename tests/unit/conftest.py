@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import settings
+from made_results import make_results
 from torch import Tensor
 
 from mkdt import artifacts
@@ -93,3 +94,16 @@ def freeze() -> Callable[[Any], Any]:
         return torch.load(buffer, weights_only=True)
 
     return through_a_file
+
+
+@pytest.fixture
+def tiny(make_set: Callable[..., SyntheticSet]) -> SyntheticSet:
+    """A distilled set of four images."""
+    return make_set(4)
+
+
+@pytest.fixture
+def results(tmp_path: Path, spec: dict[str, Any], tiny: SyntheticSet) -> Path:
+    """A results folder with a data set, a teacher, a distilled set and a student."""
+    make_results(tmp_path / "results", spec, tiny)
+    return tmp_path / "results"

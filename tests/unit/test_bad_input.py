@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from configs import DEFAULT, merged
+from configs import DEFAULT, merged, settings_of
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from mkdt import artifacts
 from mkdt.config import loading as cfg
+from mkdt.config import sizes
 from mkdt.data import preparation as data
 from mkdt.errors import UserError
 from mkdt.teacher import external_checkpoint as checkpoints
@@ -216,7 +217,7 @@ def test_any_folder_name_works(name: str, tmp_path: Path) -> None:
     (folder / "0" / "above").symlink_to(folder)
     (folder / "empty").mkdir()
     loaded = cfg.load(merged(DEFAULT, source(folder)))
-    assert cfg.facts_of(loaded, "mine").classes == 2
+    assert sizes.facts_of(loaded, "mine").classes == 2
 
 
 def bomb(pixels: int) -> bytes:
@@ -232,7 +233,7 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(pixels: int, tmp_p
     """A picture that would fill the memory: refused by its header, below Pillow's own limit and above, by file name."""
     folder = tree(tmp_path / "d")
     made(folder / "0" / "bomb.png", bomb(pixels))
-    entry = cfg.settings(cfg.load(merged(DEFAULT, source(folder))), "data", dataset="mine")
+    entry = settings_of(cfg.load(merged(DEFAULT, source(folder))), "data", dataset="mine")
     with pytest.raises(
         UserError, match=r"1 of 41 images in .*/d .*0/bomb\.png: more than 89,478,485 pixels are too many"
     ):
@@ -276,7 +277,7 @@ def test_a_bad_checkpoint_is_one_sentence_and_runs_no_code(
     file = make(tmp_path)
     with pytest.raises(UserError) as caught:
         if file.suffix == ".npy":
-            foreign.read(file)
+            foreign.load_untrusted(file)
         checkpoints.load_checkpoint(file, OPTIONS, 1, 8)
     assert word in str(caught.value)
     assert "\n" not in str(caught.value)

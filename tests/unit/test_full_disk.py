@@ -11,7 +11,7 @@ from small_disk import small_file_system
 
 from mkdt import artifacts
 from mkdt.errors import UserError
-from mkdt.jobs import stage as job
+from mkdt.jobs.resume import save_state
 
 pytestmark = pytest.mark.counts("faults injected")
 
@@ -30,7 +30,7 @@ def test_a_full_disk_leaves_no_part_of_a_file(small: Path) -> None:
         "a.safetensors": lambda path: artifacts.save(path, {"x": torch.ones(100_000)}, stage="experts"),
         "a.jsonl": lambda path: artifacts.write_text(path, "row\n" * 100_000),
         "a.pt": lambda path: artifacts.write_atomically(
-            path, lambda name: job._save_state({"x": torch.ones(100_000)}, name)
+            path, lambda name: save_state({"x": torch.ones(100_000)}, name)
         ),
         "a.png": lambda path: artifacts.write_picture(path, torch.randint(256, (3, 400, 400), dtype=torch.uint8)),
     }

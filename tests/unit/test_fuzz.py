@@ -18,10 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mkdt import artifacts
+from mkdt.config import architectures, plan, registry, sizes, stages
 from mkdt.config import loading as cfg
 from mkdt.config.catalogue import DATASETS
-from mkdt.config.methods import METHODS, made_by
+from mkdt.config.methods import METHODS, methods_that
 from mkdt.config.schema import SCHEMA
+from mkdt.config.sections import Config
+from mkdt.config.stages import STAGES
 from mkdt.distill.synthetic_set import load_synthetic
 from mkdt.errors import UserError
 from mkdt.jobs import estimates as resources
@@ -98,7 +101,9 @@ def valid(draw: Draw) -> dict[str, Any]:
     config["source"] = draw(st.sampled_from(sorted(config["datasets"])))
     for name, entry in config["students"].items():
         complete = {"depth": 1, "width": 32, "norm": "instance", "blocks": [1]} | entry
-        config["students"][name] = complete | {"architecture": draw(st.sampled_from(sorted(cfg.ARCHITECTURES)))}
+        config["students"][name] = complete | {
+            "architecture": draw(st.sampled_from(sorted(architectures.ARCHITECTURES)))
+        }
         config["students"][name] |= {"depth": min(5, complete["depth"]), "width": min(32, complete["width"])}
     student = config["students"]["own"] = DEFAULT["students"]["convnet"] | {"norm": draw(st.sampled_from(["group", "instance", "none"]))}  # fmt: skip
     config["student"] = "own"
@@ -112,6 +117,8 @@ def valid(draw: Draw) -> dict[str, Any]:
     config["teacher"]["checkpoint"] = dict.fromkeys(config["teacher"]["checkpoint"])
     config["targets"]["file"] = None
     config["methods"] = some(draw, sorted(METHODS))
+    for section in ("distill", "krr_st"):
+        config[section]["init"] = draw(st.sampled_from(methods_that(stage="subset")))
     config["budgets"] = some(draw, [2, 9, 40, 0.02, 0.5])
     config["experts"]["epochs"] += config["distill"]["start_epochs"] + config["distill"]["match_epochs"]
     config["distill"]["retain"] = draw(st.sampled_from(["auto", 0, 1, 99]))
@@ -125,31 +132,30 @@ def valid(draw: Draw) -> dict[str, Any]:
     return config
 
 
-def plan(config: dict[str, Any]) -> None:
+def evaluate_all(config: Config) -> None:
     """Everything that the Snakefile asks of a config that was taken."""
-    for stage in ("distill", "experts", "krr", "mtt", "sslexperts", "probe", "report", "targets", "targets_probe"):
-        json.dumps(cfg.settings(config, stage), allow_nan=False)
-    for name in cfg.used_datasets(config):
-        json.dumps(cfg.settings(config, "data", dataset=name), allow_nan=False)
-    for method in config["methods"]:
-        for budget, seed in cfg.variants(config, method):
-            assert isinstance(seed, int)
-            assert cfg.budget_words(budget)
-            if method in made_by("subset"):
-                json.dumps(cfg.settings(config, "subset", method=method, budget=budget), allow_nan=False)
-        for student in config["pretrain"]["students"]:
-            cfg.settings(config, "pretrain", student=student, method=method)
-    assert cfg.names(config)
-    assert resources.table(config, 0).count("\n") > 5
-    assert resources.table(config, 1).count("\n") > 5
-    assert resources.total(config).count("|") == 7
+    for job in plan.jobs(config):
+        names = {name: value for name, value in job.names.items() if isinstance(value, str)}
+        json.dumps(STAGES[job.stage].slice(config, names), allow_nan=False)
+        paths = list(stages.files(config, job))
+        assert paths or job.stage == "report"
+        for path in paths:
+            assert "{" not in path
+            artifact, found = stages.place(Path(path).relative_to("results")) or ("", {})
+            assert artifact == STAGES[job.stage].artifact
+            assert names.items() <= found.items() | {"first": names.get("first"), "last": names.get("last")}.items()
+    for budget, _ in (one for method in config["methods"] for one in plan.variants(config, method)):
+        assert sizes.budget_words(budget)
+    assert registry.names(config)
+    assert resources.table(config).count("\n") > 5
+    assert resources.total(config).count("|") == 6
 
 
 @given(config=valid(), scale=st.sampled_from(["full", "smoke"]))
 @settings(max_examples=40 * TIMES)
 def test_a_config_drawn_from_the_schema_is_taken_and_planned(config: dict[str, Any], scale: str) -> None:
     """Whatever the schema and the conditions between keys allow gives settings, names, jobs and sizes for every rule."""
-    plan(cfg.load(config | {"scale": scale}))
+    evaluate_all(cfg.load(config | {"scale": scale}))
 
 
 JUNK = st.recursive(

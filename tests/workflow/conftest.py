@@ -23,12 +23,12 @@ class Project:
 
     Attributes:
         folder: the checkout.
-        configfile: what its runs are configured with.
+        configfiles: what its runs are configured with; a later file overrides an earlier one.
         snakemake: what runs it, as arguments of Python. Warm saves the imports of every job; where processes are killed, jobs
             must be processes of their own.
     """
 
-    configfile = "tiny.yaml"
+    configfiles: tuple[str, ...] = ("tiny.yaml",)
     snakemake = WARM
 
     def __init__(self, folder: Path) -> None:
@@ -56,7 +56,7 @@ class Project:
     def command(self, *arguments: str, cores: int = 2) -> list[str]:
         """The command line of a run."""
         # The arguments come first: --configfile would take a target behind it for another file.
-        fixed = ["--cores", str(cores), "--configfile", self.configfile]
+        fixed = ["--cores", str(cores), "--configfile", *self.configfiles]
         snakemake = COLD if "--dry-run" in arguments else self.snakemake
         return [sys.executable, *snakemake, *arguments, *fixed]
 

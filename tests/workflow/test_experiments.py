@@ -7,13 +7,14 @@ import archives
 import pandas as pd
 import pytest
 import yaml
-from conftest import REPOSITORY, Project
+from configs import DEFAULT, EXPERIMENTS, ROOT, merged
+from conftest import Project
 
 from mkdt.artifacts import Artifact
+from mkdt.config.files import with_base
 
 pytestmark = pytest.mark.slow
 
-FILES = sorted((REPOSITORY / "config" / "experiments").glob("*.yaml"))
 PAPER = {"cifar10", "cifar100", "tiny_imagenet", "aircraft", "cub200", "dogs", "flowers102"}
 
 # Jobs at full size, counted by hand. A table of the paper has 7 data sets; ten batches of ten experts; three subsets each of
@@ -51,10 +52,15 @@ JOBS = {
 }
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def arguments(file: Path) -> tuple[str, ...]:
+    """The files of an experiment, as they follow ``--configfile`` in a copy of the project."""
+    return tuple(str(part.relative_to(ROOT)) for part in with_base(file))
+
+
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
 def test_a_dry_run_plans_the_jobs_of_the_table(file: Path, project: Project) -> None:
     """Counted by hand above, at full size, with nothing made yet."""
-    project.configfile = f"config/experiments/{file.name}"
+    project.configfiles = arguments(file)
     planned: Counter[str] = Counter()
     for name, count in project.planned().items():
         planned["experts" if name.startswith("experts_") else name] += count
@@ -78,17 +84,19 @@ def archive(project: Project, kind: str, per_class: dict[str, int]) -> None:
     archives.append_to(project.folder / "src", made)
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", EXPERIMENTS, ids=lambda file: file.stem)
 def test_a_smoke_run_goes_from_the_archives_to_the_tables(file: Path, shared: Project) -> None:
     """What several files share (data, teachers, experts) is made by the first and taken over by the others."""
-    shared.configfile = f"config/experiments/{file.name}"
+    shared.configfiles = arguments(file)
     shared.run("--quiet", "--scheduler", "greedy", "--config", "scale=smoke", "tracking={enabled: false}")
-    config = yaml.safe_load(file.read_text())
+    config = DEFAULT
+    for part in with_base(file):
+        config = merged(config, yaml.safe_load(part.read_text()))
     results = shared.folder / "results" / f"{config['experiment']}_smoke"
     accuracy = pd.read_csv(results / "report" / "accuracy.csv")
     assert set(accuracy["downstream"]) == {f"{name}_smoke" for name in config["probe"]["downstream"]}
     assert set(accuracy["student"]) == set(config["pretrain"]["students"])
-    assert set(accuracy["method"]) == set(config.get("methods", ["none", "random", "high_loss", "mkdt", "full"]))
+    assert set(accuracy["method"]) == set(config["methods"])
     assert accuracy["accuracy"].between(0, 100).all()
     (made,) = (results / "sets" / "mkdt").rglob("*.safetensors")
     assert len(Artifact(made).tensor("images")) < 12

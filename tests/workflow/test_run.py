@@ -94,7 +94,7 @@ def test_the_page_shows_what_was_made(finished: Project) -> None:
     jobs = dict(re.findall(r"<tr><td>(\w+)</td><td>(\d+)</td>", cost))
     expected = {"data": 1, "teacher": 1, "targets": 1, "targets_probe": 1, "experts": 2, "subset": 3, "distill": 2, "pretrain": 7, "probe": 5}  # fmt: skip
     assert jobs == {stage: str(count) for stage, count in (expected | {"all": 23}).items()}
-    assert f"snakemake --verbose --cores 2 --configfile {finished.configfile}" in origin
+    assert f"snakemake --verbose --cores 2 --configfile {finished.configfiles[0]}" in origin
     assert "experiment: tiny" in origin
 
 
@@ -201,7 +201,7 @@ def test_a_teacher_on_two_processes_is_stopped_and_goes_on_to_the_same_bytes(pro
         time.sleep(0.01)
     rank_0 = worker(project, "teacher")
     assert rank_0 is not None
-    others = [pid for pid in children(rank_0) if "mkdt.teacher.distributed" in command(pid)]
+    others = [pid for pid in children(rank_0) if "spawn_main" in command(pid)]
     assert len(others) == 1
     for pid in (*others, rank_0):
         os.kill(pid, signal.SIGTERM)

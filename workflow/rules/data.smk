@@ -1,21 +1,19 @@
 # Local, since a cluster's nodes often have no way out to download anything.
 rule data:
     output:
-        "results/{dataset}/data.safetensors",
+        **outputs("data"),
     log:
-        "results/logs/{dataset}/data.log",
+        STAGES["data"].log(config),
     benchmark:
-        "results/benchmarks/{dataset}/data.tsv"
+        STAGES["data"].benchmark(config)
     localrule: True
     conda:
         ENVIRONMENT
-    threads: lambda wildcards: cfg.decoding_threads(config, wildcards.dataset)
+    # Worth asking for (Snakemake gives what there are): several for image files, one for arrays.
+    threads: lambda wildcards: 8 if sizes.consists_of_files(config, wildcards.dataset) else 1
     resources:
-        mem_mb=memory("data"),
-        disk_mb=disk("data"),
-        runtime=minutes("data"),
+        **resources_of("data"),
     params:
-        settings=lambda wildcards: cfg.settings(config, "data", dataset=wildcards.dataset),
-        code=lambda wildcards: code("data", *own_modules(config["datasets"][wildcards.dataset]["kind"])),
+        **params_of("data"),
     script:
         "../scripts/data.py"

@@ -1,7 +1,20 @@
+def expert_inputs(wildcards):
+    """What the function that trains a method's own experts looks at; the teacher where the method asks for it."""
+    inputs = {"data": SOURCE} | ({"targets": TARGETS} if METHODS[wildcards.method].data else {})
+    return inputs | ({"teacher": TEACHER} if METHODS[wildcards.method].teacher else {})
+
+
 # `snakemake experts` makes what is missing of them and nothing else (after `mkdt clean`, say).
 rule experts:
     input:
-        EXPERTS,
+        [path for job in JOBS if job.stage == "experts" for path in files_of(config, job)],
+    localrule: True
+
+
+# The same for experts of a method's own kind.
+rule method_experts:
+    input:
+        [path for job in JOBS if job.stage == "method_experts" for path in files_of(config, job)],
     localrule: True
 
 
@@ -11,27 +24,45 @@ for batch in BATCHES:
 
     rule:
         name:
-            f"experts_{batch[0]}_{batch[-1]}"
+            f"experts_{int(batch['first'])}_{int(batch['last'])}"
         input:
             data=SOURCE,
             targets=TARGETS,
         output:
-            experts=[f"{EXPERT_FOLDER}/{expert:03d}.safetensors" for expert in batch],
-            metrics=f"{EXPERT_FOLDER}/{batch[0]:03d}-{batch[-1]:03d}.jsonl",
+            **outputs("experts", **batch),
         log:
-            f"results/logs/{config['source']}/{config['teacher']['name']}/{config['student']}/experts_{batch[0]}.log",
+            STAGES["experts"].log(config, batch),
         benchmark:
-            f"results/benchmarks/{config['source']}/{config['teacher']['name']}/{config['student']}/experts_{batch[0]}.tsv"
+            STAGES["experts"].benchmark(config, batch)
         conda:
             ENVIRONMENT
         threads: THREADS
         resources:
-            gpu=GPU,
-            mem_mb=memory("experts"),
-            disk_mb=disk("experts"),
-            runtime=minutes("experts"),
+            **resources_of("experts"),
         params:
-            settings=cfg.settings(config, "experts"),
-            code=code("experts"),
+            **params_of("experts"),
         script:
             "../scripts/experts.py"
+
+    rule:
+        name:
+            f"method_experts_{int(batch['first'])}_{int(batch['last'])}"
+        input:
+            unpack(expert_inputs),
+        output:
+            **outputs("method_experts", **batch),
+        log:
+            STAGES["method_experts"].log(config, batch),
+        benchmark:
+            STAGES["method_experts"].benchmark(config, batch)
+        wildcard_constraints:
+            method="|".join(methods_that(own_experts=True)),
+        conda:
+            ENVIRONMENT
+        threads: THREADS
+        resources:
+            **resources_of("method_experts"),
+        params:
+            **params_of("method_experts"),
+        script:
+            "../scripts/method_experts.py"

@@ -1,36 +1,36 @@
+SYNTHETIC = plan.distilled(config)
+
+
 rule report:
     input:
-        scores=SCORES,
-        sets=[TRAINING_SET.format(**variant) for variant in SYNTHETIC],
-        metrics=[TRAINING_SET.format(**variant).replace(".safetensors", ".jsonl") for variant in MATCHED],
-        initial=[initial_set(variant) for variant in SYNTHETIC],
-        evolution=[TRAINING_SET.format(**variant).replace(".safetensors", ".png") for variant in SYNTHETIC],
+        scores=sorted(made_by("probe")),
+        sets=[STAGES["distill"].path(config, "set", names) for names in SYNTHETIC],
+        metrics=[STAGES["distill"].path(config, "metrics", names) for names in plan.matched(config)],
+        initial=[STAGES["subset"].path(config, "set", plan.initial_set(config, names)) for names in SYNTHETIC],
+        evolution=[STAGES["distill"].path(config, "evolution", names) for names in SYNTHETIC],
         # Relative: a checkout that moved makes nothing anew.
         template=os.path.relpath(Path(workflow.basedir) / "workflow" / "report" / "index.html.jinja"),
     output:
         **{
-            name.replace(".", "_"): report(
+            role: report(
                 path,
-                caption=f"../report/{name.rsplit('.', 1)[0]}.rst",
-                category="Results" if name != "sets.png" else "Synthetic sets",
-                labels={"file": name},
+                caption=f"../report/{Path(path).stem}.rst",
+                category="Results" if role != "sets_png" else "Synthetic sets",
+                labels={"file": Path(path).name},
             )
-            for path in REPORT
-            for name in [path.rsplit("/", 1)[1]]
+            for role, path in outputs("report").items()
+            if path in made_by("report")
         },
     log:
-        f"results/logs/{config['experiment']}/report.log",
+        STAGES["report"].log(config),
     benchmark:
-        f"results/benchmarks/{config['experiment']}/report.tsv"
+        STAGES["report"].benchmark(config)
     localrule: True
     conda:
         ENVIRONMENT
     resources:
-        mem_mb=memory("report"),
-        disk_mb=disk("report"),
-        runtime=minutes("report"),
+        **resources_of("report"),
     params:
-        settings=cfg.settings(config, "report"),
-        code=code("report"),
+        **params_of("report"),
     script:
         "../scripts/report.py"

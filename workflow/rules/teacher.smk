@@ -1,34 +1,123 @@
-DEVICES = config["teacher"]["devices"]
-GPUS_DECLARED = workflow.global_resources.get("gpu").value  # None: no limit
+if TEACHER_ORIGIN == "trained":
 
-# Snakemake would lower the request without a word, and the processes would use GPUs that it believes to be free.
-if workflow.is_main_process and GPUS_DECLARED is not None and GPU * DEVICES > GPUS_DECLARED:
-    raise WorkflowError(
-        f"config: teacher.devices is {DEVICES}, but this run may use {GPUS_DECLARED} GPU(s) at a time: lower it, "
-        f"or allow more with --resources gpu={DEVICES}."
-    )
+    DEVICES, DECLARED = config["teacher"]["devices"], internals.declared_gpus(workflow)
+
+    # Snakemake would lower the request without a word, and the processes would use GPUs that it believes to be free.
+    if internals.is_main_process(workflow) and DECLARED is not None and GPU * DEVICES > DECLARED:
+        raise WorkflowError(
+            f"config: teacher.devices is {DEVICES}, but this run may use {DECLARED} GPU(s) at a time: lower it, "
+            f"or allow more with --resources gpu={DEVICES}."
+        )
+
+    rule teacher:
+        input:
+            data=SOURCE,
+        output:
+            **outputs("teacher"),
+        log:
+            STAGES["teacher"].log(config),
+        benchmark:
+            STAGES["teacher"].benchmark(config)
+        conda:
+            ENVIRONMENT
+        threads: DEVICES * THREADS
+        resources:
+            **resources_of("teacher", gpus=DEVICES, processes=DEVICES),
+        params:
+            **params_of("teacher"),
+        script:
+            "../scripts/teacher.py"
 
 
-rule teacher:
+if TEACHER_ORIGIN == "checkpoint":
+    CHECKPOINT = config["teacher"]["checkpoint"]["file"]
+
+    # Stands for rule teacher where the config brings a checkpoint: the same file, so all later stages are the same.
+    rule teacher_import:
+        input:
+            **({"checkpoint": CHECKPOINT} if CHECKPOINT else {}),
+            data=SOURCE,
+        output:
+            **outputs("teacher_import"),
+        log:
+            STAGES["teacher_import"].log(config),
+        benchmark:
+            STAGES["teacher_import"].benchmark(config)
+        conda:
+            ENVIRONMENT
+        threads: THREADS
+        resources:
+            **resources_of("teacher_import"),
+        params:
+            **params_of("teacher_import"),
+        script:
+            "../scripts/teacher_import.py"
+
+
+if TEACHER_ORIGIN != "file":
+
+    rule targets:
+        input:
+            data=SOURCE,
+            teacher=TEACHER,
+        output:
+            **outputs("targets"),
+        log:
+            STAGES["targets"].log(config),
+        benchmark:
+            STAGES["targets"].benchmark(config)
+        conda:
+            ENVIRONMENT
+        threads: THREADS
+        resources:
+            **resources_of("targets"),
+        params:
+            **params_of("targets"),
+        script:
+            "../scripts/targets.py"
+
+else:
+
+    # Stands for rules teacher and targets where the config brings the representations.
+    rule targets_import:
+        input:
+            data=SOURCE,
+            file=config["targets"]["file"],
+        output:
+            **outputs("targets_import"),
+        log:
+            STAGES["targets_import"].log(config),
+        benchmark:
+            STAGES["targets_import"].benchmark(config)
+        conda:
+            ENVIRONMENT
+        resources:
+            **resources_of("targets_import"),
+        params:
+            **params_of("targets_import"),
+        script:
+            "../scripts/targets_import.py"
+
+
+# Says what the targets are worth before a hundred experts are trained on them; a rule of its own, so that a change of
+# the probe makes no target and no expert anew. The priority runs it first where an expert could start as well.
+rule targets_probe:
     input:
         data=SOURCE,
+        targets=TARGETS,
     output:
-        teacher=TEACHER[0],
-        metrics=TEACHER[1],
+        **outputs("targets_probe"),
     log:
-        f"results/logs/{config['source']}/{config['teacher']['name']}/teacher.log",
+        STAGES["targets_probe"].log(config),
     benchmark:
-        f"results/benchmarks/{config['source']}/{config['teacher']['name']}/teacher.tsv"
+        STAGES["targets_probe"].benchmark(config)
+    priority: 1
     conda:
         ENVIRONMENT
-    threads: DEVICES * THREADS
+    threads: THREADS
     resources:
-        gpu=GPU * DEVICES,
-        mem_mb=lambda wildcards, attempt: DEVICES * memory("teacher")(wildcards, attempt),
-        disk_mb=disk("teacher"),
-        runtime=minutes("teacher"),
+        **resources_of("targets_probe"),
     params:
-        settings=cfg.settings(config, "teacher"),
-        code=code("teacher"),
+        **params_of("targets_probe"),
     script:
-        "../scripts/teacher.py"
+        "../scripts/targets_probe.py"

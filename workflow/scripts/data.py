@@ -1,17 +1,17 @@
-"""Rule data: decode a data set once, split it, write uint8 tensors."""
+"""Stage data: decode a data set once, split it, write uint8 tensors."""
 
 from mkdt import artifacts
-from mkdt.data.pictures import Progress
+from mkdt.data.pictures import Callbacks
 from mkdt.data.preparation import prepare
 from mkdt.jobs import stage as job
 
-with job.stage(snakemake) as stage:
+with job.stage(snakemake, "data") as stage:
     tensors, skipped = prepare(
         **stage.settings,
-        **stage.data,
+        **snakemake.config["data"],
         threads=snakemake.threads,
         resume=lambda: (stage.resume(take_over=False), stage.scratch),
-        progress=Progress(stage.expect, stage.report, stage.checkpoint),
+        callbacks=Callbacks(stage.expect, stage.report, stage.checkpoint),
     )
     stage.save(stage.output[0], tensors, notes={"skipped": skipped} if skipped else None)
     images = artifacts.Artifact(stage.output[0]).header["digests"]["train_images"]

@@ -1,15 +1,16 @@
-"""Rule pretrain: fresh students, one a seed, pre-trained on one training set over the grid of rates and steps."""
+"""Stage pretrain: fresh students, one a seed, pre-trained on one training set over the grid of rates and steps."""
 
 from functools import partial
 from pathlib import Path
 
 from mkdt.artifacts import Artifact
 from mkdt.config.methods import METHODS
+from mkdt.config.results import RESULTS
 from mkdt.data.pixels import Normalised
 from mkdt.distill.subsets import STEP_SIZE
 from mkdt.distill.synthetic_set import load_synthetic
 from mkdt.errors import UserError
-from mkdt.evaluate.pretraining import grid, pretrain_grid
+from mkdt.evaluate.pretraining import grid_points, pretrain_grid
 from mkdt.jobs import stage as job
 from mkdt.seeding import derive
 
@@ -19,11 +20,11 @@ def report(seed, step, values):
     stage.report(step, {f"{key}/seed {seed}": value for key, value in values.items()})
 
 
-with job.stage(snakemake) as stage:
+with job.stage(snakemake, "pretrain") as stage:
     method, data = stage.wildcards.method, stage.open("data", stage.input.data, "data")
     mean, std, step_size = data.tensor("mean"), data.tensor("std"), STEP_SIZE
     if hasattr(stage.input, "set"):
-        maker = METHODS[method].rule if method in METHODS else None  # a file that is brought has any
+        maker = METHODS[method].stage if method in METHODS else None  # a file that is brought has any
         training_set = load_synthetic(stage.open("set", stage.input.set, maker))
         images, targets, step_size = (
             training_set.normalised(mean, std),
@@ -37,8 +38,8 @@ with job.stage(snakemake) as stage:
         targets = stage.open("targets", stage.input.targets, "targets").tensor("targets")
         images = Normalised(data.tensor("train_images"), mean, std)
     images, targets = images.to(stage.device), targets.to(stage.device)
-    state = stage.resume(shared=Path(stage.output.metrics).parent.relative_to("results"))
-    rates, steps = grid(stage.settings, method, len(images), step_size)
+    state = stage.resume(shared=Path(stage.output.metrics).parent.relative_to(RESULTS))
+    rates, steps = grid_points(stage.settings, method, len(images), step_size)
     seeds = [int(path.rsplit("/", 1)[1].split(".")[0]) for path in stage.output.students]
     stage.expect(len(seeds) * len(rates) * len(steps), "point")
     for seed, path in zip(seeds, stage.output.students, strict=True):

@@ -1,4 +1,4 @@
-"""Rule probe: score one method's students on validation, choose, and open the test split once."""
+"""Stage probe: score one method's students on validation, choose, and open the test split once."""
 
 from pathlib import Path
 
@@ -6,14 +6,15 @@ import torch
 
 from mkdt.artifacts import write_table
 from mkdt.data.pixels import Normalised, adapt
-from mkdt.evaluate.linear_probe import Downstream, probe
+from mkdt.evaluate.labels import Downstream
 from mkdt.evaluate.pretraining import snapshots
+from mkdt.evaluate.selection import probe
 from mkdt.jobs import stage as job
 from mkdt.teacher.encoding import load_teacher
 
 UNREAD = torch.empty(0), torch.empty(0)
 
-with job.stage(snakemake) as stage:
+with job.stage(snakemake, "probe") as stage:
     source = stage.open("source", stage.input.source, "data")
     channels, size = source.shape("train_images")[1:3]
     mean, std = source.tensor("mean"), source.tensor("std")

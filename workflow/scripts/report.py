@@ -1,10 +1,9 @@
-"""Rule report: all scores into tables, figures and one page."""
+"""Stage report: all scores into tables, figures and one page."""
 
 import os
 from pathlib import Path
 
 from mkdt.artifacts import write_text
-from mkdt.config.loading import RESULTS
 from mkdt.config.methods import METHODS
 from mkdt.distill.synthetic_set import load_synthetic
 from mkdt.jobs import stage as job
@@ -13,7 +12,7 @@ from mkdt.report import figures, page
 from mkdt.report import tables as report
 from mkdt.report.costs import costs
 
-with job.stage(snakemake) as stage:
+with job.stage(snakemake, "report") as stage:
     settings, output = stage.settings, stage.output
     scores = report.read_scores(stage.input.scores, settings["source"], snakemake.config["pretrain"]["students"])
     accuracy = report.accuracies(scores, settings["budgets"])
@@ -28,8 +27,8 @@ with job.stage(snakemake) as stage:
     for initial, path, picture in zip(stage.input.initial, stage.input.sets, stage.input.evolution, strict=True):
         method, budget, seed = Path(path).with_suffix("").parts[-3:]
         if (method, budget) not in shown:
-            sets = load_synthetic(path, METHODS[method].rule), load_synthetic(initial, "subset")
-            shown[method, budget] = page.Shown(method, budget, seed, *sets, Path(picture).read_bytes())
+            sets = load_synthetic(path, METHODS[method].stage), load_synthetic(initial, "subset")
+            shown[method, budget] = page.ShownSet(method, budget, seed, *sets, Path(picture).read_bytes())
     if shown:
         first = {one.method: one for one in reversed(shown.values())}
         rows = [
@@ -39,10 +38,10 @@ with job.stage(snakemake) as stage:
         ]
         figures.save_figure(output.sets_png, figures.plot_images(rows))
     runs = {"/".join(Path(path).with_suffix("").parts[-3:]): path for path in stage.input.metrics}
-    matching = {name: report.read_table(path, METHODS[name.split("/")[0]].rule) for name, path in runs.items()}
+    matching = {name: report.read_table(path, METHODS[name.split("/")[0]].stage) for name, path in runs.items()}
     if matching:
         figures.save_figure(output.matching_png, figures.plot_matching(matching))
-    table = costs(snakemake.config, RESULTS)
+    table = costs(snakemake.config)
     html = page.render(
         stage.input.template,
         title=snakemake.config["experiment"],

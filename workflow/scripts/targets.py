@@ -1,9 +1,9 @@
-"""Rule targets: the teacher's representation of every training image, and of the validation images, in eval mode."""
+"""Stage targets: the teacher's representation of every training image, and of the validation images, in eval mode."""
 
 from mkdt.jobs import stage as job
 from mkdt.teacher.encoding import load_teacher, represent
 
-with job.stage(snakemake) as stage:
+with job.stage(snakemake, "targets") as stage:
     data = stage.open("data", stage.input.data, "data")
     teacher = stage.open("teacher", stage.input.teacher, "teacher")
     images, held_out = data.tensor("train_images"), data.tensor("validation_images")

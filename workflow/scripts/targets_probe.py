@@ -1,4 +1,4 @@
-"""Rule targets_probe: the probe on the targets beside one on the pixels, said in the log and warned of."""
+"""Stage targets_probe: the probe on the targets beside one on the pixels, said in the log and warned of."""
 
 import logging
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 from mkdt.evaluate.targets_probe import probe_targets
 from mkdt.jobs import stage as job
 
-with job.stage(snakemake) as stage:
+with job.stage(snakemake, "targets_probe") as stage:
     data = stage.open("data", stage.input.data, "data")
     file = stage.open("targets", stage.input.targets, "targets")
     rows, level = [], logging.INFO
@@ -32,7 +32,7 @@ with job.stage(snakemake) as stage:
         if all(row["targets"] < row["pixels"] for row in rows):
             level = logging.WARNING
             said += " These targets say less than the images themselves; experts will imitate them (docs/teachers.md)."
-            print(f"{stage.rule}: {said}", file=sys.stderr)
+            print(f"{snakemake.rule}: {said}", file=sys.stderr)
     job.log.log(level, "%s", said)
     for step, row in enumerate(rows):
         stage.report(step, row)

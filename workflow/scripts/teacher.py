@@ -1,10 +1,10 @@
-"""Rule teacher: train a backbone by self-supervised learning on the source's training images."""
+"""Stage teacher: train a backbone by self-supervised learning on the source's training images."""
 
 from mkdt.jobs import stage as job
 from mkdt.teacher import distributed
 from mkdt.teacher.training import train_teacher
 
-with job.stage(snakemake) as stage:
+with job.stage(snakemake, "teacher") as stage:
     data = stage.open("data", stage.input.data, "data")
     devices, monitor_every = (snakemake.config["teacher"][key] for key in ("devices", "monitor_every"))
     state = stage.resume(processes=devices)

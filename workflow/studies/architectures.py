@@ -1,4 +1,4 @@
-"""Study 5: table and figure of its page, from the scores that the workflow has made so far."""
+"""Study 5: make the tables and the figure of its page from the scores that exist so far."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ import shared as studies
 from matplotlib.figure import Figure
 
 from mkdt.artifacts import write_text
+from mkdt.config.loading import read
 from mkdt.config.methods import METHODS
-from mkdt.jobs.estimates import read
 from mkdt.report import figures
 from mkdt.report import tables as report
 
@@ -17,11 +17,11 @@ PAGE = Path("docs/studies/architectures")
 
 
 def as_text(summary: pd.DataFrame, best: pd.DataFrame) -> str:
-    """Two tables, one row a student: mean accuracies of all methods; what each distilled set gains over the best subset.
+    """Format two tables, one row a student: mean accuracies; differences of distilled sets to the best subset.
 
     Args:
-        summary: of the linear probe, one budget and label fraction.
-        best: as from ``report.against_best_subset``, of the same.
+        summary: as from ``tables.summarise``, of the linear probe, one budget and label fraction.
+        best: as from ``tables.against_best_subset``, of the same.
     """
     methods = list(summary["method"].unique())
     distilled = [method for method in methods if method in set(best["method"])]
@@ -32,7 +32,7 @@ def as_text(summary: pd.DataFrame, best: pd.DataFrame) -> str:
         cells = [f"{measured[m]['mean']:.1f}{stars[m]}" if m in measured else "-" for m in methods]
         means.append([str(student), *cells])
         others = {row["method"]: row for row in best[best["student"] == student].to_dict("records")}
-        cells = [report.spread(others[method]) if method in others else "-" for method in distilled]
+        cells = [report.difference(others[method]) if method in others else "-" for method in distilled]
         subset = next((row["subset"] for row in others.values()), "-")
         shares = [report.share(measured[method]["recovered"]) if method in measured else "-" for method in distilled]
         gains.append([str(student), str(subset), *(cell for pair in zip(cells, shares, strict=True) for cell in pair)])
@@ -43,7 +43,7 @@ def as_text(summary: pd.DataFrame, best: pd.DataFrame) -> str:
 
 
 def plot(summary: pd.DataFrame, methods: list[str]) -> Figure:
-    """Differences to the random subset with their intervals, a band a student."""
+    """Plot differences to the random subset with their intervals, a band a student."""
     figure = Figure(figsize=(7, 1 + 0.8 * summary["student"].nunique()), layout="constrained")
     axis = figure.subplots()
     figures.draw_differences(axis, summary, methods, by=["student"])
@@ -52,7 +52,7 @@ def plot(summary: pd.DataFrame, methods: list[str]) -> Figure:
 
 
 def main() -> None:
-    """Gather the scores, write what the page shows."""
+    """Write the tables and the figure."""
     config = read([CONFIG])
     made = studies.save(PAGE, config)
     order = {student: k for k, student in enumerate(config["students"])}

@@ -1,4 +1,4 @@
-"""Study 1: the tables and the figure of its page, and README's table of budgets, from the scores that the workflow has made so far."""
+"""Study 1: make the tables and the figure of its page, and README's table of budgets, from the scores that exist so far."""
 
 from pathlib import Path
 
@@ -7,9 +7,10 @@ import shared as studies
 from matplotlib.figure import Figure
 
 from mkdt.artifacts import write_text
-from mkdt.config.loading import budget_label, has_budget
+from mkdt.config.loading import read
 from mkdt.config.methods import METHODS
-from mkdt.jobs.estimates import read
+from mkdt.config.plan import has_budget
+from mkdt.config.sizes import budget_label
 from mkdt.report import figures
 from mkdt.report import tables as report
 
@@ -22,12 +23,12 @@ PAIRS = [
 
 
 def plot(accuracy: pd.DataFrame, methods: list[str], shares: dict[str, float]) -> Figure:
-    """Accuracy of the linear probe against the budget, a line a method; what has no budget goes across.
+    """Plot the accuracy of the linear probe against the budget, a line a method; one without a budget is horizontal.
 
     Args:
-        accuracy: as from ``report.accuracies``, of one label fraction.
+        accuracy: as from ``tables.accuracies``, of one label fraction.
         methods: which, in order.
-        shares: of the images, by budget label.
+        shares: share of the images of each budget label.
     """
     points = report.by_fraction(accuracy[accuracy["evaluation"] == "linear"])
     points["share"] = points["budget"].map(shares).where(points["method"].map(has_budget), 0.0)
@@ -40,11 +41,13 @@ def plot(accuracy: pd.DataFrame, methods: list[str], shares: dict[str, float]) -
 
 
 def as_text(summary: pd.DataFrame, shares: dict[str, float]) -> str:
-    """Mean accuracies of the linear probe, a row a method, a column a budget; bold where the interval of the gain over random is above zero.
+    """Format mean accuracies of the linear probe, a row a method, a column a budget.
+
+    Bold: the interval of the difference to random is above zero.
 
     Args:
-        summary: as from ``report.summarise``, of one label fraction.
-        shares: of the images, by budget label.
+        summary: as from ``tables.summarise``, of one label fraction.
+        shares: share of the images of each budget label.
     """
 
     def cell(row: studies.Row) -> str:
@@ -56,7 +59,7 @@ def as_text(summary: pd.DataFrame, shares: dict[str, float]) -> str:
 
 
 def main() -> None:
-    """Gather the scores, write what the page shows."""
+    """Write the tables and the figure."""
     config = read([CONFIG])
     made = studies.save(PAGE, config)
     shares = {budget_label(budget): budget for budget in config["budgets"]}
@@ -64,7 +67,7 @@ def main() -> None:
     equal = studies.at_equal_steps(made["runs_by_steps"], PAIRS, list(shares), [80, 320])
     report.save_table(PAGE / "equal_steps.csv", equal)
     write_text(PAGE / "equal_steps.md", studies.differences_as_text(equal[equal["steps"] == 320], "budget"))
-    sets = [name for name in config["methods"] if name in METHODS and METHODS[name].rule and name != "random"]
+    sets = [name for name in config["methods"] if name in METHODS and METHODS[name].stage and name != "random"]
     report.save_table(PAGE / "holm.csv", studies.corrected(made["accuracy"], made["against_best_subset"], sets))
     figures.save_figure(PAGE / "budgets.png", plot(made["accuracy"], config["methods"], shares))
 

@@ -1,4 +1,4 @@
-"""Study 2: tables and figures of its page, from the scores that the workflow has made so far."""
+"""Study 2: make the tables and figures of its page from the scores that exist so far."""
 
 import shutil
 from pathlib import Path
@@ -7,8 +7,9 @@ import pandas as pd
 import shared as studies
 
 from mkdt.artifacts import write_text
-from mkdt.config.loading import RESULTS, budget_label
-from mkdt.jobs.estimates import read
+from mkdt.config.loading import read
+from mkdt.config.sizes import budget_label
+from mkdt.config.stages import STAGES
 from mkdt.report import figures
 from mkdt.report import tables as report
 
@@ -19,10 +20,10 @@ PAIRS = [("mkdt", "random"), ("mkdt", "kmeans"), ("mkdt", "full"), ("mkdt_kmeans
 
 
 def as_text(points: pd.DataFrame) -> str:
-    """Mean accuracies by pre-training steps, a row a method that has steps.
+    """Format mean accuracies by pre-training steps, a row for each method that is trained.
 
     Args:
-        points: as from ``report.curve``, of one downstream set and label fraction.
+        points: as from ``tables.curve``, of one downstream set and label fraction.
     """
     trained = points[points["steps"] > 0]
     steps = {step: f"{step:,}" for step in sorted(trained["steps"].unique())}
@@ -30,17 +31,17 @@ def as_text(points: pd.DataFrame) -> str:
 
 
 def best_of(grids: list[pd.DataFrame], runs: list[pd.DataFrame]) -> pd.DataFrame:
-    """Rows of several grids' runs: for each method and number of steps those of the grid whose best rate validation prefers.
+    """Select runs from several grids: for each method and number of steps, those of the grid with the best validation.
 
     Args:
-        grids: as from ``studies.grid``, one an experiment.
-        runs: as from ``studies.runs_by_steps``, of the same experiments, of one downstream set.
+        grids: as from ``studies.validation_by_point``, one an experiment.
+        runs: as from ``studies.runs_by_steps``, of the same experiments and one downstream set.
 
     Returns:
-        the rows that were chosen, of the methods and numbers of steps that all grids have.
+        the selected rows, of the methods and numbers of steps that all grids have.
     """
     point = ["method", "steps"]
-    # As rule probe chooses: by the mean over the label fractions.
+    # Rule probe chooses by the mean over the label fractions too.
     best = [grid.groupby([*point, "rate"])["validation"].mean().groupby(point).max() for grid in grids]
     chosen = pd.concat(best, axis=1, join="inner", keys=range(len(best))).idxmax(axis=1)
     parts = []
@@ -51,7 +52,7 @@ def best_of(grids: list[pd.DataFrame], runs: list[pd.DataFrame]) -> pd.DataFrame
 
 
 def rates_as_text(runs: pd.DataFrame) -> str:
-    """Mean accuracy and the rate that was chosen, a row a method, a column a number of steps.
+    """Format the mean accuracy and the chosen rate, a row a method, a column a number of steps.
 
     Args:
         runs: as from ``best_of``, of one label fraction.
@@ -64,7 +65,7 @@ def rates_as_text(runs: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    """Gather the scores, write what the page shows."""
+    """Write the tables and figures."""
     config = read([CONFIG])
     made = studies.save(PAGE, config)
     points, runs = (made[name][made[name]["downstream"] == config["source"]] for name in ("curve", "runs_by_steps"))
@@ -80,11 +81,11 @@ def main() -> None:
     report.save_table(PAGE / "equal_steps.csv", pd.concat(equal))
     write_text(PAGE / "equal_steps.md", "\n".join(studies.differences_as_text(part, "steps") for part in equal))
     figures.save_figure(PAGE / "curve.png", figures.plot_curve(points, config["methods"]))
-    shutil.copyfile(RESULTS / config["experiment"] / "report/sets.png", PAGE / "sets.png")
+    shutil.copyfile(STAGES["report"].path(config, "sets_png"), PAGE / "sets.png")
 
     config = read([CONFIG, RATES])
     scores = studies.read_scores(config)
-    higher = {"rates_grid": studies.grid(scores), "rates_runs_by_steps": studies.runs_by_steps(scores)}
+    higher = {"rates_grid": studies.validation_by_point(scores), "rates_runs_by_steps": studies.runs_by_steps(scores)}
     for name, table in higher.items():
         report.save_table(PAGE / f"{name}.csv", table)
     chosen = best_of([made["grid"], higher["rates_grid"]], [runs, higher["rates_runs_by_steps"]])

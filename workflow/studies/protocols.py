@@ -1,4 +1,4 @@
-"""Study 6: the table of its page, from the scores that the workflow has made so far under both protocols."""
+"""Study 6: make the table of its page from the scores that exist so far under both protocols."""
 
 from itertools import product
 from pathlib import Path
@@ -7,7 +7,7 @@ import pandas as pd
 import shared as studies
 
 from mkdt.artifacts import write_text
-from mkdt.jobs.estimates import read
+from mkdt.config.loading import read
 from mkdt.report import tables as report
 
 FAIR = Path("config/studies/protocols.yaml")
@@ -16,20 +16,20 @@ CONFIGS = {"fair": [FAIR], "paper": [FAIR, FAIR.with_stem("protocols_paper")]}
 
 
 def as_text(summary: pd.DataFrame) -> str:
-    """Two tables, a row a method, a column a protocol and evaluation: mean accuracies; differences to random.
+    """Format mean accuracies and differences to random in two tables, a row a method, a column a protocol and evaluation.
 
     Args:
-        summary: rows of ``report.summarise`` of one student, budget and label fraction, with the column ``protocol``.
+        summary: rows of ``tables.summarise`` of one student, budget and label fraction, with the column ``protocol``.
     """
     names = summary["protocol"] + ", " + summary["evaluation"].map(report.EVALUATIONS)
     pairs = product(summary["protocol"].unique(), report.EVALUATIONS.values())
     columns = {name: name for name in map(", ".join, pairs)}
-    cells = (lambda row: f"{row['mean']:.1f}"), report.spread
+    cells = (lambda row: f"{row['mean']:.1f}"), report.difference
     return "\n".join(studies.crossed(summary.assign(at=names), "method", "at", columns, cell) for cell in cells)
 
 
 def main() -> None:
-    """Gather the scores, write what the page shows."""
+    """Write the tables."""
     parts = []
     for protocol, files in CONFIGS.items():
         _, accuracy, summary = studies.tables(read(files))

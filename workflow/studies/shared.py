@@ -1,4 +1,4 @@
-"""What the studies of docs/studies share: the scores that the workflow has made so far, as tables."""
+"""Tables that several studies of docs/studies make from the scores that exist so far."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
@@ -8,7 +8,10 @@ from typing import Any
 import pandas as pd
 
 from mkdt.artifacts import write_text
-from mkdt.config.loading import RESULTS, Config, budget_label, method_name
+from mkdt.config.sections import Config
+from mkdt.config.plan import method_name
+from mkdt.config.results import RESULTS
+from mkdt.config.sizes import budget_label
 from mkdt.errors import UserError
 from mkdt.report import statistics
 from mkdt.report import tables as report
@@ -18,13 +21,12 @@ POINT = [*report.KEYS, "rate", "steps"]
 
 
 def read_scores(config: Config) -> pd.DataFrame:
-    """The rows of rule probe of an experiment.
+    """Read the scores of an experiment, as far as they exist; rule report needs them all.
 
-    Unlike rule report it takes what is there, so that a page can be written before the last method is measured.
     Scores of methods, budgets and students that the config does not name are left out.
 
     Raises:
-        UserError: nothing is measured yet.
+        UserError: there are no scores yet.
     """
     folder = RESULTS / config["experiment"] / "probe"
     methods, budgets = list(map(method_name, config["methods"])), [*map(budget_label, config["budgets"]), "all"]
@@ -39,7 +41,7 @@ def read_scores(config: Config) -> pd.DataFrame:
 
 
 def tables(config: Config) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Scores (``read_scores``), test accuracies (``report.accuracies``) and summary (``report.summarise``) of an experiment."""
+    """Return scores (``read_scores``), ``report.accuracies`` and ``report.summarise`` of an experiment."""
     scores = read_scores(config)
     accuracy = report.accuracies(scores, _budgets(config, scores))
     return scores, accuracy, report.summarise(accuracy, list(map(method_name, config["methods"])))
@@ -49,8 +51,8 @@ def _budgets(config: Config, scores: pd.DataFrame) -> list[str]:
     return [label for label in map(budget_label, config["budgets"]) if label in set(scores["budget"])]
 
 
-def grid(scores: pd.DataFrame) -> pd.DataFrame:
-    """What each method was chosen by: mean validation accuracy of the linear probe at every point of its grid.
+def validation_by_point(scores: pd.DataFrame) -> pd.DataFrame:
+    """Average the validation accuracy of the linear probe at every point of a method's grid.
 
     Returns:
         one row a point and label fraction of the selection set, with ``validation`` in per cent and ``chosen``.
@@ -61,16 +63,17 @@ def grid(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def runs_by_steps(scores: pd.DataFrame) -> pd.DataFrame:
-    """Test accuracy of every run at every number of steps, at the rate that validation prefers there: the rows of the curve."""
-    rows = scores[(scores["split"] == "test") & (scores["evaluation"] == "linear") & scores["chosen_at_steps"]]
+    """Select the runs that ``report.curve`` averages: every number of steps at the rate that validation prefers there."""
+    rows = report.best_at_steps(scores)
     return rows[[*report.KEYS, *statistics.RUN, "rate", "steps", "accuracy"]].sort_values([*POINT, *statistics.RUN])
 
 
 def save(page: Path, config: Config) -> dict[str, pd.DataFrame]:
-    """Write the tables that every page has beside it.
+    """Write the tables that every page of a study has.
 
     Returns:
-        them by their file's name: accuracy, summary, curve (in the methods' order), grid, runs_by_steps, against_best_subset.
+        the tables by the name of their file: accuracy, summary, curve (in the order of methods), grid, runs_by_steps,
+        against_best_subset.
     """
     scores, accuracy, summary = tables(config)
     points = report.curve(scores, _budgets(config, scores))
@@ -79,7 +82,7 @@ def save(page: Path, config: Config) -> dict[str, pd.DataFrame]:
         "accuracy": accuracy,
         "summary": summary,
         "curve": points.sort_values("method", key=lambda names: names.map(order), kind="stable"),
-        "grid": grid(scores),
+        "grid": validation_by_point(scores),
         "runs_by_steps": runs_by_steps(scores),
         "against_best_subset": report.against_best_subset(scores, accuracy),
     }
@@ -92,7 +95,7 @@ def save(page: Path, config: Config) -> dict[str, pd.DataFrame]:
 def at_equal_steps(
     runs: pd.DataFrame, pairs: list[tuple[str, str]], budgets: list[str], steps: list[int]
 ) -> pd.DataFrame:
-    """Paired differences of two methods at the same number of steps, each at the rate that validation prefers there.
+    """Compare two methods at the same number of steps, each at the rate that validation prefers there.
 
     Args:
         runs: as from ``runs_by_steps``, of one student, downstream set and label fraction.
@@ -101,7 +104,7 @@ def at_equal_steps(
         steps: numbers of steps.
 
     Returns:
-        one row a pair, budget and number of steps, with the difference as ``statistics.compare`` has it.
+        one row a pair, budget and number of steps, with the paired difference as from ``statistics.compare``.
     """
     rows = []
     for (method, baseline), budget, count in product(pairs, budgets, steps):
@@ -113,23 +116,23 @@ def at_equal_steps(
 
 
 def holm(p: pd.Series) -> pd.Series:
-    """Holm's step-down correction for all differences that are looked at together: p values that hold for the family."""
+    """Correct p values for the number of comparisons, by Holm's step-down method."""
     ordered = p.sort_values()
     factors = range(len(p), 0, -1)
     return (ordered * list(factors)).cummax().clip(upper=1).reindex(p.index)
 
 
 def corrected(accuracy: pd.DataFrame, best: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
-    """The differences of a page by the linear probe, as two families: to random, and of distilled sets to the best real subset.
+    """Correct a page's p values in two families: differences to random, and of distilled sets to the best real subset.
 
     Args:
-        accuracy: as from ``report.accuracies``.
+        accuracy: as from ``report.accuracies``; the linear probe alone is compared.
         best: as from ``report.against_best_subset``.
-        methods: which are held against random.
+        methods: which are compared with random.
 
     Returns:
-        one row a difference: ``family``, its setting, ``method``, ``baseline``, ``difference`` in points, ``p`` by itself
-        (``statistics.p_value``) and ``holm``, p in its family.
+        one row a difference: ``family``, its setting, ``method``, ``baseline``, ``difference`` in percentage points, ``p``
+        (``statistics.p_value``) and ``holm``, the corrected p.
     """
     setting = ["student", "budget", "downstream", "label_fraction"]
     parts = dict(iter(accuracy[accuracy["evaluation"] == "linear"].groupby([*setting, "method"])))
@@ -145,7 +148,7 @@ def corrected(accuracy: pd.DataFrame, best: pd.DataFrame, methods: Sequence[str]
         rows = []
         for where, method, baseline in pairs:
             if not {(*where, method), (*where, baseline)} <= parts.keys():
-                continue  # still to be measured
+                continue  # not measured yet
             differences = statistics.paired(parts[(*where, method)], parts[(*where, baseline)])
             row = {"family": family, **dict(zip(setting, where, strict=True)), "method": method, "baseline": baseline}
             rows.append(row | {"difference": differences["difference"].mean(), "p": statistics.p_value(differences)})
@@ -155,28 +158,30 @@ def corrected(accuracy: pd.DataFrame, best: pd.DataFrame, methods: Sequence[str]
 
 
 def crossed(table: pd.DataFrame, by: str, across: str, columns: Mapping[Any, str], cell: Callable[[Row], str]) -> str:
-    """A Markdown table: a row a value of ``by`` in their order, a column a value of ``across``; ``-`` where nothing was measured.
+    """Format a Markdown table with a row for each value of ``by`` and a column for each of ``across``.
 
     Args:
-        table: at most one row a pair of values.
-        columns: the values of ``across`` in order, with their headings; whole numbers of ``by`` get separators of thousands.
-        cell: the text of a row of ``table``.
+        table: at most one row for each pair of values; ``-`` stands for a missing row.
+        by: the column of ``table`` that gives the rows, in its order; whole numbers get separators of thousands.
+        across: the column of ``table`` that gives the columns.
+        columns: the values of ``across`` in order, with their headings.
+        cell: formats a row of ``table``.
 
     Raises:
-        ValueError: two rows for a pair of values.
+        ValueError: there are two rows for a pair of values.
     """
-    found = {(row[by], row[across]): cell(row) for row in table.to_dict("records")}
-    if len(found) < len(table):
+    cells = {(row[by], row[across]): cell(row) for row in table.to_dict("records")}
+    if len(cells) < len(table):
         raise ValueError(f"several rows for a pair of {by} and {across}")
     names = dict.fromkeys(table[by].tolist())
     rows = [
-        [f"{name:,}" if isinstance(name, int) else str(name), *(found.get((name, value), "-") for value in columns)]
+        [f"{name:,}" if isinstance(name, int) else str(name), *(cells.get((name, value), "-") for value in columns)]
         for name in names
     ]
     return report.markdown([by, *columns.values()], rows) + "\n"
 
 
 def differences_as_text(table: pd.DataFrame, by: str) -> str:
-    """Rows of ``at_equal_steps`` as Markdown: a row a value of ``by`` (budget or steps), a column a pair."""
+    """Format rows of ``at_equal_steps`` as Markdown: a row for each value of ``by`` (budget or steps), a column a pair."""
     pairs = table["method"] + " - " + table["baseline"]
-    return crossed(table.assign(pair=pairs), by, "pair", {pair: pair for pair in pairs}, report.spread)
+    return crossed(table.assign(pair=pairs), by, "pair", {pair: pair for pair in pairs}, report.difference)

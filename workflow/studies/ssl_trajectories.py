@@ -1,7 +1,7 @@
-"""Study 3: how much of SSL training can be foreseen, against regression to a teacher and supervised training.
+"""Study 3: noise share of SSL training, against regression to a teacher and supervised training.
 
-After `snakemake --configfile config/studies/ssl_trajectories.yaml`, which makes the data, teacher, experts and sets that this
-reads. It calls the stages' functions in one process; results go to docs/studies/ssl_trajectories/.
+First run `snakemake --configfile config/studies/ssl_trajectories.yaml`, which makes the data, teacher, experts and sets. This
+script calls the stages' functions in one process and writes to docs/studies/ssl_trajectories/.
 """
 
 import copy
@@ -20,14 +20,17 @@ from variance import nested_shares, noise_share
 
 from mkdt import seeding
 from mkdt.artifacts import Artifact
-from mkdt.config import loading as cfg
+from mkdt.config import sizes
+from mkdt.config.loading import read
+from mkdt.config.plan import jobs
+from mkdt.config.sections import Config
+from mkdt.config.stages import STAGES, files
 from mkdt.data.pixels import normalise
 from mkdt.distill.experts import record_trajectory
 from mkdt.distill.mkdt import mkdt_set
 from mkdt.distill.mtt_ssl import draw_views, mtt_ssl_set
 from mkdt.distill.source import Source as MethodSource
 from mkdt.distill.synthetic_set import SyntheticSet, load_synthetic
-from mkdt.jobs import estimates as resources
 from mkdt.networks.backbones import build_backbone
 from mkdt.networks.students import Projector
 from mkdt.report.figures import save_figure
@@ -36,7 +39,7 @@ from mkdt.teacher.ssl import LOSSES, build_views
 
 CONFIG = Path("config/studies/ssl_trajectories.yaml")
 PAGE = Path("docs/studies/ssl_trajectories")
-RUNS, EPOCHS, BATCH = 10, 4, 64  # from one start, in other orders
+RUNS, EPOCHS, BATCH = 10, 4, 64  # runs from one start that differ in the order of images
 RATES, MOMENTUM = [0.1, 0.02], 0.9  # of the experts of mkdt and of mtt_ssl
 BATCHES, VIEWS = 16, 4  # for the gradient's variance
 SIZES = [16, 64, 256]
@@ -58,31 +61,34 @@ NAMES = {
 
 
 class Source:
-    """What the workflow made, and the five objectives on it, all on one student's backbone with equal initial weights."""
+    """The artifacts of the workflow, and five objectives on one student's backbone with equal initial weights."""
 
-    def __init__(self, config: cfg.Config) -> None:
+    def __init__(self, config: Config) -> None:
         self.config, self.seed = config, config["seed"]
-        data = Artifact(cfg.RESULTS / config["source"] / "data.safetensors")
-        folder = cfg.RESULTS / config["source"] / config["teacher"]["name"]
+        data = Artifact(STAGES["data"].path(config, "data", {"dataset": config["source"]}))
         self.mean, self.std = data.tensor("mean"), data.tensor("std")
         self.images = normalise(data.tensor("train_images"), self.mean, self.std)
         self.labels = data.tensor("train_labels")
-        self.targets = Artifact(folder / "targets.safetensors").tensor("targets")
+        self.targets = Artifact(STAGES["targets"].path(config, "targets")).tensor("targets")
         self.channels, self.size = self.images.shape[1:3]
         self.views = build_views(config["teacher"]["augment"], self.channels, self.size)
         self.options = {
             "barlow_twins": {"off_diagonal": config["teacher"]["off_diagonal"]},
             "simclr": {"temperature": config["teacher"]["temperature"]},
         }
-        numbers = range(config["experts"]["count"])
-        experts = folder / config["student"] / "experts"
-        self.experts = [Artifact(experts / f"{k:03d}.safetensors") for k in numbers]
-        self.ssl_experts = [
-            Artifact(cfg.RESULTS / config["experiment"] / "ssl_experts" / f"{k:03d}.safetensors") for k in numbers
-        ]
+        self.experts, self.ssl_experts = (
+            [
+                Artifact(path)
+                for job in jobs(config)
+                if job.stage == stage
+                for path in files(config, job)
+                if path.endswith(".safetensors")
+            ]
+            for stage in ("experts", "method_experts")
+        )
 
     def model(self, objective: str) -> nn.Sequential:
-        """The student with the objective's head; the backbone's weights are the same for all of them."""
+        """Build the student with the objective's head; the backbone's weights are the same for all objectives."""
         spec = self.config["students"][self.config["student"]]
         with seeding.global_stream(self.seed, "variance backbone"):
             backbone: Any = build_backbone(spec, self.channels, self.size)
@@ -96,7 +102,7 @@ class Source:
         return nn.Sequential(backbone, head)
 
     def loss(self, objective: str, model: nn.Module, rows: Tensor, *draw: int) -> Tensor:
-        """The objective's loss on rows of the training images, with views named by ``draw``."""
+        """Compute the objective's loss on rows of the training images; ``draw`` decides the views."""
         images = self.images[rows]
         if objective == "supervised":
             return F.cross_entropy(model(images), self.labels[rows])
@@ -109,7 +115,7 @@ class Source:
         return LOSSES[objective](*model(torch.cat([first, second])).chunk(2), **self.options[objective])
 
     def weights(self, objective: str, lr: float) -> tuple[Tensor, list[nn.Sequential]]:
-        """Backbones of ``RUNS`` runs from one start, float [RUNS,EPOCHS+1,P], and the model of the first at each epoch."""
+        """Train ``RUNS`` runs from one start: return backbones, float [RUNS,EPOCHS+1,P], and the first run's model at each epoch."""
         settings = {"epochs": EPOCHS, "batch": BATCH, "lr": lr, "momentum": MOMENTUM, "weight_decay": 0.0}
         rows, models = [], []
         for run in range(RUNS):
@@ -131,49 +137,49 @@ class Source:
         return torch.stack(rows), models
 
     def gradients(self, objective: str, model: nn.Sequential, size: int) -> Tensor:
-        """Gradients by the backbone, float [BATCHES,VIEWS,P]; one draw where there are no views."""
+        """Compute gradients by the backbone, float [BATCHES,VIEWS,P]; an objective without views has one draw."""
         views = 1 if objective in {"supervised", "kd"} else VIEWS
-        found = []
+        gradients = []
         for batch in range(BATCHES):
             stream = seeding.generator(self.seed, "variance batches", size, batch)
             rows = torch.randperm(len(self.images), generator=stream)[:size]
             for view in range(views):
                 loss = self.loss(objective, model, rows, size, batch, view)
                 parts = torch.autograd.grad(loss, list(model[0].parameters()))
-                found.append(torch.cat([part.reshape(-1) for part in parts]))
-        return torch.stack(found).view(BATCHES, views, -1)
+                gradients.append(torch.cat([part.reshape(-1) for part in parts]))
+        return torch.stack(gradients).view(BATCHES, views, -1)
 
     def hypergradients(self, method: str, initial: SyntheticSet, experts: int, start_epochs: int) -> Tensor:
-        """First gradients of the synthetic images, float [DRAWS,m*C*H*W], over draws of expert, epoch and views."""
-        rate = 1e3  # images are some 1e-1 to 1 in size, the gradient 1e-2: no digits are lost in the difference
-        ways: dict[str, tuple[str, Callable[..., tuple[SyntheticSet, Any]], list[Artifact]]] = {
-            "mkdt": ("distill", mkdt_set, self.experts),
-            "mtt_ssl": ("mtt", mtt_ssl_set, self.ssl_experts),
+        """Compute first gradients of the synthetic images, float [DRAWS,m*C*H*W], over draws of expert, epoch and views."""
+        rate = 1e3  # pixels are about 0.1 to 1, the gradient 1e-2: with this rate the difference loses no digits
+        ways: dict[str, tuple[Callable[..., tuple[SyntheticSet, Any]], list[Artifact]]] = {
+            "mkdt": (mkdt_set, self.experts),
+            "mtt_ssl": (mtt_ssl_set, self.ssl_experts),
         }
-        stage, run, files = ways[method]
-        settings = cfg.settings(self.config, stage) | {
+        run, experts_of = ways[method]
+        settings = STAGES["distill"].slice(self.config, {"method": method}) | {
             "iterations": 1,
             "start_epochs": start_epochs,
             "image_optimizer": "sgd",
             "image_lr": rate,
         }
-        found = []
+        gradients = []
         for draw in range(DRAWS):
             final, _ = run(
                 initial,
-                MethodSource(experts=files[:experts]),
+                MethodSource(experts=experts_of[:experts]),
                 settings["student"],
                 settings,
                 seed=self.seed,
                 distill_seed=draw,
                 device=torch.device("cpu"),
             )
-            found.append(((initial.images - final.images) / rate).flatten())
-        return torch.stack(found)
+            gradients.append(((initial.images - final.images) / rate).flatten())
+        return torch.stack(gradients)
 
 
 def measure(source: Source) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """The three tables."""
+    """Measure noise shares of weights, of gradients and of hypergradients, a table each."""
     weights, gradients = [], []
     for objective, lr in product(NAMES, RATES):
         runs, models = source.weights(objective, lr)
@@ -199,9 +205,10 @@ def measure(source: Source) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
                 gradients.append(
                     {"objective": objective, "epoch": epoch, "batch": size, "batches": between, "views": within}
                 )
-    budget, rows = cfg.budget_label(source.config["budgets"][0]), []
+    budget, rows = sizes.budget_label(source.config["budgets"][0]), []
     for seed in source.config["distill_seeds"]:
-        path = cfg.RESULTS / source.config["experiment"] / "sets" / "random" / budget / f"{seed}.safetensors"
+        names = {"method": "random", "budget": budget, "distill_seed": str(seed)}
+        path = STAGES["subset"].path(source.config, "set", names)
         initial = load_synthetic(path)
         for method in ("mkdt", "mtt_ssl"):
             for drawn, experts, epochs in [("views", 1, 1), ("experts and views", 10, 1), ("all", 10, 3)]:
@@ -212,19 +219,20 @@ def measure(source: Source) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
 
 
 def matching(source: Source) -> pd.DataFrame:
-    """Matching loss of every distillation of the workflow's run, iteration by iteration."""
+    """Read the matching loss of every distillation by iteration."""
     tables = []
-    budget = cfg.budget_label(source.config["budgets"][0])
+    budget = sizes.budget_label(source.config["budgets"][0])
     for method in ("mkdt", "mtt_ssl"):
         for seed in source.config["distill_seeds"]:
-            path = cfg.RESULTS / source.config["experiment"] / "sets" / method / budget / f"{seed}.jsonl"
+            names = {"method": method, "budget": budget, "distill_seed": str(seed)}
+            path = STAGES["distill"].path(source.config, "metrics", names)
             tables.append(pd.read_json(path, lines=True).assign(method=method, distill_seed=seed))
     columns = ["method", "distill_seed", "step", "expert", "start_epoch", "loss", "step_size", "image_gradient"]
     return pd.concat(tables)[columns]
 
 
 def plot(weights: pd.DataFrame, gradients: pd.DataFrame) -> Figure:
-    """Noise shares of weights over epochs, and of gradients over batch sizes, by objective."""
+    """Plot noise shares of weights over epochs, and of gradients over batch sizes, by objective."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for objective, (colour, marker) in STYLES.items():
@@ -251,7 +259,7 @@ def plot(weights: pd.DataFrame, gradients: pd.DataFrame) -> Figure:
 
 
 def plot_matching(table: pd.DataFrame) -> Figure:
-    """Mean matching loss by start epoch, smoothed over 20 iterations; 1 is a student that stays where it is."""
+    """Plot the mean matching loss by start epoch, averaged over 20 iterations; at 1 the student is no closer than at its start."""
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     for axes, (method, part) in zip(figure.subplots(1, 2, sharey=True), table.groupby("method"), strict=True):
         for epoch, group in part.groupby("start_epoch"):
@@ -266,9 +274,9 @@ def plot_matching(table: pd.DataFrame) -> Figure:
 
 
 def main() -> None:
-    """Measure, and write tables and figures."""
+    """Measure, and write the tables and figures."""
     torch.set_num_threads(1)
-    source = Source(resources.read([CONFIG]))
+    source = Source(read([CONFIG]))
     PAGE.mkdir(parents=True, exist_ok=True)
     weights, gradients, hypergradients = measure(source)
     curves = matching(source)
@@ -277,7 +285,7 @@ def main() -> None:
     save_table(PAGE / "matching.csv", curves)
     save_figure(PAGE / "variance.png", plot(weights, gradients))
     save_figure(PAGE / "matching.png", plot_matching(curves))
-    report = cfg.RESULTS / source.config["experiment"] / "report"
+    report = Path(STAGES["report"].path(source.config, "summary_md")).parent
     for name in ("accuracy.csv", "summary.csv", "summary.md", "curve.csv", "curve.png", "sets.png"):
         shutil.copyfile(report / name, PAGE / name)
 

@@ -1,10 +1,10 @@
-"""Study 4: what matters in MKDT, one factor at a time, scored on validation images alone.
+"""Study 4: vary one factor of MKDT at a time, score on validation images only.
 
-Every level of a factor is measured once, into a file of its own; several processes may share the levels. Then table and
-figure are made of what is there.
+Every level of a factor is measured once and has its own file of results; several processes can share the work. The table and
+the figure are made from the files that exist.
 
-It calls the stages' functions in one process: as jobs, a sweep of some hundred small sets would spend more time on starting
-than on distilling. The settings come from config/studies/what_matters.yaml and pass the checks of a run's config.
+The functions of the stages run in one process: as jobs, some hundred small sets would take longer to start than to distil.
+The settings come from config/studies/what_matters.yaml and pass the checks of a config.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,9 +21,13 @@ from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-import mkdt.config.loading as cfg
 from mkdt.artifacts import Artifact, digest, save, write_text
+from mkdt.config.loading import load, merge
 from mkdt.config.methods import METHODS
+from mkdt.config.results import RESULTS
+from mkdt.config.sections import Config
+from mkdt.config.sizes import budget_label
+from mkdt.config.stages import STAGES
 from mkdt.data.pixels import normalise
 from mkdt.data.preparation import prepare
 from mkdt.distill.experts import train_expert
@@ -32,30 +36,31 @@ from mkdt.distill.mkdt import mkdt_set
 from mkdt.distill.source import Source
 from mkdt.distill.subsets import STEP_SIZE
 from mkdt.distill.synthetic_set import SyntheticSet
-from mkdt.evaluate.linear_probe import Downstream, Features, draw_labels, score
-from mkdt.evaluate.pretraining import grid, pretrain_grid
-from mkdt.jobs.estimates import merge
+from mkdt.evaluate.features import Features
+from mkdt.evaluate.labels import Downstream, all_draws
+from mkdt.evaluate.linear_probe import score
+from mkdt.evaluate.pretraining import grid_points, pretrain_grid
 from mkdt.networks.divergence import Diverged
 from mkdt.networks.flat import load_state
 from mkdt.networks.students import build_student
 from mkdt.report.figures import draw_differences, save_figure
 from mkdt.report.statistics import compare
-from mkdt.report.tables import markdown, save_table, share, spread
+from mkdt.report.tables import markdown, save_table, share, with_interval
 from mkdt.seeding import derive
 from mkdt.teacher.encoding import represent
 from mkdt.teacher.training import train_teacher
 
 STUDY = Path("config/studies/what_matters.yaml")
-CACHE = cfg.RESULTS / "what_matters"
+CACHE = RESULTS / "what_matters"
 RUNS = Path("docs/studies/what_matters/runs")
 CPU = torch.device("cpu")
-WIDEST = 8.0  # points to each side in the figure: one set that failed must not hide the others
+WIDEST = 8.0  # percentage points to each side in the figure, so that one failed set does not hide the others
 TUNED = ("mkdt", "krr_st", "sas")
 Settings = dict[str, Any]
 
 
 def kept(stage: str, settings: Settings, make: Callable[[], dict[str, Tensor]]) -> Artifact:
-    """The artifact that ``make`` gives, or the one that an earlier run kept under the digest of the same settings."""
+    """Return the artifact of ``make``, saved under the digest of its settings; an artifact that exists is not made again."""
     path = CACHE / stage / f"{digest(settings)[:16]}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
@@ -65,31 +70,31 @@ def kept(stage: str, settings: Settings, make: Callable[[], dict[str, Tensor]]) 
 
 
 class Level:
-    """One setting of all factors, and what the stages make of it."""
+    """One setting of all factors, and the results of the stages for it."""
 
-    def __init__(self, config: cfg.Config) -> None:
+    def __init__(self, config: Config) -> None:
         self.config, self.seed, self.source = config, config["seed"], config["source"]
-        self.chosen = cfg.settings(config, "data", dataset=self.source)
+        self.chosen = STAGES["data"].slice(config, {"dataset": self.source})
         self.data, _ = prepare(root=config["data"]["root"], **self.chosen)
         self.statistics = self.data["mean"], self.data["std"]
         self.images = normalise(self.data["train_images"], *self.statistics)
 
     @cached_property
     def backbone(self) -> nn.Module:
-        """The network whose representations ``teacher`` holds; trained anew where it was not needed for those."""
-        settings = cfg.settings(self.config, "teacher")
+        """The teacher network; it is trained again where only its representations were saved."""
+        settings = STAGES["teacher"].slice(self.config, {})
         return train_teacher(self.data["train_images"], *self.statistics, settings, seed=self.seed, device=CPU)
 
     @cached_property
     def teacher(self) -> Artifact:
-        """What the teacher says of the training and the validation images."""
+        """Representations of the training and the validation images by the teacher."""
 
         def make() -> dict[str, Tensor]:
             parts = (self.data[f"{split}_images"] for split in ("train", "validation"))
             targets, held_out = (represent(self.backbone, part, *self.statistics, CPU) for part in parts)
             return {"targets": targets, "held_out": held_out}
 
-        return kept("teacher", {"data": self.chosen} | cfg.settings(self.config, "teacher"), make)
+        return kept("teacher", {"data": self.chosen} | STAGES["teacher"].slice(self.config, {}), make)
 
     @cached_property
     def targets(self) -> Tensor:
@@ -98,8 +103,8 @@ class Level:
 
     @cached_property
     def experts(self) -> list[Artifact]:
-        """The files of all experts."""
-        settings = cfg.settings(self.config, "experts")
+        """All experts."""
+        settings = STAGES["experts"].slice(self.config, {})
 
         def make(expert: int) -> dict[str, Tensor]:
             return train_expert(self.images, self.targets, settings["student"], settings, seed=self.seed, expert=expert)
@@ -109,43 +114,46 @@ class Level:
         return [kept("experts", made_from | {"expert": k}, partial(make, k)) for k in numbers]
 
     def subset(self, method: str, seed: int) -> SyntheticSet:
-        """A real subset."""
+        """Select a real subset."""
         losses = [file.tensor("losses") for file in self.experts] if method == "high_loss" else []
         teacher = self.backbone if METHODS[method].teacher else None
         source = Source(self.data["train_images"], *self.statistics, self.targets, losses, teacher)
-        budget = cfg.budget_label(self.config["budgets"][0])
+        budget = budget_label(self.config["budgets"][0])
         select = getattr(import_module(f"mkdt.{METHODS[method].module}"), f"{method}_subset")
-        rows = select(source, cfg.settings(self.config, "subset", method=method, budget=budget), self.seed, seed)
+        rows = select(
+            source, STAGES["subset"].slice(self.config, {"method": method, "budget": budget}), self.seed, seed
+        )
         return SyntheticSet(self.images[rows], self.targets[rows], torch.tensor(STEP_SIZE), *self.statistics, rows)
 
     def synthetic(self, method: str, init: str, seed: int) -> SyntheticSet:
-        """The set that distillation makes of a subset: ``mkdt`` or ``krr_st``."""
-        stage = str(METHODS[method].rule)
-        settings = cfg.settings(self.config, stage)
+        """Distil a set from a subset by ``mkdt`` or ``krr_st``."""
+        section, budget = METHODS[method].section, budget_label(self.config["budgets"][0])
+        settings = STAGES["distill"].slice(self.config, {"method": method, "budget": budget})
         whole = settings | {"init": init, "distill_seed": seed, "budget": self.config["budgets"][0]}
-        if stage == "distill":
+        if section == "distill":
             whole |= {"experts": [file.identity for file in self.experts]}
-        elif stage == "krr":
+        elif section == "krr_st":
             whole |= {"teacher": self.teacher.identity}
         else:
-            raise ValueError(f"{method} is not made here")
+            raise ValueError(f"this study does not distil by {method}")
 
         def make() -> dict[str, Tensor]:
-            start, how = self.subset(init, seed), {"seed": self.seed, "distill_seed": seed, "device": CPU}
-            if stage == "distill":
-                made, _ = mkdt_set(start, Source(experts=self.experts), settings["student"], settings, **how)
+            start = self.subset(init, seed)
+            if section == "distill":
+                distil, source = mkdt_set, Source(experts=self.experts)
             else:
-                source = Source(self.data["train_images"], *self.statistics, self.targets)
-                made, _ = krr_st_set(start, source, settings["student"], settings, **how)
+                distil, source = krr_st_set, Source(self.data["train_images"], *self.statistics, self.targets)
+            student = settings["student"]
+            made, _ = distil(start, source, student, settings, seed=self.seed, distill_seed=seed, device=CPU)
             return made.tensors()
 
-        file = kept("sets" if stage == "distill" else stage, whole, make)
+        file = kept("sets" if section == "distill" else section, whole, make)
         return SyntheticSet(**{name: file.tensor(name) for name in SyntheticSet.NAMES}, provenance=file.header)
 
     def students(self, method: str, images: Tensor, targets: Tensor) -> Iterator[tuple[int, float, int, nn.Module]]:
-        """(seed, rate, steps, frozen network) of every student that was pre-trained on a set."""
-        settings = cfg.settings(self.config, "pretrain", student=self.config["student"], method=method)
-        rates, steps = grid(settings, method, len(images), STEP_SIZE)
+        """Pre-train students on a set; yield (seed, rate, steps, frozen backbone) of each that did not diverge."""
+        settings = STAGES["pretrain"].slice(self.config, {"student": self.config["student"], "method": method})
+        rates, steps = grid_points(settings, method, len(images), STEP_SIZE)
         shape = images.shape[1], images.shape[2], targets.shape[1]
         for seed in self.config["pretrain"]["seeds"]:
             made = pretrain_grid(
@@ -158,15 +166,14 @@ class Level:
                 yield seed, rates[r], steps[s], model.backbone
 
     def rows(self, method: str, init: str) -> list[Settings]:
-        """Validation accuracies of a method, one row a set, student, point of the grid and label draw."""
-        settings = cfg.settings(self.config, "probe")
+        """Measure validation accuracies of a method, one row a set, student, point of the grid and label draw."""
+        settings = STAGES["probe"].slice(self.config, {})
         pixels = [normalise(self.data[f"{split}_images"], *self.statistics) for split in ("train", "validation")]
-        if method == "teacher":  # its representations are the features, with nothing to encode them
+        if method == "teacher":  # its representations are the features
             pixels = [self.targets, self.teacher.tensor("held_out")]
         train, held_out = ((pixels[k], self.data[f"{split}_labels"]) for k, split in enumerate(("train", "validation")))
-        labelled = Downstream(self.source, train, held_out, held_out)  # the test images stay closed
-        fractions, draws = settings["label_fractions"], settings["label_draws"]
-        drawn = [draw_labels(train[1], f, self.seed, self.source, d) for f in fractions for d in range(draws)]
+        labelled = Downstream(self.source, train, held_out, held_out)  # the test images are not used
+        drawn = all_draws(labelled, settings["label_fractions"], settings["label_draws"], self.seed)
         rows = []
         for set_seed in self.config["distill_seeds"] if METHODS[method].seeded else [0]:
             if method == "teacher":
@@ -178,15 +185,17 @@ class Level:
                 made = self.synthetic(method, init, set_seed) if distilled else self.subset(method, set_seed)
                 students = self.students(method, made.images, made.targets)
             for seed, rate, steps, backbone in students:
-                features = Features(backbone, labelled, CPU, torch.cat(drawn), settings["standardise"])
-                found = score(features, labelled, "validation", fractions, draws, settings["l2"], self.seed)
+                features = Features(backbone, labelled, CPU, torch.cat(list(drawn.values())), settings["standardise"])
+                scored = score(features, labelled, "validation", drawn, settings["l2"])
                 who = {"method": method, "distill_seed": set_seed, "seed": seed, "rate": rate, "steps": steps}
-                rows += [who | {key: row[key] for key in ("label_fraction", "label_draw", "accuracy")} for row in found]
+                rows += [
+                    who | {key: row[key] for key in ("label_fraction", "label_draw", "accuracy")} for row in scored
+                ]
         return rows
 
 
 def measure(study: Settings) -> None:
-    """Measure every level that has no file of results yet."""
+    """Measure every level that has no file of results."""
     default = yaml.safe_load(Path("config/config.yaml").read_text())
     for entry in study["levels"]:
         path = run_file(entry)
@@ -198,27 +207,27 @@ def measure(study: Settings) -> None:
         if path.is_file():
             continue
         config = reduce(merge, [default, study["base"], study["defaults"], entry.get("config", {})])
-        level, rows = Level(cfg.load(config)), []
-        # The probe is small: threads of BLAS that wait for a busy core made it many times slower.
+        level, rows = Level(load(config)), []
+        # The probe is small; more threads of BLAS, waiting for busy cores, made it many times slower.
         with threadpool_limits(1):
             for method in entry.get("methods", ["mkdt"]):
-                said = "done"
+                outcome = "done"
                 try:
                     rows += level.rows(method, entry.get("init", "random"))
-                except Diverged as error:  # then the method has no figure there, and the file says why
-                    said = str(error)
-                    rows.append({"method": method, "diverged": said})
-                print(f"{entry['factor']}, {entry['level']}: {method} {said}", flush=True)
+                except Diverged as error:  # the method has no accuracy here; the file says why
+                    outcome = str(error)
+                    rows.append({"method": method, "diverged": outcome})
+                print(f"{entry['factor']}, {entry['level']}: {method} {outcome}", flush=True)
         save_table(path, pd.DataFrame(rows))
 
 
 def run_file(entry: Settings) -> Path:
-    """Where the rows of a level lie."""
+    """Return the path of a level's results."""
     return RUNS / f"{entry['factor']} {entry['level']}.csv".replace(" ", "_").replace(",", "")
 
 
 def chosen(rows: pd.DataFrame, method: str) -> pd.DataFrame:
-    """The rows of a method at the point of its grid with the best mean accuracy, of the points at which no student diverged."""
+    """Select the rows of a method at the point with the best mean accuracy, among those at which no student diverged."""
     part = rows[rows["method"] == method]
     students = part.groupby(["rate", "steps"])["accuracy"].transform("size")
     part = part[students == students.max()]
@@ -227,14 +236,15 @@ def chosen(rows: pd.DataFrame, method: str) -> pd.DataFrame:
 
 
 def summarise(study: Settings) -> pd.DataFrame:
-    """One row a level and method: accuracy, difference to the method's reference and to the random subset, share of the gain.
+    """Summarise each level and method in one row: accuracy, differences to reference and random, share of the gain.
 
-    The reference of a method of ``TUNED`` is the first level of the same budget that has it; `none` and `full`, which have no
-    budget, are those of the first level of all. What is held against a level without figures has no difference.
+    The reference of a method of ``TUNED`` is the first level of the same budget that has it. `none` and `full`, which have no
+    budget, are those of the first level of all, unless the level has its own. There is no difference to a level without
+    results.
     """
     nothing, first = pd.DataFrame(columns=["method"]), None
-    starts: dict[float, pd.DataFrame] = {}  # the rows of the first level of a budget: all others have its random subset
-    references: dict[tuple[str, float], pd.DataFrame] = {}  # the rows of the first level that has a method
+    starts: dict[float, pd.DataFrame] = {}  # rows of the first level of a budget, whose random subset serves all others
+    references: dict[tuple[str, float], pd.DataFrame] = {}  # rows of the first level that has a method
     lines = []
     for entry in study["levels"]:
         rows = pd.read_csv(run_file(entry)) if run_file(entry).is_file() else nothing
@@ -265,21 +275,24 @@ def summarise(study: Settings) -> pd.DataFrame:
 
 
 def as_text(table: pd.DataFrame) -> str:
-    """The table of the page."""
+    """Format the table of the page."""
+
+    def difference_to(other: str, line: dict[Any, Any]) -> str:
+        value, low, high = (line[f"vs_{other}{end}"] for end in ("", "_low", "_high"))
+        return with_interval(value, low, high, sign="+")
+
     rows = []
     for line in table.to_dict("records"):
         point = f"{line['rate']:g}, {line['steps']:.0f}" if line["steps"] else "-"
         named = [str(line[key]) for key in ("factor", "level", "method")]
-        against = [
-            spread(line, [f"vs_{name}{end}" for end in ("", "_low", "_high")]) for name in ("random", "reference")
-        ]
-        rows.append([*named, point, f"{line['accuracy']:.1f}", share(line["recovered"]), *against])
+        differences = [difference_to(other, line) for other in ("random", "reference")]
+        rows.append([*named, point, f"{line['accuracy']:.1f}", share(line["recovered"]), *differences])
     header = ["factor", "level", "method", "rate, steps", "accuracy", "recovered", "vs random", "vs the reference"]
     return markdown(header, rows) + "\n"
 
 
 def plot(table: pd.DataFrame) -> Figure:
-    """Each level's difference to its reference, with its interval."""
+    """Plot each level's difference to its reference, with its interval."""
     names = {f"vs_reference{end}": name for end, name in (("", "difference"), ("_low", "low"), ("_high", "high"))}
     part = table[(table["method"] == "mkdt") & table["vs_reference"].notna()]
     part = (
@@ -298,7 +311,7 @@ def plot(table: pd.DataFrame) -> Figure:
 
 
 def main() -> None:
-    """Measure, then make the page's table and figure."""
+    """Measure, then write the table and the figure of the page."""
     torch.set_num_threads(1)
     study = yaml.safe_load(STUDY.read_text())
     CACHE.mkdir(parents=True, exist_ok=True)

@@ -7,26 +7,29 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from os import stat_result
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import yaml
 from filelock import FileLock, Timeout
 
 from mkdt.cli.run import LOCKS, living
-from mkdt.config import loading as cfg
-from mkdt.config.loading import CLEANED, KEPT, RESULTS
+from mkdt.config.loading import load
 from mkdt.config.methods import METHODS
+from mkdt.config.plan import Job, jobs
+from mkdt.config.registry import registered
+from mkdt.config.results import CLEANED, KEPT, REGISTRY, RESULTS
+from mkdt.config.results import RESUME as RESUME_FOLDER
+from mkdt.config.sections import Config
+from mkdt.config.stages import STAGES, files, place
 from mkdt.errors import UserError
-from mkdt.jobs import estimates as resources
-from mkdt.jobs.lineage import REGISTRY
+from mkdt.jobs.lineage import EXPERTS
 
-RESUME = RESULTS / ".resume"
+RESUME = RESULTS / RESUME_FOLDER
 NOTES = {"settings.json", KEPT}
-TEMPORARY = re.compile(
-    r"\.[^/]+(\.[a-z]+)\.[a-z0-9_]{8}\1"
-)  # what `artifacts.write_atomically` writes before it renames
+# What `artifacts.write_atomically` writes before it renames.
+TEMPORARY = re.compile(r"\.[^/]+(\.[a-z]+)\.[a-z0-9_]{8}\1")
 
 
 @dataclass(frozen=True)
@@ -46,22 +49,33 @@ class Part:
     experts: Path | None = None
 
 
-def plan(unfinished: bool = False) -> tuple[list[Part], list[str]]:
-    """What can go from the results in the current folder, and in sentences what stays.
+def removable(unfinished: bool = False) -> tuple[list[Part], list[str]]:
+    """Return what can go from the results in the current folder, and in sentences what stays.
 
-    Experts go where every set that is made from them is there. Of the resume folders goes what takes room: second names of
-    files that stay do not, and spare a run from making those again; that of a file that is lost is the last. Resume points of jobs that did not finish stay, unless
-    ``unfinished``.
+    Experts go where every set that is made from them is there. Resume files that use disk space go; hard links to outputs
+    that still exist cost nothing and stay, and so does the last copy of an output that was lost. Resume points of jobs that
+    did not finish stay, unless ``unfinished``.
     """
-    parts, stays = [], []
     folders = [file.parent for file in sorted(RESUME.rglob("settings.json"))]
     stopped = [folder for folder in folders if any(folder.glob("*.state.pt")) or any(folder.glob("scratch/*"))]
     done = [file for folder in folders if folder not in stopped for file in folder.iterdir() if file.is_file()]
     kept = {file: file.stat() for file in done if file.suffix != ".lock" and file.name not in NOTES}
-    for folder in [*sorted(RESULTS.glob("[!.]*/*/*/experts")), *sorted(RESULTS.glob("[!.]*/ssl_experts"))]:
-        files = sorted(file for file in folder.glob("*.safetensors") if file.stem.isdigit())
-        if not files:
-            continue
+    parts, stays = _removable_experts(kept)
+    second = {file for part in parts for file in part.files}
+    kept = {file: stat for file, stat in kept.items() if file not in second}
+    if stopped:
+        part = _unfinished(stopped)
+        parts += [part] * unfinished
+        stays += (
+            [] if unfinished else [f"{RESUME}: {_room(freed([part]))} of {len(stopped)} job(s) that did not finish."]
+        )
+    return parts + _unshared(kept, parts) + _half_written(), stays
+
+
+def _removable_experts(kept: Mapping[Path, stat_result]) -> tuple[list[Part], list[str]]:
+    """Return the folders of experts that can go, with their second names in resume folders, and which stay and why."""
+    parts, stays = [], []
+    for folder, experts in _expert_folders().items():
         try:
             users = _users(folder)
         except UserError as error:
@@ -73,39 +87,54 @@ def plan(unfinished: bool = False) -> tuple[list[Part], list[str]]:
         elif not users:
             stays.append(f"{folder}: no experiment that ran in this folder is known to use them.")
         else:
-            cost = f"made again by what needs them, in about {_duration(_seconds(users[0], folder, len(files)))}"
-            inodes = {file.stat().st_ino for file in files}
+            inodes = {file.stat().st_ino for file in experts}
             second = [file for file, stat in kept.items() if stat.st_ino in inodes]
-            parts.append(Part(f"{folder}: {len(files)} experts", files + second, cost, folder))
-            kept = {file: stat for file, stat in kept.items() if file not in second}
-    if stopped and unfinished:
-        files = [
-            file for folder in stopped for file in folder.rglob("*") if file.is_file() and file.name != "settings.json"
-        ]
-        parts.append(Part(f"{RESUME}: resume points of {len(stopped)} job(s)", files, "these jobs start anew"))
-    elif stopped:
-        size = sum(file.stat().st_size for folder in stopped for file in folder.rglob("*") if file.is_file())
-        stays.append(f"{RESUME}: {_room(size)} of {len(stopped)} job(s) that did not finish, to go on from.")
-    names = Counter(stat.st_ino for stat in kept.values())
+            cost = f"made again by what needs them{_took(users[0], folder)}"
+            parts.append(Part(f"{folder}: {len(experts)} experts", experts + second, cost, folder))
+    return parts, stays
+
+
+def _expert_folders() -> dict[Path, list[Path]]:
+    """Return every folder of experts with the experts in it."""
+    folders: dict[Path, list[Path]] = {}
+    for path in sorted(RESULTS.glob("[!.]*/**/*.safetensors")):
+        known = place(path.relative_to(RESULTS))
+        if known and known[0] in EXPERTS:
+            folders.setdefault(path.parent, []).append(path)
+    return folders
+
+
+def _unfinished(stopped: list[Path]) -> Part:
+    """Return the resume points of jobs that did not finish."""
+    points = [
+        path for folder in stopped for path in folder.rglob("*") if path.is_file() and path.name != "settings.json"
+    ]
+    return Part(f"{RESUME}: resume points of {len(stopped)} job(s)", points, "these jobs start anew")
+
+
+def _unshared(kept: Mapping[Path, stat_result], parts: Iterable[Part]) -> list[Part]:
+    """Return kept outputs of settings or code that are no longer in use: no result shares the file."""
+    links = Counter(stat.st_ino for stat in kept.values())
     cleaned = {part.experts for part in parts} | {mark.parent for mark in RESULTS.rglob(CLEANED)}
     alone = [
         file
         for file, stat in kept.items()
-        if names[stat.st_ino] >= stat.st_nlink and (_result(file).is_file() or _result(file).parent in cleaned)
+        if links[stat.st_ino] >= stat.st_nlink and (_result(file).is_file() or _result(file).parent in cleaned)
     ]
-    if alone:
-        cost = "nothing, until a run goes back to settings or files that are gone; then they are made anew"
-        parts.append(Part(f"{RESUME}: {len(alone)} finished file(s) that no result shares", alone, cost))
+    cost = "nothing, until a run goes back to settings or files that are gone; then they are made anew"
+    return [Part(f"{RESUME}: {len(alone)} finished file(s) that no result shares", alone, cost)] if alone else []
+
+
+def _half_written() -> list[Part]:
+    """Return files that killed jobs were writing."""
     torn = [file for file in RESULTS.rglob(".*") if TEMPORARY.fullmatch(file.name) and file.is_file()]
-    if torn:
-        parts.append(Part(f"{RESULTS}: {len(torn)} half-written file(s) of killed jobs", torn, "nothing"))
-    return parts, stays
+    return [Part(f"{RESULTS}: {len(torn)} half-written file(s) of killed jobs", torn, "nothing")] if torn else []
 
 
 def _result(kept: Path) -> Path:
-    """The output whose second name lies in a resume folder (``job.Stage.resume``); if it is lost, this is the last one."""
-    place = RESULTS / kept.parent.parent.relative_to(RESUME)  # an output, or the folder of several
-    return (place.parent if place.suffix else place) / kept.name
+    """Return the output whose second name lies in a resume folder; if it is lost, this is the last one."""
+    below = RESULTS / kept.parent.parent.relative_to(RESUME)  # an output, or the folder of several
+    return (below.parent if below.suffix else below) / kept.name
 
 
 def freed(parts: Iterable[Part]) -> int:
@@ -149,56 +178,58 @@ def refuse_while_running() -> None:
             raise UserError(f"a job works on {file.parent}: wait until it is done.") from error
 
 
-def _users(experts: Path) -> list[dict[str, Any]]:
-    """Configs, as they ran last, of the experiments that use a folder of experts.
+def _users(experts: Path) -> list[Config]:
+    """Return the configs, as they ran last, of the experiments that use a folder of experts.
 
     Raises:
         UserError: one cannot be read, so that it is not known which sets it makes from them.
     """
-    shared, found = experts.parent.relative_to(RESULTS).as_posix(), []
+    below = experts.relative_to(RESULTS)
+    configs = []
     for names in sorted((RESULTS / REGISTRY).glob("*.json")):
-        if shared in cfg.registered(names) or shared == names.stem:
+        if below.parent.as_posix() in registered(names) or below.parts[0] == names.stem:
             file = names.with_suffix(".yaml")
             try:
-                found.append(cfg.load(yaml.safe_load(file.read_text(encoding="utf-8"))))
+                configs.append(load(yaml.safe_load(file.read_text(encoding="utf-8"))))
             except (UserError, OSError, yaml.YAMLError) as error:
                 raise UserError(
                     f"the config of an experiment that uses them, {file}, is no good any more ({error}): delete it and "
                     f"{names.name} if that experiment is over."
                 ) from error
-    return found
+    return configs
 
 
-def _made_from(config: Mapping[str, Any], experts: Path) -> list[Path]:
-    """The sets of an experiment that are made from its experts, or from those of ``mtt_ssl``."""
-    config = dict(config)
-    made = [
-        (name, *variant) for name in config["methods"] if cfg.has_budget(name) for variant in cfg.variants(config, name)
+def _expert_jobs(config: Config, experts: Path) -> list[Job]:
+    """Return the jobs of an experiment that train the experts of a folder."""
+    return [
+        job
+        for job in jobs(config)
+        if job.stage in EXPERTS and any(Path(path).parent == experts for path in files(config, job))
     ]
-    for name, budget, seed in [item for item in made if METHODS[item[0]].distilled]:
-        init = cfg.initial_method(config, name)
-        made.append((init, budget, seed if METHODS[init].seeded else 0))
-    ssl = experts.name == "ssl_experts"
-    made = [item for item in made if (METHODS[item[0]].rule == "mtt" if ssl else METHODS[item[0]].experts)]
-    folder = RESULTS / config["experiment"] / "sets"
-    return [folder / name / budget / f"{seed}.safetensors" for name, budget, seed in made]
 
 
-def _seconds(config: Mapping[str, Any], experts: Path, count: int) -> float:
-    """Of making experts again, one job after the other.
+def _made_from(config: Config, experts: Path) -> list[Path]:
+    """Return the sets of an experiment that are made from the experts of a folder."""
+    trained = _expert_jobs(config, experts)
+    own = {str(job.names["method"]) for job in trained if job.stage == "method_experts"}
+    shared = any(job.stage == "experts" for job in trained)
+    made = [job for job in jobs(config) if job.stage in ("subset", "distill")]
+    using = [
+        job for job in made if job.names["method"] in own or (shared and METHODS[str(job.names["method"])].experts)
+    ]
+    return [Path(path) for job in using for path in files(config, job) if Path(path).suffix == ".safetensors"]
+
+
+def _took(config: Config, experts: Path) -> str:
+    """Return in words how long making experts again takes; empty where no benchmark file says it.
 
     A job's benchmark is of its last run, which may have found some of its experts finished: the longest stands for each.
-    Without any, the model's time (``mkdt.jobs.estimates``).
     """
-    jobs = -(-count // config["experts"]["per_job"])
-    stage = "sslexperts" if experts.name == "ssl_experts" else "experts"
-    files = (RESULTS / "benchmarks" / experts.parent.relative_to(RESULTS)).glob(f"{stage}_*.tsv")
-    took = [float(pd.read_csv(file, sep="\t")["s"].iloc[0]) for file in files]
-    if took:
-        return jobs * max(took)
-    config = dict(config)
-    gpus = cfg.gpus_per_job(config)
-    return 3600 * jobs * resources.hours(resources.need(config, stage), gpus, config["compute"]["threads"])
+    trained = _expert_jobs(config, experts)
+    names = [{name: value for name, value in job.names.items() if isinstance(value, str)} for job in trained]
+    noted = [Path(STAGES[job.stage].benchmark(config, one)) for job, one in zip(trained, names, strict=True)]
+    seconds = [float(pd.read_csv(file, sep="\t")["s"].iloc[0]) for file in noted if file.is_file()]
+    return f", in about {_duration(len(trained) * max(seconds))}" if seconds else ""
 
 
 def _duration(seconds: float) -> str:
@@ -219,7 +250,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _clean(arguments: argparse.Namespace) -> int:
     refuse_while_running()
-    parts, stays = plan(arguments.unfinished)
+    parts, stays = removable(arguments.unfinished)
     for part in parts:
         print(f"{part.name}, {_room(freed([part]))}. To get them back: {part.cost}.")
     for sentence in stays:

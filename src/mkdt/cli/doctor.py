@@ -14,10 +14,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from mkdt.config.plan import used_datasets
+from mkdt.config.results import REGISTRY, RESULTS
+from mkdt.config.sections import Config
+from mkdt.config.sizes import facts_of
+from mkdt.config.stages import STAGES
 from mkdt.errors import UserError, redact
 
 OLDEST_PYTHON = (3, 11)
@@ -94,20 +98,19 @@ def _libraries() -> Iterator[Finding]:
         yield Finding("ok", "libraries", f"all {len(wanted)}, Snakemake {metadata.version('snakemake')}")
 
 
-def _config(files: Sequence[Path]) -> Iterator[Finding | dict[str, Any]]:
+def _config(files: Sequence[Path]) -> Iterator[Finding | Config]:
     """Findings, and the config itself where it is good."""
     import yaml
 
-    from mkdt.config import loading as cfg
-    from mkdt.jobs.estimates import read
-    from mkdt.jobs.lineage import REGISTRY
+    from mkdt.config import registry
+    from mkdt.config.loading import read
 
     shown = ", ".join(map(str, files)) or "config/config.yaml"
     if not Path("Snakefile").is_file():
         yield Finding("FAIL", "folder", f"{Path.cwd()} has no Snakefile: run this in the project's folder.")
     try:
         config = read(files)
-        cfg.check_names(config, cfg.RESULTS / REGISTRY)
+        registry.check_names(config, RESULTS / REGISTRY)
     except UserError as error:
         yield Finding("FAIL", "config", f"{shown}: {str(error).removeprefix('config: ')}")
     except (OSError, yaml.YAMLError) as error:
@@ -121,7 +124,7 @@ def _config(files: Sequence[Path]) -> Iterator[Finding | dict[str, Any]]:
         )
 
 
-def _torch(config: dict[str, Any] | None) -> Iterator[Finding]:
+def _torch(config: Config | None) -> Iterator[Finding]:
     import torch
 
     wanted = config["compute"]["device"] if config else "auto"
@@ -149,19 +152,18 @@ def _torch(config: dict[str, Any] | None) -> Iterator[Finding]:
         yield Finding("note", "compiler", "distill.compile needs a C++ compiler; without one distillation is slower.")
 
 
-def _data(config: dict[str, Any]) -> Iterator[Finding]:
-    from mkdt.config import loading as cfg
+def _data(config: Config) -> Iterator[Finding]:
     from mkdt.config.catalogue import FILES
     from mkdt.data.readers.archives import SETS
     from mkdt.data.readers.arrays import IDX_FOLDERS
 
     root = Path(config["data"]["root"])
-    for name in cfg.used_datasets(config):
+    for name in used_datasets(config):
         kind, subject = config["datasets"][name]["kind"], f"data {name}"
-        if (cfg.RESULTS / name / "data.safetensors").is_file():
-            yield Finding("ok", subject, f"decoded already, in {cfg.RESULTS / name}")
+        if Path(STAGES["data"].path(config, "data", {"dataset": name})).is_file():
+            yield Finding("ok", subject, "decoded already")
         elif kind not in FILES:
-            facts = cfg.facts_of(config, name)
+            facts = facts_of(config, name)
             where = config["datasets"][name].get("path") or f"kind {kind}, no files of its own"
             yield Finding("ok", subject, f"{facts.train + facts.validation + facts.test:,} images, {where}")
         else:
@@ -176,30 +178,31 @@ def _data(config: dict[str, Any]) -> Iterator[Finding]:
                 yield Finding("FAIL", subject, f"not in data.root: {todo}")
 
 
-def _room(config: dict[str, Any]) -> Iterator[Finding]:
+def _room(config: Config) -> Iterator[Finding]:
     import psutil
 
-    from mkdt.config import loading as cfg
-    from mkdt.jobs.estimates import jobs, memory_mb, need
+    from mkdt.config.needs import memory_mb
+    from mkdt.config.plan import jobs
+    from mkdt.jobs.estimates import need_of
     from mkdt.report.costs import costs
 
     try:
-        needs = [need(config, stage, **arguments) for stage, arguments in jobs(config)]
+        needs = [need_of(config, job) for job in jobs(config)]
     except UserError as error:
         yield Finding("FAIL", "students", str(error))
         return
     memory = max(memory_mb(one, 0) for one in needs) / 1e3
-    written = costs(config, cfg.RESULTS)["disk"].sum()
+    written = costs(config)["disk"].sum()
     disk = max(0, sum(one.disk for one in needs) - written + max(one.resume for one in needs)) / 1e9
     try:
-        cfg.RESULTS.mkdir(exist_ok=True)
-        with tempfile.TemporaryFile(dir=cfg.RESULTS):
-            free = shutil.disk_usage(cfg.RESULTS).free / 1e9
+        RESULTS.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=RESULTS):
+            free = shutil.disk_usage(RESULTS).free / 1e9
     except OSError as error:
-        yield Finding("FAIL", "disk", f"{cfg.RESULTS}/ cannot be written ({error}): unlock it, or free space.")
+        yield Finding("FAIL", "disk", f"{RESULTS}/ cannot be written ({error}): unlock it, or free space.")
     else:
         what = "what is left of a run" if written else "a whole run"
-        text = f"{free:.1f} GB free for {cfg.RESULTS}/, {what} writes about {disk:.1f} GB"
+        text = f"{free:.1f} GB free for {RESULTS}/, {what} writes about {disk:.1f} GB"
         todo = ": free space; mkdt clean says what can go."
         yield Finding("ok" if free > disk else "FAIL", "disk", text + ("" if free > disk else todo))
     total = psutil.virtual_memory().total / 1e9
@@ -240,7 +243,7 @@ def _slurm() -> Iterator[Finding]:
         yield Finding("note", "SLURM", f"there is no partition {', '.join(chosen)}: {todo}, and your account.")
 
 
-def _mlflow(config: dict[str, Any] | None) -> Iterator[Finding]:
+def _mlflow(config: Config | None) -> Iterator[Finding]:
     if config and not config["tracking"]["enabled"]:
         yield Finding("ok", "MLflow", "off (tracking.enabled: false)")
         return

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from mkdt.config.loading import check_files
+from mkdt.config.files import check_files
 
 LOCKS = Path(".snakemake") / "locks"
 PATIENCE = 600.0  # seconds that orphans have for their resume point; longer than any stage's step

@@ -1,7 +1,7 @@
-"""Methods, data sets and students of one's own: one file each in this folder (CONTRIBUTING.md). No torch here.
+"""Read what the files of ``mkdt.extensions`` declare: methods, data sets and students of one's own. No torch here.
 
-A file is known by its name, and by one call with literal arguments, which is read without importing the file: a config is
-checked before any job, and fast.
+A file is known by its name and by one call with literal arguments, which is read without importing the file: a config is
+checked before any job, and fast (CONTRIBUTING.md).
 """
 
 import ast
@@ -74,6 +74,6 @@ def _declaration(file: Path) -> tuple[str, dict[str, Any]]:
     )
 
 
-def own_modules(name: str) -> list[str]:
-    """The module of ``mkdt`` of an extension, whose code counts for the stages that use it; none for other names."""
-    return [f"extensions.{name}"] if (FOLDER / f"{name}.py").is_file() else []
+def is_extension(name: str) -> bool:
+    """Return whether a method, data set or architecture is a file of ``mkdt.extensions``."""
+    return (FOLDER / f"{name}.py").is_file()

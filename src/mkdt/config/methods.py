@@ -1,4 +1,4 @@
-"""What is compared: one entry a method. No torch here: the config is checked by this table before any job."""
+"""The methods that are compared, one entry each. No torch here: the config is checked by this table before any job."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -10,57 +10,82 @@ from mkdt.errors import UserError
 
 @dataclass(frozen=True)
 class Method:
-    """How a method comes by its training set.
+    """How a method makes its training set, and what it needs for that.
 
     Attributes:
-        rule: the rule that makes the set; None where it trains on all images, or trains nothing.
-        module: of ``mkdt``, where the function ``{method}_subset`` of a subset, or ``{method}_set`` of the rule ``own`` stands.
+        function: of ``mkdt``, with a dotted name, that makes the set; empty for methods without a set of their own.
+        distilled: whether the set is synthetic and starts from a real subset; otherwise it is a real subset.
         seeded: whether each distill seed gives another set.
-        experts, teacher: whether making it needs these, beside the images and their targets.
-        init: the subset that a distilled set starts from; empty for the config's choice.
-        options: of an extension, its settings by name with their defaults, which ``options.{method}`` of the config overrides.
+        data: whether the function looks at the source's images and targets.
+        experts: whether it looks at the experts that are trained by regression to the targets.
+        own_experts: whether it looks at experts of its own kind, which ``{method}_expert`` in the same module trains.
+        teacher: whether it looks at the teacher.
+        init: the subset that a distilled set starts from; empty for the choice of the config.
+        section: of the config, with the settings of a built-in distillation method.
+        options: settings of an extension with their defaults, which ``options.{method}`` of the config overrides.
     """
 
-    rule: str | None = None
-    module: str = ""
+    function: str = ""
+    distilled: bool = False
     seeded: bool = False
+    data: bool = True
     experts: bool = False
+    own_experts: bool = False
     teacher: bool = False
     init: str = ""
+    section: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def distilled(self) -> bool:
-        """Whether the set is synthetic, and starts from a real subset."""
-        return self.rule not in {None, "subset"}
+    def module(self) -> str:
+        """Name below ``mkdt`` of the module of the function."""
+        return self.function.rpartition(".")[0]
+
+    @property
+    def matches(self) -> bool:
+        """Whether the set is made by matching trajectories of experts."""
+        return self.section in ("distill", "mtt_ssl")
+
+    @property
+    def stage(self) -> str:
+        """The stage that makes the set; empty where there is none."""
+        return "" if not self.function else "distill" if self.distilled else "subset"
 
 
+_MKDT = Method("distill.mkdt.mkdt_set", distilled=True, seeded=True, data=False, experts=True, section="distill")
 METHODS = {
     "none": Method(),
-    "random": Method("subset", "distill.subsets", seeded=True),
-    "high_loss": Method("subset", "distill.subsets", experts=True),
-    "kmeans": Method("subset", "distill.kmeans", seeded=True),
-    "sas": Method("subset", "distill.sas", seeded=True, teacher=True),
-    "mkdt": Method("distill", seeded=True, experts=True),
-    "mkdt_random": Method("distill", seeded=True, experts=True, init="random"),
-    "mkdt_high_loss": Method("distill", seeded=True, experts=True, init="high_loss"),
-    "mkdt_kmeans": Method("distill", seeded=True, experts=True, init="kmeans"),
-    "krr_st": Method("krr", seeded=True),
-    "mtt_ssl": Method("mtt", seeded=True),
+    "random": Method("distill.subsets.random_subset", seeded=True),
+    "high_loss": Method("distill.subsets.high_loss_subset", experts=True),
+    "kmeans": Method("distill.kmeans.kmeans_subset", seeded=True),
+    "sas": Method("distill.sas.sas_subset", seeded=True, teacher=True),
+    "mkdt": _MKDT,
+    "mkdt_random": replace(_MKDT, init="random"),
+    "mkdt_high_loss": replace(_MKDT, init="high_loss"),
+    "mkdt_kmeans": replace(_MKDT, init="kmeans"),
+    "krr_st": Method("distill.krr_st.krr_st_set", distilled=True, seeded=True, section="krr_st"),
+    "mtt_ssl": Method(
+        "distill.mtt_ssl.mtt_ssl_set", distilled=True, seeded=True, data=False, own_experts=True, section="mtt_ssl"
+    ),
     "full": Method(),
     "teacher": Method(teacher=True),
 }
 
 RESERVED = ("seed", "count", "student")  # settings that every subset or distillation is given
+SET_STAGES = ("subset", "distill")  # the stages that make training sets
 
 
-def made_by(rule: str) -> list[str]:
-    """The methods whose set a rule makes."""
-    return [name for name, method in METHODS.items() if method.rule == rule]
+def methods_that(**wanted: bool | str) -> list[str]:
+    """Return the methods whose attributes have these values, for example ``methods_that(stage="subset")``."""
+    return [
+        name
+        for name, method in METHODS.items()
+        if all(getattr(method, attribute) == value for attribute, value in wanted.items())
+    ]
 
 
 def _check_options(where: str, options: object, needed: set[str]) -> None:
-    """Names that no stage uses itself, with defaults that a config can override."""
+    """Refuse options that a stage uses itself, and defaults that a config cannot override."""
     if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):
         raise UserError(f"{where} has options {options!r}: expected names with their defaults.")
     for name, default in options.items():
@@ -72,29 +97,33 @@ def _check_options(where: str, options: object, needed: set[str]) -> None:
         raise UserError(f"{where} distils, so its options need '{min(needed - options.keys())}', a whole number.")
 
 
-def _own() -> dict[str, Method]:
-    """The methods of ``mkdt.extensions``: subsets, and with the rule ``own`` distilled sets."""
-    found, declared = {}, extensions.declared(Method, METHODS)
+def extension_methods() -> dict[str, Method]:
+    """Return the methods that the files of ``mkdt.extensions`` declare.
+
+    Raises:
+        UserError: names the file whose declaration cannot be used.
+    """
+    declared = extensions.declared(Method, METHODS)
+    subsets = [*methods_that(stage="subset"), *(name for name, method in declared.items() if not method.distilled)]
+    checked = {}
     for name, method in declared.items():
-        file, rule = extensions.FOLDER / f"{name}.py", method.rule or "subset"
-        if rule not in ("subset", "own"):
-            raise UserError(f"{file}: METHOD has the rule {rule!r}: expected 'own' (it distils) or none (a subset).")
-        if not {bool} >= {type(method.seeded), type(method.experts), type(method.teacher)}:
-            raise UserError(f"{file}: METHOD has a seeded, experts or teacher that is neither True nor False.")
-        _check_options(f"{file}: METHOD", method.options, {"iterations", "pictures"} if rule == "own" else set())
-        starts = ["", *made_by("subset"), *(other for other, one in declared.items() if one.rule in (None, "subset"))]
-        if method.init not in (starts if rule == "own" else [""]):
+        file = extensions.FOLDER / f"{name}.py"
+        flags = ("distilled", "seeded", "data", "experts", "own_experts", "teacher")
+        wrong = [flag for flag in flags if type(getattr(method, flag)) is not bool]
+        if wrong:
+            raise UserError(f"{file}: METHOD has a {wrong[0]} that is neither True nor False.")
+        _check_options(f"{file}: METHOD", method.options, {"iterations", "pictures"} if method.distilled else set())
+        if method.init not in (["", *subsets] if method.distilled else [""]):
             raise UserError(
                 f"{file}: METHOD has init {method.init!r}, which is no subset method, or is a subset itself."
             )
-        function = f"{name}_{'set' if rule == 'own' else 'subset'}"
-        if f"def {function}(" not in file.read_text(encoding="utf-8"):
-            raise UserError(f"{file} has no function {function} (CONTRIBUTING.md).")
-        found[name] = replace(method, rule=rule, module=f"extensions.{name}")
-    return found
+        function = f"{name}_{'set' if method.distilled else 'subset'}"
+        needed = [function, *[f"{name}_expert"] * method.own_experts]
+        missing = [name for name in needed if f"def {name}(" not in file.read_text(encoding="utf-8")]
+        if missing:
+            raise UserError(f"{file} has no function {missing[0]} (CONTRIBUTING.md).")
+        checked[name] = replace(method, function=f"extensions.{name}.{function}")
+    return checked
 
 
-METHODS |= _own()
-
-# The rules that make training sets.
-SET_RULES = tuple(dict.fromkeys(method.rule for method in METHODS.values() if method.rule is not None))
+METHODS |= extension_methods()

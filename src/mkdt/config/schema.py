@@ -1,9 +1,10 @@
-"""The config's schema: strings made what it asks for, a sentence for what it refuses, its keys as a page. No torch here."""
+"""Validate the config against its schema: coerce strings, report the first error in one sentence. No torch here."""
 
 import copy
 import difflib
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,10 @@ SCHEMA = Path(__file__).parents[3] / "workflow" / "schemas" / "config.schema.yam
 
 
 def conform(raw: Mapping[str, Any], schema_file: Path = SCHEMA) -> dict[str, Any]:
-    """A copy of a config that obeys the schema; strings become what it asks for (nested ``--config`` gives strings).
+    """Return a copy of a config that obeys the schema, in canonical form.
+
+    Strings become what the schema asks for, since nested ``--config`` gives strings. Each number and each path has one
+    form, whichever way it was written.
 
     Raises:
         UserError: one sentence that names the first key at fault.
@@ -51,7 +55,10 @@ def _resolve(schema: Mapping[str, Any], root: Mapping[str, Any]) -> Mapping[str,
 
 
 def coerce(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Any:
-    """Turn strings into numbers, booleans and null where the schema wants those; leave the rest to validation."""
+    """Turn strings into numbers, booleans and null where the schema wants those, and bring numbers and paths to one form.
+
+    What does not fit is left to validation.
+    """
     schema = _resolve(schema, root)
     if isinstance(value, dict):
         known, other = schema.get("properties", {}), schema.get("additionalProperties")
@@ -63,10 +70,12 @@ def coerce(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> An
         return [coerce(item, schema.get("items", {}), root) for item in value]
     types = schema.get("type", [])
     types = [types] if isinstance(types, str) else types
-    if isinstance(value, float) and value.is_integer() and "integer" in types:
-        return int(value)
+    if isinstance(value, float):
+        return int(value) if value.is_integer() and {"integer", "number"} & set(types) else value
     if not isinstance(value, str):
         return value
+    if schema.get("format") == "path" and value not in {"", "null", "~"}:
+        return canonical_path(value)
     if "null" in types and value in {"null", "~"}:
         return None
     if "boolean" in types and value.lower() in {"true", "false"}:
@@ -74,10 +83,17 @@ def coerce(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> An
     for name, convert in (("integer", int), ("number", float)):
         if name in types:
             try:
-                return convert(value)
+                number = convert(value)
             except ValueError:
                 continue
+            return int(number) if isinstance(number, float) and number.is_integer() else number
     return value
+
+
+def canonical_path(path: str) -> str:
+    """Return a path below the working directory as a relative one, and any other as an absolute one."""
+    absolute = os.path.abspath(path)
+    return os.path.relpath(absolute) if Path(absolute).is_relative_to(Path.cwd()) else absolute
 
 
 def _sentence(error: Any) -> str:

@@ -5,10 +5,11 @@ Stages, methods, students and downstream sets stay, so every rule runs with the 
 
 import copy
 from math import isqrt
-from typing import Any
+from typing import Any, cast
 
 from mkdt.config.catalogue import DATASETS
 from mkdt.config.methods import METHODS
+from mkdt.config.sections import Config, DatasetEntry
 
 ENDING = "_smoke"  # of all names, so that results of the two scales never mix
 LIMIT = 200  # images of each split
@@ -29,22 +30,23 @@ STEPS = (2, 4)  # of pre-training
 DISTILL_SEEDS = 1
 
 
-def smoke(config: dict[str, Any], smallest: int) -> dict[str, Any]:
-    """A scaled-down copy of a checked config.
+def smoke(config: Config, smallest: int) -> Config:
+    """Return a scaled-down copy of a checked config.
 
     Args:
         config: of full size.
         smallest: height and width below which its networks cannot take the source's images.
     """
     small = copy.deepcopy(config)
+    sections = cast(dict[str, dict[str, Any]], small)
     for section, most in MOST.items():
         for key, bound in most.items():
-            value = small[section][key]
-            small[section][key] = value[:bound] if isinstance(value, list) else min(value, bound)
+            value = sections[section][key]
+            sections[section][key] = value[:bound] if isinstance(value, list) else min(value, bound)
     devices = small["teacher"]["devices"]
     small["teacher"]["batch"] = max(devices, small["teacher"]["batch"] // devices * devices)
     for name in small["methods"]:
-        if name in METHODS and METHODS[name].rule == "own":
+        if name in METHODS and METHODS[name].distilled and METHODS[name].options:
             own = {**METHODS[name].options, **small["options"].get(name, {})}
             small["options"][name] = own | {key: min(own[key], bound) for key, bound in OWN.items()}
     if small["probe"]["finetune"] is not None:
@@ -71,11 +73,11 @@ def smoke(config: dict[str, Any], smallest: int) -> dict[str, Any]:
     return small
 
 
-def _few(entry: dict[str, Any], least: int) -> dict[str, Any]:
+def _few(entry: DatasetEntry, least: int) -> DatasetEntry:
     """A data set with fewer and smaller images."""
     side = entry["image_size"] or DATASETS[entry["kind"]].size
     limit = min(LIMIT, entry.get("limit") or LIMIT)
-    return entry | {"limit": limit, "image_size": max(side // SHRINK, min(side, max(least, SMALLEST)))}
+    return {**entry, "limit": limit, "image_size": max(side // SHRINK, min(side, max(least, SMALLEST)))}
 
 
 def _once(values: list[Any]) -> list[Any]:

@@ -1,7 +1,8 @@
-"""Pre-training: a fresh student is regressed onto a set's targets, with a snapshot at every point of a grid."""
+"""Pre-training: regress a fresh student onto a set's targets; snapshots at every point of a grid of rates and steps."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,8 +18,9 @@ from mkdt.networks.backbones import Spec
 from mkdt.networks.divergence import diverged
 from mkdt.networks.flat import flatten_state, load_state
 from mkdt.networks.students import Student, build_student
+from mkdt.progress import Checkpoint, Report, no_checkpoint, no_report
 
-SETTLE_IMAGES = 1024  # give the batch norms of an untrained student their statistics
+SETTLE_IMAGES = 1024  # for the batch norm statistics of an untrained student
 BATCH, MOMENTUM, WEIGHT_DECAY = 256, 0.9, 1e-4  # paper, appendix: pre-training of students
 
 
@@ -33,7 +35,7 @@ def _steps(
     batch: int,
     seed: int,
 ) -> Iterator[tuple[int, Tensor]]:
-    """SGD steps ``first`` to ``last - 1``; yields the number of steps done and the loss of the latest.
+    """Take SGD steps ``first`` to ``last - 1``; yield after each the number of steps done and its loss.
 
     The order of images is a function of (seed, epoch), so a run that starts at ``first`` continues another.
     """
@@ -56,14 +58,14 @@ def _steps(
 def _settle(model: Student, images: Images, seed: int) -> None:
     """Give the batch norms of an untrained student the statistics of (a sample of) its images.
 
-    With those of a network that has seen nothing, 0 and 1, the features of a deep one vanish in eval mode: no
-    pre-training would be no baseline.
+    With the initial statistics, mean 0 and variance 1, the features of a deep network vanish in eval mode: it would be no
+    baseline for pre-training.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     order = torch.randperm(len(images), generator=seeding.generator(seed, "statistics"))[:SETTLE_IMAGES]
     for norm in norms:
-        norm.momentum = None  # the plain mean over all batches
+        norm.momentum = None  # the mean over all batches, not a moving one
     model.train()
     with torch.no_grad():
         for rows in order.split(BATCH) if norms else ():
@@ -93,7 +95,8 @@ def pretrain(
         steps: number of SGD steps.
         rate: learning rate; None takes the learned step size.
         batch, momentum, weight_decay: of SGD; the defaults are the paper's.
-        seed: decides initial weights and order.
+        seed: decides initial weights and the order of images.
+        device: where to train.
 
     Returns:
         the student in eval mode; ``student.backbone(images)`` gives features for a probe.
@@ -110,10 +113,12 @@ def pretrain(
     return model.eval()
 
 
-def grid(settings: Mapping[str, Any], method: str, images: int, step_size: float) -> tuple[list[float], list[int]]:
-    """Learning rates and numbers of steps of a method's grid.
+def grid_points(
+    settings: Mapping[str, Any], method: str, images: int, step_size: float
+) -> tuple[list[float], list[int]]:
+    """Return the learning rates and the numbers of steps at which a method's students are kept.
 
-    ``none`` is the untrained student; the ``paper`` protocol has one point, ``epochs`` epochs at the set's step size.
+    ``none`` is the untrained student. The ``paper`` protocol has one point: ``epochs`` epochs at the set's step size.
     """
     if method == "none":
         return [0.0], [0]
@@ -132,8 +137,8 @@ def pretrain_grid(
     steps: Sequence[int],
     seed: int,
     state: dict[str, Any] | None = None,
-    report: Callable[..., None] = lambda step, values: None,
-    checkpoint: Callable[..., None] = lambda make: None,
+    report: Report = no_report,
+    checkpoint: Checkpoint = no_checkpoint,
 ) -> dict[str, Tensor]:
     """Pre-train one student at every learning rate and keep its weights at every number of steps.
 
@@ -150,95 +155,130 @@ def pretrain_grid(
         checkpoint: called after each step with a function that returns the state.
 
     Returns:
-        ``snapshots`` float32 [R,S,P] (parameters and running statistics, ``models.flatten_state``), ``losses`` float32
-        [R,S] of the batch before each, ``valid`` bool [R,S] (false where training diverged: zeros there), ``rates``
-        float64 [R], ``steps`` int64 [S], ``shape`` int64 [3] (channels, size, D).
+        ``snapshots`` float32 [R,S,P] (parameters and running statistics, ``networks.flat.flatten_state``), ``losses``
+        float32 [R,S] of the batch before each, ``valid`` bool [R,S] (false where training diverged: zeros there),
+        ``rates`` float64 [R], ``steps`` int64 [S], ``shape`` int64 [3] (channels, size, D).
 
     Raises:
         UserError: the last batch has one image and the student batch norm, which needs two.
     """
-    channels, size = images.shape[1], images.shape[2]
-
-    def fresh() -> Student:
-        model = build_student(student, channels, size, targets.shape[1], seed, "student weights")
-        return model.to(images.device)
-
-    done: dict[str, Any] = {"rate": 0, "step": 0}
-    model = fresh()
-    # The config is checked for this; the size of a set from a file is known only here.
-    if (
-        steps[-1]
-        and len(images) % settings["batch"] == 1
-        and any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
-    ):
-        raise UserError(
-            f"pretrain.batch {settings['batch']} leaves a last batch of one image of a set of {len(images)}, from which "
-            f"the batch norm of a {student['architecture']} takes no statistics: change pretrain.batch."
-        )
-    width = len(flatten_state(model))
-    snapshots = torch.zeros(len(rates), len(steps), width)
-    losses = torch.zeros(len(rates), len(steps))
-    valid = torch.zeros(len(rates), len(steps), dtype=torch.bool)
+    grid = _Grid(images, targets, student, settings, rates, steps, seed)
+    first = 0
     if state is not None:
-        done = dict(state["done"])
-        snapshots, losses, valid = (state[name].clone() for name in ("snapshots", "losses", "valid"))
-    for r in range(done["rate"], len(rates)):
-        model = fresh()
+        grid.restore(state)
+        first = state["done"]["rate"]
+    for r in range(first, len(rates)):
+        grid.train(r, state if r == first else None, report, checkpoint)
+    return grid.tensors()
+
+
+class _Grid:
+    """Pre-training of one student at several learning rates, and the snapshots so far."""
+
+    def __init__(
+        self,
+        images: Images,
+        targets: Tensor,
+        student: Spec,
+        settings: Mapping[str, Any],
+        rates: Sequence[float],
+        steps: Sequence[int],
+        seed: int,
+    ) -> None:
+        self._images, self._targets, self._student, self._settings = images, targets, student, settings
+        self._rates, self._steps, self._seed = rates, steps, seed
+        self._shape = images.shape[1], images.shape[2], targets.shape[1]
+        model = self._fresh()
+        if steps[-1]:
+            _check_last_batch(model, student, len(images), settings["batch"])
+        self._snapshots = torch.zeros(len(rates), len(steps), len(flatten_state(model)))
+        self._losses = torch.zeros(len(rates), len(steps))
+        self._valid = torch.zeros(len(rates), len(steps), dtype=torch.bool)
+
+    def _fresh(self) -> Student:
+        """Return the student with its initial weights."""
+        return build_student(self._student, *self._shape, self._seed, "student weights").to(self._images.device)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over the snapshots of an interrupted run."""
+        self._snapshots, self._losses, self._valid = (state[name].clone() for name in ("snapshots", "losses", "valid"))
+
+    def train(self, r: int, state: Mapping[str, Any] | None, report: Report, checkpoint: Checkpoint) -> None:
+        """Pre-train at the learning rate ``r``, from ``state`` where it was interrupted; stop where it diverges."""
+        model, settings = self._fresh(), self._settings
+        momentum, weight_decay = settings["momentum"], settings["weight_decay"]
         optimizer = torch.optim.SGD(
-            model.parameters(),
-            rates[r],
-            momentum=settings["momentum"],
-            weight_decay=settings["weight_decay"],
-            fused=True,
+            model.parameters(), self._rates[r], momentum=momentum, weight_decay=weight_decay, fused=True
         )
-        if state is not None and r == state["done"]["rate"] and state["done"]["step"]:
+        first, start_loss = 0, 0.0
+        if state is not None:
             model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
-        else:
-            done = {"rate": r, "step": 0}
-        if not done["step"] and steps[0] == 0:
-            untrained = copy.deepcopy(model)
-            _settle(untrained, images, seed)
-            snapshots[r, 0], valid[r, 0] = flatten_state(untrained).cpu(), True
-        walk = _steps(
-            model, optimizer, images, targets, first=done["step"], last=steps[-1], batch=settings["batch"], seed=seed
-        )
-        for step, loss in walk:
+            first, start_loss = state["done"]["step"], state["done"]["start_loss"]
+        elif self._steps[0] == 0:
+            self._keep_untrained(r, model)
+        last, batch = self._steps[-1], settings["batch"]
+        for step, loss in _steps(
+            model, optimizer, self._images, self._targets, first=first, last=last, batch=batch, seed=self._seed
+        ):
             if step == 1:
-                done["start_loss"] = float(loss)
-            if step in steps:
-                s = steps.index(step)
-                flat = flatten_state(model)
-                if not torch.isfinite(flat).all() or diverged(float(loss), done["start_loss"]):
+                start_loss = float(loss)
+            if step in self._steps:
+                if not self._keep(r, self._steps.index(step), model, loss, start_loss):
                     break
-                snapshots[r, s], losses[r, s], valid[r, s] = flat.cpu(), loss.cpu(), True
-                report(step, {f"loss/rate {rates[r]:g}": float(loss)})
-            done = {"rate": r, "step": step, "start_loss": done["start_loss"]}
-            checkpoint(
-                lambda done=done, model=model, optimizer=optimizer: {
-                    "seed": seed,
-                    "done": done,
-                    "snapshots": snapshots,
-                    "losses": losses,
-                    "valid": valid,
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                }
-            )
-    return {
-        "snapshots": snapshots,
-        "losses": losses,
-        "valid": valid,
-        "shape": torch.tensor([channels, size, targets.shape[1]]),
-        "rates": torch.tensor(rates, dtype=torch.float64),
-        "steps": torch.tensor(steps, dtype=torch.int64),
-    }
+                report(step, {f"loss/rate {self._rates[r]:g}": float(loss)})
+            done = {"rate": r, "step": step, "start_loss": start_loss}
+            checkpoint(partial(self._state, done, model, optimizer))
+
+    def _keep_untrained(self, r: int, model: Student) -> None:
+        untrained = copy.deepcopy(model)
+        _settle(untrained, self._images, self._seed)
+        self._snapshots[r, 0], self._valid[r, 0] = flatten_state(untrained).cpu(), True
+
+    def _keep(self, r: int, s: int, model: Student, loss: Tensor, start_loss: float) -> bool:
+        """Keep a snapshot, unless training has diverged."""
+        flat = flatten_state(model)
+        if not torch.isfinite(flat).all() or diverged(float(loss), start_loss):
+            return False
+        self._snapshots[r, s], self._losses[r, s], self._valid[r, s] = flat.cpu(), loss.cpu(), True
+        return True
+
+    def _state(self, done: dict[str, Any], model: Student, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        return {
+            "seed": self._seed,
+            "done": done,
+            "snapshots": self._snapshots,
+            "losses": self._losses,
+            "valid": self._valid,
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the result of ``pretrain_grid``."""
+        return {
+            "snapshots": self._snapshots,
+            "losses": self._losses,
+            "valid": self._valid,
+            "shape": torch.tensor(self._shape),
+            "rates": torch.tensor(self._rates, dtype=torch.float64),
+            "steps": torch.tensor(self._steps, dtype=torch.int64),
+        }
+
+
+def _check_last_batch(model: nn.Module, student: Spec, images: int, batch: int) -> None:
+    """Refuse a last batch of one image for batch norm. The config is checked for this; a set from a file is seen only here."""
+    if images % batch == 1 and any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+        raise UserError(
+            f"pretrain.batch {batch} leaves a last batch of one image of a set of {images}, which is too few for the batch "
+            f"norm of a {student['architecture']}: change pretrain.batch."
+        )
 
 
 def snapshots(file: Artifact) -> Callable[[int, int], nn.Module | None]:
-    """Read a file of ``pretrain_grid``: a function from (rate index, step index) to the frozen backbone.
+    """Read a file of ``pretrain_grid``: return a function from (rate index, step index) to the frozen backbone.
 
-    It returns None where pre-training diverged, and one and the same module otherwise, its weights replaced.
+    The function returns None where pre-training diverged. Otherwise it replaces the weights of one module and returns it.
     """
     channels, size, dimension = file.tensor("shape").tolist()
     model = build_student(file.header["parameters"]["student"], channels, size, dimension, 0, "template")

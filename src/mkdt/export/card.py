@@ -1,7 +1,6 @@
-"""The card of an exported folder: what it is, how to load it, from which data, how it was made, how good it is."""
+"""The README of an exported folder: contents, how to load them, source data, settings, accuracy, provenance."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,11 +8,12 @@ import pandas as pd
 
 from mkdt.artifacts import Artifact
 from mkdt.config.catalogue import DATASETS
-from mkdt.jobs.lineage import Family, Place, recipe
-from mkdt.config.methods import SET_RULES
-from mkdt.report.statistics import interval, paired
+from mkdt.config.methods import SET_STAGES
 from mkdt.config.schema import flat
 from mkdt.distill.synthetic_set import SyntheticSet
+from mkdt.jobs.lineage import Family, Place, recipe
+from mkdt.report.statistics import interval, paired
+from mkdt.report.tables import markdown, with_interval
 
 PAPERS = {
     "distill": "Joshi, Ni and Mirzasoleiman, *Dataset Distillation via Knowledge Distillation: Towards Efficient\n"
@@ -23,24 +23,31 @@ PAPERS = {
 }
 LIBRARIES = {"torchvision_resnet": "torchvision", "vgg11": "torchvision", "mobilenet": "torchvision", "timm": "timm"}
 STUDENT = {"architecture": "convnet", "depth": 2, "width": 32, "norm": "instance"}  # of the example, for real subsets
-UNTIL_NOW = "when this was exported"
+UNKNOWN = "when this was exported"
 
 
 def of_set(tiny: SyntheticSet, file: Artifact, place: Place | None, family: Family | None) -> str:
-    """The card of a training set, as Markdown.
+    """Write the card of a training set, as Markdown.
 
     Args:
         tiny: the set.
         file: its artifact.
-        place, family: where it lies in the results, and the artifacts there; None outside of them.
+        place, family: its place in the results, and the artifacts there; None outside of them.
     """
-    measured = _measured(file, place)
+    table, mine = _accuracies(file, place)
+    return f"""{_contents(tiny, real=file.header["stage"] == "subset")}
+{_loading(file, _example_point(mine, place))}
+{_source(file, family)}
+{_settings("How it was made", file.header["parameters"])}
+{_accuracy(table, mine, place)}
+{_provenance(file, place)}"""
+
+
+def _contents(tiny: SyntheticSet, real: bool) -> str:
     count, channels, height, width = tiny.images.shape
-    dimension, real = tiny.targets.shape[1], file.header["stage"] == "subset"
-    spec = (file.header["parameters"] or {}).get("student", STUDENT)
+    dimension = tiny.targets.shape[1]
     noun, verb = ("real", "is") if real else ("distilled", "started from")
-    step_size = "a start value, nothing learned" if real else "the student's SGD step size in distillation"
-    beyond = "" if real else "; a distilled one may go beyond"
+    step_size = "a start value, not learned" if real else "the student's SGD step size in distillation"
     return f"""# {count:,} {noun} images
 
 {count:,} {noun} images with their targets, for self-supervised pre-training: a network learns to predict the targets
@@ -56,9 +63,14 @@ def of_set(tiny: SyntheticSet, file: Artifact, place: Place | None, family: Fami
 | `mean`, `std` | float32 [{channels}] | {_numbers(tiny.mean.tolist())}; {_numbers(tiny.std.tolist())}: of the source's training pixels |
 | `init_index` | int64 [{count}] | the training image that each one {verb} |
 
-`images.png` shows them clamped and rounded to 8 bits: look at it, do not train on it.
+`images.png` shows the images clamped and rounded to 8 bits; do not train on it.
+"""
 
-## Load it
+
+def _loading(file: Artifact, point: str) -> str:
+    spec = (file.header["parameters"] or {}).get("student", STUDENT)
+    beyond = "" if file.header["stage"] == "subset" else "; a distilled one may go beyond"
+    return f"""## Load it
 
 With torch and safetensors, in this folder:
 
@@ -70,38 +82,36 @@ images, targets = tiny["images"], tiny["targets"]  # normalised: train on these
 pixels = tiny["pixels"]  # the same images where 0 is black and 1 is white{beyond}
 ```
 
-Normalise whatever else the network is to see with the same `mean` and `std`. With the package `mkdt`, which also checks
-the digests:
+Normalise all other images for the network with the same `mean` and `std`. With the package `mkdt`, which also checks the
+digests:
 
 ```python
 import mkdt
 
 tiny = mkdt.load_synthetic("set.safetensors")  # tiny.images, tiny.targets, tiny.pixels() as uint8
-student = mkdt.pretrain(tiny, {json.dumps(spec)}, {_point(measured[1], place)})
+student = mkdt.pretrain(tiny, {json.dumps(spec)}, {point})
 features = student.backbone(tiny.images)
 ```
-
-{_source(file, family)}
-{_settings("How it was made", file.header["parameters"])}
-{_accuracy(measured, place)}
-{_provenance(file, place)}"""
+"""
 
 
 def of_encoder(
     network: Mapping[str, Any], view: Mapping[str, Any], trained: str, file: Artifact, place: Place, family: Family
 ) -> str:
-    """The card of an encoder, as Markdown.
+    """Write the card of an encoder, as Markdown.
 
     Args:
         network: its config entry.
         view: ``channels``, ``size``, ``mean``, ``std`` of its images.
         trained: how, the end of a sentence that begins with "the weights of an encoder".
         file: the artifact that it was taken from.
-        place, family: where that lies in the results, and the artifacts there.
+        place, family: that artifact's place in the results, and the artifacts there.
     """
     library = LIBRARIES.get(network["architecture"])
     needs = f"torch, safetensors and {library}" if library else "torch and safetensors"
-    accuracy = _accuracy(_measured(file, place), place) + "\n" if file.header["stage"] == "pretrain" else ""
+    accuracy = ""
+    if file.header["stage"] == "pretrain":
+        accuracy = _accuracy(*_accuracies(file, place), place) + "\n"
     return f"""# An encoder of images
 
 `encoder.safetensors` holds the weights of an encoder {trained}. The network:
@@ -140,23 +150,23 @@ def _numbers(values: Sequence[float]) -> str:
 
 
 def _source(file: Artifact, family: Family | None) -> str:
-    """The source data with its terms, and the teacher."""
+    """Describe the source data with its terms, and the teacher."""
     data = family.ancestor(file.header, "data") if family else None
     if data is None or family is None:
-        return f"## From which data\n\nNot known: the data set was not in the results {UNTIL_NOW}.\n"
+        return f"## From which data\n\nNot known: the data set was not in the results {UNKNOWN}.\n"
     kind, count = data.header["parameters"]["kind"], data.shape("train_images")[0]
     if kind in DATASETS:
         facts = DATASETS[kind]
         where = f"<{facts.source}>" if "://" in facts.source else facts.source
-        text = f"{count:,} training images of `{kind}`, {where}. Terms, as far as they are known for sure:\n{facts.licence}."
+        text = f"{count:,} training images of `{kind}`, {where}. Terms, as far as they are known:\n{facts.licence}."
     else:
         text = (
-            f"{count:,} training images of a folder (`{data.path.parent.name}`). Terms: its owner decides; write here under\n"
-            "which ones this may be passed on."
+            f"{count:,} training images of a folder (`{data.path.parent.name}`). Terms: its owner decides. Write here under\n"
+            "which terms this may be shared."
         )
-    text += "\nWhat was made of images may be bound by their terms; this is no legal advice.\n"
+    text += "\nThe terms of images may also apply to what is made from them; this is no legal advice.\n"
     initial = family.ancestor(file.header, "subset")
-    if file.header["stage"] in set(SET_RULES) - {"subset"} and initial is not None:
+    if file.header["stage"] in set(SET_STAGES) - {"subset"} and initial is not None:
         text += f"\nDistillation started from a subset of them (`{initial.path.parts[-3]}`).\n"
     if file.header["stage"] != "teacher":
         text += f"\n{_teacher(family.ancestor(file.header, 'teacher'))}\n"
@@ -165,7 +175,7 @@ def _source(file: Artifact, family: Family | None) -> str:
 
 def _teacher(teacher: Artifact | None) -> str:
     if teacher is None:
-        return f"The teacher was not in the results {UNTIL_NOW}; its representations were."
+        return f"The teacher was not in the results {UNKNOWN}; its representations were."
     parameters = teacher.header["parameters"]
     network = f"`{json.dumps(parameters['backbone'])}`"
     if "method" not in parameters:
@@ -180,8 +190,11 @@ def _settings(title: str, parameters: Mapping[str, Any]) -> str:
     return f"## {title}\n\n| setting | value |\n|---|---|\n{rows}"
 
 
-def _measured(file: Artifact, place: Place | None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The report's accuracies at the set's budget, and of them its method's; none where the report is older than the file."""
+def _accuracies(file: Artifact, place: Place | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read the report's accuracies at the set's budget: of all methods, and of the set's method.
+
+    Both are empty where there is no report, or one older than the file.
+    """
     names = place.names if place else {}
     table = pd.DataFrame({"method": []})
     if place is not None:
@@ -194,62 +207,69 @@ def _measured(file: Artifact, place: Place | None) -> tuple[pd.DataFrame, pd.Dat
     return table, mine
 
 
-def _point(mine: pd.DataFrame, place: Place | None) -> str:
-    """Arguments of ``pretrain``: the point that validation chose for this set, or some steps at its own step size.
+def _example_point(mine: pd.DataFrame, place: Place | None) -> str:
+    """Return arguments of ``pretrain``: the point that validation chose for this set, else some steps at its step size.
 
     Args:
-        mine: the method's rows, as from ``_measured``.
+        mine: the method's rows of ``_accuracies``.
+        place: of the set.
     """
     if place is not None and len(mine):
         this = mine[mine["distill_seed"] == int(place.names["distill_seed"])]
-        if this["student"].nunique() == 1:  # of several it is not clear whose point is the example's
+        if this["student"].nunique() == 1:  # several students have several points
             return f"steps={this['steps'].iloc[0]}, rate={this['rate'].iloc[0]:g}"
     return "steps=80"
 
 
-def _accuracy(measured: tuple[pd.DataFrame, pd.DataFrame], place: Place | None) -> str:
-    """The report's accuracies of the method, from ``_measured``."""
-    text, names = "## Accuracy\n\n", place.names if place else {}
-    table, mine = measured
-    if mine.empty:
-        return f"{text}Not measured: there was no report on it {UNTIL_NOW}.\n"
+def _accuracy(table: pd.DataFrame, mine: pd.DataFrame, place: Place | None) -> str:
+    """Format the accuracies of a method, from ``_accuracies``."""
+    if mine.empty or place is None:
+        return f"## Accuracy\n\nNot measured: there was no report on it {UNKNOWN}.\n"
+    names = place.names
     seeds = ", ".join(str(seed) for seed in sorted(mine["distill_seed"].unique()))
-    text += f"""Test accuracy in per cent, on encoders pre-trained on it. *All sets*: those of method `{names["method"]}`, budget {names["budget"]},
-distill seeds {seeds} (this is seed {names["distill_seed"]}), mean and 95 % interval over sets, students and label draws. Learning rate and
-steps of pre-training were chosen on validation images.
-
-| student | evaluated on | by | labels | rate, steps | this set | all sets | minus a random subset |
-|---|---|---|---|---|---|---|---|
-"""
+    header = ["student", "evaluated on", "by", "labels", "rate, steps", "this set", "all sets", "minus a random subset"]
     where = ["student", "downstream", "evaluation", "label_fraction"]
-    for values, part in mine.groupby(where, sort=True):
-        student, downstream, evaluation, fraction = (*values[:3], 100 * part["label_fraction"].iloc[0])
-        if names.get("student") not in {None, student}:
-            continue
-        same = (table[where] == pd.Series(values, index=where)).all(axis=1)
-        random = table[same & (table["method"] == "random")]
-        this = part[part["distill_seed"] == int(names["distill_seed"])]
-        rate = (this if len(this) else part)["rate"].iloc[0]
-        difference = "-"
-        if len(random) and names["method"] != "random":
-            difference = _with_interval(*interval(paired(part, random), "difference"), sign="+")
-        text += (
-            f"| {student} | {downstream} | {evaluation} | {fraction:g} % | {rate:g}, {part['steps'].iloc[0]} | "
-            f"{this['accuracy'].mean():.1f} | {_with_interval(*interval(part, 'accuracy'))} | {difference} |\n"
-        )
-    return text
+    random = dict(iter(table[table["method"] == "random"].groupby(where)))
+    rows = [
+        _accuracy_row(part, random.get(values), names)
+        for values, part in mine.groupby(where, sort=True)
+        if names.get("student") in {None, part["student"].iloc[0]}
+    ]
+    return f"""## Accuracy
+
+Test accuracy in per cent of encoders that were pre-trained on the set. *All sets*: those of method `{names["method"]}`, budget
+{names["budget"]}, distill seeds {seeds} (this set has seed {names["distill_seed"]}), mean and 95 % interval over sets, students and label
+draws. Learning rate and steps of pre-training were chosen on validation images.
+
+{markdown(header, rows)}
+"""
 
 
-def _with_interval(mean: float, low: float, high: float, sign: str = "") -> str:
-    spread = "" if math.isnan(low) else f" [{low:{sign}.1f}, {high:{sign}.1f}]"
-    return f"{mean:{sign}.1f}{spread}"
+def _accuracy_row(mine: pd.DataFrame, random: pd.DataFrame | None, names: Mapping[str, str]) -> list[str]:
+    """Format the accuracies of a method and their difference to a random subset, in one setting."""
+    first = mine.iloc[0]
+    this = mine[mine["distill_seed"] == int(names["distill_seed"])]
+    rate = (this if len(this) else mine)["rate"].iloc[0]
+    difference = "-"
+    if random is not None and names["method"] != "random":
+        difference = with_interval(*interval(paired(mine, random), "difference"), sign="+")
+    return [
+        str(first["student"]),
+        str(first["downstream"]),
+        str(first["evaluation"]),
+        f"{100 * first['label_fraction']:g} %",
+        f"{rate:g}, {first['steps']}",
+        f"{this['accuracy'].mean():.1f}",
+        with_interval(*interval(mine, "accuracy")),
+        difference,
+    ]
 
 
 def _provenance(file: Artifact, place: Place | None) -> str:
     paper = f"{PAPERS[file.header['stage']]}\n\n" if file.header["stage"] in PAPERS else ""
-    found = recipe(place, file.header) if place else None
-    again = f"\nMade again, in the project that made it, by\n\n```\n{found.command}\n```\n" if found else ""
+    known = recipe(place, file.header) if place else None
+    again = f"\nThis command makes it again, in its project:\n\n```\n{known.command}\n```\n" if known else ""
     return (
         f"## Where it comes from\n\n{paper}Rule `{file.header['stage']}`, identity `{file.identity}`, code "
-        f"`{file.header['code'] or 'not noted'}`.\n{again}"
+        f"`{file.header['code'] or 'not recorded'}`.\n{again}"
     )

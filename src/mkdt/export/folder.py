@@ -1,4 +1,4 @@
-"""``mkdt export``: a set or an encoder in a folder that works alone - tensors, a picture, a loader and a card."""
+"""``mkdt export``: write a set or an encoder to a folder that needs no mkdt: tensors, picture, loader and card."""
 
 import argparse
 import math
@@ -11,51 +11,52 @@ import pandas as pd
 from torch import Tensor
 
 from mkdt import artifacts
-from mkdt.export import card
 from mkdt.artifacts import Artifact
-from mkdt.errors import UserError
+from mkdt.config.methods import SET_STAGES
 from mkdt.data.pixels import image_grid
-from mkdt.jobs.lineage import Family, Place, place_of
-from mkdt.config.methods import SET_RULES
-from mkdt.networks.backbones import BUILDERS
-from mkdt.networks.students import build_student
-from mkdt.networks.flat import load_state
-from mkdt.export.standalone import standalone
 from mkdt.distill.synthetic_set import load_synthetic
+from mkdt.errors import UserError
+from mkdt.export import card
+from mkdt.export.standalone import standalone
+from mkdt.jobs.lineage import Family, Place, place_of
+from mkdt.networks.backbones import BUILDERS
+from mkdt.networks.flat import load_state
+from mkdt.networks.students import build_student
 
 
 def export(path: str | Path, folder: Path, rate: float | None = None, steps: int | None = None) -> None:
-    """Write a folder that works alone, whole or not at all.
+    """Write a folder that needs no mkdt, atomically.
 
     Args:
         path: a training set, a pre-trained student or a teacher of this project.
-        folder: to make; it must not exist yet.
-        rate, steps: the student's point of the grid; None takes the one that validation chose.
+        folder: where to write; it must not exist.
+        rate, steps: the student's point of the grid; None takes the point that validation chose.
 
     Raises:
-        UserError: the file is damaged or of another kind, ``folder`` exists, or something that belongs to the encoder is
-            not in the results.
+        UserError: the file is damaged or of another kind, ``folder`` exists, or something that the encoder needs is missing
+            from the results.
     """
     file = Artifact(path)
     stage, place = file.header["stage"], place_of(path)
     if folder.exists():
         raise UserError(f"{folder} exists: choose another folder with --to, or delete it.")
-    if stage not in {*SET_RULES, "teacher", "pretrain"}:
+    if stage not in {*SET_STAGES, "teacher", "pretrain"}:
         raise UserError(
-            f"{path} was made by the rule '{stage}'; what can be exported are training sets (sets/), pre-trained students "
-            "(pretrain/) and teachers."
+            f"{path} was made by the rule '{stage}'; only training sets (sets/), pre-trained students (pretrain/) and "
+            "teachers can be exported."
         )
     if (rate, steps) != (None, None) and stage != "pretrain":
-        raise UserError(f"--rate and --steps choose a pre-trained student's snapshot; {path} is none.")
+        raise UserError(f"--rate and --steps choose a pre-trained student's snapshot; {path} is not a student.")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     except OSError as error:
         raise UserError(f"{folder} cannot be made ({error}): choose another folder with --to.") from error
     try:
-        text = (
-            _export_set(file, place, aside) if stage in SET_RULES else _export_encoder(file, place, aside, rate, steps)
-        )
+        if stage in SET_STAGES:
+            text = _export_set(file, place, aside)
+        else:
+            text = _export_encoder(file, place, aside, rate, steps)
         artifacts.write_text(aside / "README.md", text)
         aside.chmod(0o755)  # mkdtemp makes private folders
         aside.rename(folder)
@@ -64,7 +65,7 @@ def export(path: str | Path, folder: Path, rate: float | None = None, steps: int
 
 
 def _export_set(file: Artifact, place: Place | None, folder: Path) -> str:
-    """Write a set's files; returns its card."""
+    """Write a set's files and return its card."""
     tiny = load_synthetic(file.path)
     artifacts.write_atomically(folder / "set.safetensors", lambda path: shutil.copyfile(file.path, path))
     sheet = image_grid(tiny.pixels(), columns=math.ceil(math.sqrt(len(tiny))), most=len(tiny))
@@ -74,13 +75,13 @@ def _export_set(file: Artifact, place: Place | None, folder: Path) -> str:
 
 
 def _export_encoder(file: Artifact, place: Place | None, folder: Path, rate: float | None, steps: int | None) -> str:
-    """Write an encoder's files; returns its card."""
+    """Write an encoder's files and return its card."""
     family = Family(place.results) if place else None
     data = family.ancestor(file.header, "data") if family else None
     if data is None or place is None or family is None:
         raise UserError(
-            f"{file.path}: the data set that it was trained on is not in its results folder, so it is not known how its "
-            "images are normalised: make data.safetensors there again."
+            f"{file.path}: the data set that it was trained on is not in its results folder, so the normalisation of its "
+            "images is not known: make data.safetensors there again."
         )
     channels, size = data.shape("train_images")[1:3]
     view: dict[str, Any] = {"channels": channels, "size": size}
@@ -93,10 +94,11 @@ def _export_encoder(file: Artifact, place: Place | None, folder: Path, rate: flo
         trained = "trained by self-supervision" if "method" in parameters else "that was brought as a checkpoint"
     else:
         network = parameters["student"]
-        weights, point = _student(file, place, rate, steps)
+        rate, steps = _chosen_point(file, place) if rate is None and steps is None else (rate, steps)
+        weights, point = _student(file, rate, steps), {"rate": rate, "steps": steps}
         trained = (
             f"pre-trained without labels on the set `{place.names['method']}`, budget {place.names['budget']}, by "
-            f"{point['steps']}\nsteps of SGD at the rate {point['rate']:g}; its head is left out"
+            f"{steps}\nsteps of SGD at the rate {rate:g}; its head is left out"
         )
     artifacts.save(
         folder / "encoder.safetensors",
@@ -109,56 +111,73 @@ def _export_encoder(file: Artifact, place: Place | None, folder: Path, rate: flo
     return card.of_encoder(network, view, trained, file, place, family)
 
 
-def _student(
-    file: Artifact, place: Place, rate: float | None, steps: int | None
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The backbone's ``state_dict`` at one point of the grid, and which point."""
+def _chosen_point(file: Artifact, place: Place) -> tuple[float, int]:
+    """Return the learning rate and the number of steps that validation chose for a student.
+
+    Raises:
+        UserError: the scores are missing, or do not have this student.
+    """
+    names = place.names
+    probe = place.results / names["experiment"] / "probe" / names["student"] / names["method"]
+    scores = probe / f"{names['budget']}.csv"
+    table = pd.read_csv(scores) if scores.is_file() else pd.DataFrame(columns=["chosen", "distill_seed", "seed"])
+    # Of this student: under the protocol `paper` each set has its own rate.
+    mine = (table["distill_seed"] == int(names["distill_seed"])) & (table["seed"] == int(names["seed"]))
+    chosen = table[mine & table["chosen"].astype(bool)]
+    if chosen.empty:
+        raise UserError(f"{_points(file)}, and {scores} does not say which are best: give --rate and --steps.")
+    return float(chosen["rate"].iloc[0]), int(chosen["steps"].iloc[0])
+
+
+def _student(file: Artifact, rate: float | None, steps: int | None) -> dict[str, Tensor]:
+    """Return the backbone's ``state_dict`` at a point of the grid.
+
+    Raises:
+        UserError: the grid has no such point, or pre-training diverged there.
+    """
     rates, numbers = file.tensor("rates").tolist(), file.tensor("steps").tolist()
-    there = f"{file.path} has the rates {', '.join(f'{r:g}' for r in rates)} and steps {', '.join(map(str, numbers))}"
-    if rate is None and steps is None:
-        names = place.names
-        probe = place.results / names["experiment"] / "probe" / names["student"] / names["method"]
-        scores = probe / f"{names['budget']}.csv"
-        table = pd.read_csv(scores) if scores.is_file() else pd.DataFrame(columns=["chosen", "distill_seed", "seed"])
-        # Of this student: under the protocol `paper` each set has its own rate.
-        mine = (table["distill_seed"] == int(names["distill_seed"])) & (table["seed"] == int(names["seed"]))
-        chosen = table[mine & table["chosen"].astype(bool)]
-        if chosen.empty:
-            raise UserError(f"{there}, and {scores} does not say which are best: give --rate and --steps.")
-        rate, steps = float(chosen["rate"].iloc[0]), int(chosen["steps"].iloc[0])
     if rate not in rates or steps not in numbers:
-        raise UserError(f"{there}: give one of each with --rate and --steps.")
+        raise UserError(f"{_points(file)}: give one of each with --rate and --steps.")
     r, s = rates.index(rate), numbers.index(steps)
     if not file.tensor("valid")[r, s]:
         raise UserError(f"{file.path}: pre-training diverged at the rate {rate:g}: choose another with --rate.")
     channels, size, dimension = file.tensor("shape").tolist()
     student = build_student(file.header["parameters"]["student"], channels, size, dimension, 0, "template")
     load_state(student, file.row("snapshots", r)[s])
-    return student.backbone.state_dict(), {"rate": rate, "steps": steps}
+    return student.backbone.state_dict()
+
+
+def _points(file: Artifact) -> str:
+    """Name the points of a student's grid, as the beginning of an error."""
+    rates, steps = file.tensor("rates").tolist(), file.tensor("steps").tolist()
+    return f"{file.path} has the rates {', '.join(f'{r:g}' for r in rates)} and steps {', '.join(map(str, steps))}"
 
 
 def _loader(function: str, name: str, architecture: str = "convnet") -> str:
+    """Write the text of ``load.py``."""
     own = ""
-    if architecture not in BUILDERS:  # the loader finds it in the table, and so needs no extension of mkdt
+    if architecture not in BUILDERS:  # an extension; in the table, the loader finds it without mkdt
         own = f'{standalone(f"extensions.{architecture}", "build")}\n\nBUILDERS["{architecture}"] = build\n'
-    return f'''"""Loads {name} beside this file, without the package mkdt that its code is from."""
+    return f'''"""Load {name} in this folder, without the package mkdt."""
 
 {standalone("export.loaders", function)}{own}
 
 def load():
-    """What ``{function}`` makes of the file beside this one."""
+    """Call ``{function}`` on the file in this folder."""
     return {function}(Path(__file__).with_name("{name}"))
 '''
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The subcommand ``mkdt export``."""
+    """Add the arguments of ``mkdt export``."""
     parser.add_argument(
         "file", type=Path, help="a training set (sets/), a pre-trained student (pretrain/) or a teacher"
     )
-    parser.add_argument("--to", type=Path, help="folder to make; default: export/NAME, NAME from the file's path")
-    parser.add_argument("--rate", type=float, help="a student's learning rate; default: the one that validation chose")
-    parser.add_argument("--steps", type=int, help="a student's number of steps; default: likewise")
+    parser.add_argument("--to", type=Path, help="folder to write; default: export/NAME, NAME from the file's path")
+    parser.add_argument("--rate", type=float, help="a student's learning rate; default: the rate that validation chose")
+    parser.add_argument(
+        "--steps", type=int, help="a student's number of steps; default: the number that validation chose"
+    )
     parser.set_defaults(run=_export)
 
 

@@ -1,4 +1,4 @@
-"""The loaders of exported folders: each stands there as ``load.py``, with what it uses and without this package."""
+"""Loaders of exported folders; their source is copied there as ``load.py``, with all that it uses of this package."""
 
 import json
 from pathlib import Path
@@ -13,13 +13,13 @@ from mkdt.networks.backbones import build_backbone
 
 
 def load_set(path: str | Path) -> dict[str, Tensor]:
-    """A synthetic set in both spaces of pixel values.
+    """Load a synthetic set, its images both normalised and as pixels.
 
     Returns:
         ``images`` float32 [m,C,H,W], normalised with ``mean`` and ``std`` float32 [C]: train on these.
-        ``pixels`` float32 [m,C,H,W], the same images where 0 is black and 1 is white; a distilled image may go beyond, so
-        clamp it to look at it.
-        ``targets`` float32 [m,D], what a network's features are regressed onto by a linear head.
+        ``pixels`` float32 [m,C,H,W], the same images where 0 is black and 1 is white; a distilled image may go beyond: clamp
+        it to show it.
+        ``targets`` float32 [m,D], which a linear head regresses a network's features onto.
         ``step_size`` float32 [], the SGD step size that the set was distilled with.
         ``init_index`` int64 [m], the row of the training image that each one started from.
     """
@@ -29,20 +29,20 @@ def load_set(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_encoder(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
-    """An encoder in eval mode, and what it expects.
+    """Load an encoder in eval mode, and the form of its images.
 
     Returns:
         the network, from images float32 [n,C,H,W] to features float32 [n,D].
         ``channels`` and ``size`` of the images, ``mean`` and ``std`` [C] of pixels in [0, 1] to normalise them with.
 
     Raises:
-        ValueError: the file is no exported encoder.
+        ValueError: the file is not an exported encoder.
     """
     with safe_open(path, "pt") as file:
         about = json.loads((file.metadata() or {}).get("mkdt", "{}")).get("parameters") or {}
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if not {"backbone", "view"} <= set(about):
-        raise ValueError(f"{path} is no exported encoder: its header does not say which network it is.")
+        raise ValueError(f"{path} is no exported encoder: its header does not name a network.")
     view = about["view"]
     encoder = build_backbone(about["backbone"], view["channels"], view["size"])
     encoder.load_state_dict(weights)

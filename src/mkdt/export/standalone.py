@@ -1,4 +1,4 @@
-"""Source text that works without this package: a function with all that it uses, for exported folders."""
+"""Collect the source of a function with all that it uses of this package, for exported folders."""
 
 import ast
 from pathlib import Path
@@ -7,10 +7,10 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def standalone(module: str, name: str) -> str:
-    """The source of a function or class and, before it, of everything of ``mkdt`` that it uses.
+    """Return the source of a function or class and, before it, of everything of ``mkdt`` that it uses.
 
     Args:
-        module: of ``mkdt``, for example ``export.loaders``; what it imports of ``mkdt`` it imports by name
+        module: of ``mkdt``, for example ``export.loaders``. It must import names of ``mkdt``, not modules
             (``from mkdt.networks.backbones import ResNet``, not ``from mkdt.networks import backbones``).
         name: bound at the top level of the module.
 
@@ -42,24 +42,25 @@ def standalone(module: str, name: str) -> str:
 
 
 def _bindings(text: str) -> dict[str, ast.stmt]:
-    """What each top-level name of a module is bound by; imports one name a statement."""
-    found: dict[str, ast.stmt] = {}
+    """Map each top-level name of a module to the statement that binds it; imports are split into one name a statement."""
+    bound: dict[str, ast.stmt] = {}
     for node in ast.parse(text).body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            found[node.name] = node
+            bound[node.name] = node
         elif isinstance(node, ast.Assign):
-            found |= {target.id: node for target in node.targets if isinstance(target, ast.Name)}
+            bound |= {target.id: node for target in node.targets if isinstance(target, ast.Name)}
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            found[node.target.id] = node
+            bound[node.target.id] = node
         elif isinstance(node, ast.Import):
-            found |= {alias.asname or alias.name.split(".")[0]: ast.Import([alias]) for alias in node.names}
+            bound |= {alias.asname or alias.name.split(".")[0]: ast.Import([alias]) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found |= {
+            bound |= {
                 alias.asname or alias.name: ast.ImportFrom(node.module, [alias], node.level) for alias in node.names
             }
-    return found
+    return bound
 
 
 def _text(text: str, node: ast.stmt) -> str:
+    """Cut a statement with its decorators from the text of its module."""
     first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", ()))])
     return "\n".join(text.splitlines()[first - 1 : node.end_lineno])

@@ -6,11 +6,20 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from mkdt.config.sections import Config, Names
+from mkdt.config.stages import Stage
+
 PACKAGE = Path(__file__).parents[1]
 # What decides numbers. The config reaches a stage as settings; jobs, the command line, export and the readers of archives
 # only carry data: a better progress bar, or a mended reader, must not retrain a hundred experts.
 SCIENCE = ("data", "distill", "evaluate", "extensions", "networks", "report", "seeding", "teacher")
 LEFT_OUT = ("data.readers",)
+SCRIPTS = PACKAGE.parents[1] / "workflow" / "scripts"
+
+
+def stage_code(stage: Stage, config: Config, names: Names) -> str:
+    """Return the digest of the code that a job of a stage runs: its script, and modules that the config names."""
+    return code_digest(SCRIPTS / f"{stage.name}.py", *stage.modules(config, names))
 
 
 def code_digest(script: str | Path, *modules: str) -> str:

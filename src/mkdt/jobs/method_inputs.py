@@ -1,30 +1,45 @@
-"""What a job lets a method look at, opened from the artifacts that the method asks for."""
+"""What a job gives to the function of a method: the inputs that the method asks for, opened."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
 
 from mkdt.artifacts import Artifact
-from mkdt.config.methods import METHODS
+from mkdt.config.methods import Method
 from mkdt.distill.source import Source
+from mkdt.jobs.stage import StageJob
 from mkdt.teacher.encoding import load_teacher
 
-if TYPE_CHECKING:
-    from mkdt.jobs.stage import Stage
+
+def function_of(name: str) -> Callable[..., Any]:
+    """Return a function by its dotted name below ``mkdt``."""
+    module, _, function = name.rpartition(".")
+    function_object: Callable[..., Any] = getattr(import_module(f"mkdt.{module}"), function)
+    return function_object
 
 
-def open_source(stage: "Stage", data: Artifact) -> Source:
-    """The source's images and targets, with the experts and the teacher where the method needs them.
+def open_source(stage: StageJob, method: Method) -> tuple[Source, Artifact | None]:
+    """Open the inputs of a method, as far as the job has them: images and targets, experts, the teacher.
 
-    Args:
-        stage: a job of a method, with the input ``targets``, and where ``METHODS`` says so ``experts`` and ``teacher``.
-        data: its input ``data``, open.
+    Returns:
+        what the method may look at; and the file of the data, where it is an input: the teacher may normalise otherwise.
     """
-    method = METHODS[stage.wildcards.method]
-    targets = stage.open("targets", stage.input.targets, "targets").tensor("targets")
-    images, mean, std = (data.tensor(name) for name in ("train_images", "mean", "std"))
-    experts = stage.open_all("experts", stage.input.experts, "experts") if method.experts else []
-    teacher, own_mean, own_std = None, mean, std
-    if method.teacher:
-        file = stage.open("teacher", stage.input.teacher, "teacher")
-        teacher, own_mean, own_std = load_teacher(file, images.shape[1], images.shape[2], mean, std)
-    losses = [file.tensor("losses") for file in experts]
-    return Source(images, own_mean, own_std, targets, losses, teacher, stage.device, experts)
+    opened: dict[str, Any] = {}
+    inputs, data = stage.input, None
+    given = set(inputs.keys())
+    if "data" in given:
+        data = stage.open("data", inputs.data, "data")
+        opened |= {"images": data.tensor("train_images"), "mean": data.tensor("mean"), "std": data.tensor("std")}
+    if "targets" in given:
+        opened["targets"] = stage.open("targets", inputs.targets, "targets").tensor("targets")
+    if "experts" in given:
+        kind = "method_experts" if method.own_experts else "experts"
+        opened["experts"] = stage.open_all("experts", inputs.experts, kind)
+        if data is not None and not method.own_experts:
+            opened["losses"] = [file.tensor("losses") for file in opened["experts"]]
+    if "teacher" in given:
+        file = stage.open("teacher", inputs.teacher, "teacher")
+        channels, size = opened["images"].shape[1:3]
+        teacher, mean, std = load_teacher(file, channels, size, opened["mean"], opened["std"])
+        opened |= {"teacher": teacher, "mean": mean, "std": std}
+    return Source(**opened, device=stage.device), data

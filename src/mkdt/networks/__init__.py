@@ -1,1 +1,1 @@
-"""Backbones, students, and parameters as flat vectors."""
+"""Backbones, students, parameters as flat vectors, and the test for divergence."""

@@ -1,4 +1,4 @@
-"""Backbones and heads: the ConvNet student, other students, teachers, the projector, and parameters as flat vectors."""
+"""Backbones: networks that map images [n,C,H,W] to features [n, dimension]; the ConvNet, ResNets and others."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,8 +16,8 @@ Spec = Mapping[str, Any]
 class ConvNet(nn.Module):
     """The usual student of dataset distillation: ``depth`` blocks of conv 3x3, norm, ReLU, 2x2 average pool.
 
-    With instance norm (GroupNorm with one channel a group, as in the published code) it has no running
-    statistics, so its weights alone are its state.
+    With instance norm (GroupNorm with one channel per group, as in the published code) it has no running statistics, so
+    its weights are its whole state.
     """
 
     def __init__(self, channels: int, size: int, *, depth: int, width: int, norm: str) -> None:
@@ -34,7 +34,7 @@ class ConvNet(nn.Module):
         self.dimension = width * (size // 2**depth) ** 2
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features, float32 [n, dimension], of images [n,C,H,W]."""
+        """Compute features float32 [n, dimension] of images [n,C,H,W]."""
         return cast(Tensor, self.blocks(images).flatten(1))
 
 
@@ -49,7 +49,7 @@ def _norm(name: str, width: int) -> nn.Module:
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with batch norm and a shortcut (He et al., 2016); torchvision's parameter names."""
+    """Two 3x3 convolutions with batch norm and a shortcut (He et al., 2016), with the parameter names of torchvision."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -64,15 +64,15 @@ class BasicBlock(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Feature map [n,outputs,H/stride,W/stride]."""
+        """Compute the feature map [n,outputs,H/stride,W/stride] of [n,inputs,H,W]."""
         hidden = F.relu(self.bn1(self.conv1(images)))
         return F.relu(self.bn2(self.conv2(hidden)) + self.downsample(images))
 
 
 class ResNet(nn.Module):
-    """A ResNet for small images: 3x3 stride-1 first convolution, no max-pool, one stage an entry of ``blocks``.
+    """A ResNet for small images: first convolution 3x3 with stride 1, no max-pool, one stage per entry of ``blocks``.
 
-    ``blocks=[2, 2, 2, 2], width=64`` is the ResNet-18 of the paper (512-d).
+    ``blocks=[2, 2, 2, 2], width=64`` is the ResNet-18 of the paper, with 512 features.
     """
 
     def __init__(self, channels: int, size: int, *, blocks: list[int], width: int) -> None:
@@ -94,7 +94,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features, float32 [n, dimension], averaged over positions."""
+        """Compute features float32 [n, dimension], averaged over positions."""
         hidden = F.relu(self.bn1(self.conv1(images)))
         for stage in range(self.stages):
             hidden = getattr(self, f"layer{stage + 1}")(hidden)
@@ -102,22 +102,22 @@ class ResNet(nn.Module):
 
 
 class FromLayers(nn.Module):
-    """A backbone made of layers alone; its last feature map is flattened, or averaged over positions."""
+    """A backbone from a sequence of layers; the last feature map is flattened, or averaged over positions."""
 
     def __init__(self, layers: nn.Module, dimension: int, *, average: bool = False) -> None:
         super().__init__()
         self.layers, self.dimension, self.average = layers, dimension, average
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features, float32 [n, dimension]."""
+        """Compute features float32 [n, dimension]."""
         hidden = self.layers(images)
         return cast(Tensor, hidden.mean((2, 3)) if self.average else hidden.flatten(1))
 
 
 def alexnet(channels: int, size: int) -> nn.Module:
-    """AlexNet for small images as in KRR-ST (Lee et al., 2024) and, without batch norm, Zhao et al. (2021).
+    """Build AlexNet for small images as in KRR-ST (Lee et al., 2024) and, without batch norm, Zhao et al. (2021).
 
-    Five convolutions with batch norm, three 2x2 max-pools: images of at least 8x8.
+    It has five convolutions with batch norm and three 2x2 max-pools, so images must be at least 8x8.
     """
     layers: list[nn.Module] = []
     inputs = channels
@@ -129,7 +129,10 @@ def alexnet(channels: int, size: int) -> nn.Module:
 
 
 def vgg11(channels: int, size: int) -> nn.Module:
-    """torchvision's VGG-11 with batch norm, its convolutions alone, as in KRR-ST: five pools, images of at least 32x32."""
+    """Build the convolutions of torchvision's VGG-11 with batch norm, as in KRR-ST.
+
+    It has five max-pools, so images must be at least 32x32.
+    """
     from torchvision.models.vgg import cfgs, make_layers
 
     layers = make_layers(cfgs["A"], batch_norm=True)
@@ -138,10 +141,13 @@ def vgg11(channels: int, size: int) -> nn.Module:
 
 
 def mobilenet(channels: int, size: int) -> nn.Module:
-    """torchvision's MobileNetV2 with the first two strides 1, as small images have it in KRR-ST (whose blocks are narrower)."""
+    """Build torchvision's MobileNetV2 with the first two strides set to 1 for small images.
+
+    KRR-ST uses the same strides but narrower blocks.
+    """
     from torchvision.models import MobileNetV2
 
-    blocks = [  # expansion, channels, repetitions, stride: Sandler et al. (2018), table 2, but 1 for the first stride 2
+    blocks = [  # expansion, channels, repetitions, stride: Sandler et al. (2018), table 2, with 1 for the first stride of 2
         [1, 16, 1, 1], [6, 24, 2, 1], [6, 32, 3, 2], [6, 64, 4, 2], [6, 96, 3, 1], [6, 160, 3, 2], [6, 320, 1, 1],
     ]  # fmt: skip
     layers = MobileNetV2(num_classes=1, inverted_residual_setting=blocks).features
@@ -150,12 +156,15 @@ def mobilenet(channels: int, size: int) -> nn.Module:
 
 
 def torchvision_resnet(channels: int, size: int, *, name: str, kernel: int, padding: int, max_pool: bool) -> nn.Module:
-    """torchvision's ResNet ``name`` without classifier, for published weights.
+    """Build torchvision's ResNet ``name`` without classifier, for published weights.
 
     Args:
-        kernel: 7 (stride 2) or 3 (stride 1, the form for small images) of the first convolution.
-        padding: of the first convolution.
-        max_pool: whether the max-pool after it is kept.
+        channels: channels of the images.
+        size: not used; the network takes any size.
+        name: a ResNet of torchvision, such as ``resnet18``.
+        kernel: size of the first convolution: 7 (stride 2), or 3 (stride 1) for small images.
+        padding: padding of the first convolution.
+        max_pool: whether the max-pool after the first convolution is kept.
     """
     from torchvision.models import get_model
 
@@ -168,9 +177,13 @@ def torchvision_resnet(channels: int, size: int, *, name: str, kernel: int, padd
 
 
 def timm_model(channels: int, size: int, *, name: str, any_size: bool) -> nn.Module:
-    """A model of the timm library without classifier; its weights are random until a checkpoint is loaded.
+    """Build a model of the timm library without classifier, with random weights.
 
-    With ``any_size`` a vision transformer interpolates its position embedding to images of another size than its own.
+    Args:
+        channels: channels of the images.
+        size: not used; timm knows the size of its models.
+        name: a model of ``timm.list_models()``.
+        any_size: whether a vision transformer interpolates its position embedding to images of another size.
 
     Raises:
         UserError: timm is not installed, or has no such model.
@@ -183,7 +196,7 @@ def timm_model(channels: int, size: int, *, name: str, any_size: bool) -> nn.Mod
     try:
         try:
             model = timm.create_model(name, **arguments, **({"dynamic_img_size": True} if any_size else {}))
-        except TypeError:  # a convolutional network takes any size and not this argument
+        except TypeError:  # convolutional networks take images of any size and do not have this argument
             model = timm.create_model(name, **arguments)
     except RuntimeError as error:
         raise UserError(
@@ -207,9 +220,9 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
 
 
 def build_backbone(spec: Spec, channels: int, size: int) -> nn.Module:
-    """A fresh backbone from its config entry (``architecture`` and its arguments).
+    """Build a backbone from its config entry (``architecture`` and its arguments), for images [n,channels,size,size].
 
-    Its initial weights come from torch's global generator; see ``build_student`` for a named stream.
+    The initial weights come from torch's global generator; ``students.build_student`` uses a named random stream.
     """
     name, arguments = spec["architecture"], {key: value for key, value in spec.items() if key != "architecture"}
     build = BUILDERS.get(name) or import_module(f"mkdt.extensions.{name}").build

@@ -1,4 +1,4 @@
-"""Parameters and buffers as flat vectors, and networks as functions of them."""
+"""Parameters and buffers as flat vectors, and networks as functions of a parameter vector."""
 
 from collections.abc import Callable
 from typing import cast
@@ -12,19 +12,23 @@ LossFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def flatten(module: nn.Module) -> Tensor:
-    """A copy of all parameters, float32 [P], in ``named_parameters()`` order."""
+    """Copy all parameters to a vector float32 [P], in the order of ``named_parameters()``."""
     return torch.cat([parameter.detach().reshape(-1) for parameter in module.parameters()])
 
 
 def flatten_state(module: nn.Module) -> Tensor:
-    """A copy of parameters and floating buffers (running statistics), float32 [S], in ``state_dict()`` order."""
+    """Copy parameters and floating-point buffers (running statistics) to float32 [S], in the order of ``state_dict()``."""
     return torch.cat(
         [value.detach().reshape(-1) for value in module.state_dict().values() if value.is_floating_point()]
     )
 
 
 def load_state(module: nn.Module, flat: Tensor) -> None:
-    """Copy a vector of ``flatten_state`` back into the module."""
+    """Copy a vector of ``flatten_state`` back into the module.
+
+    Raises:
+        RuntimeError: the vector has another length.
+    """
     values = [value for value in module.state_dict().values() if value.is_floating_point()]
     with torch.no_grad():
         for value, part in zip(values, flat.split([value.numel() for value in values]), strict=True):
@@ -32,7 +36,7 @@ def load_state(module: nn.Module, flat: Tensor) -> None:
 
 
 def flat_forward(module: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
-    """``forward(theta, images)``: the output of the module whose parameters are the vector ``theta``."""
+    """Return ``forward(theta, images)``, the output of the module with the vector ``theta`` [P] as its parameters."""
     names = [name for name, _ in module.named_parameters()]
     shapes = [parameter.shape for parameter in module.parameters()]
     sizes = [parameter.numel() for parameter in module.parameters()]
@@ -46,9 +50,9 @@ def flat_forward(module: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def flat_mse(student: nn.Module) -> LossFn:
-    """``loss(theta, images, targets)``: mean squared error of the student whose parameters are the vector ``theta``.
+    """Return ``loss(theta, images, targets)``, the mean squared error of the student with parameters ``theta`` [P].
 
-    The mean runs over images and target dimensions (paper, section 4: the KD objective).
+    The mean runs over images and target dimensions (paper, section 4, the knowledge distillation objective).
     """
     forward = flat_forward(student)
 

@@ -1,4 +1,4 @@
-"""Students: a backbone with a linear head; the projector of self-supervised learning."""
+"""Students (a backbone with a linear head) and the projector of self-supervised learning."""
 
 from itertools import pairwise
 from typing import cast
@@ -10,9 +10,9 @@ from mkdt.networks.backbones import Spec, build_backbone
 
 
 class Projector(nn.Sequential):
-    """The SSL head: linear, batch norm, ReLU for each hidden width, then a linear layer without bias.
+    """The head of SSL: linear, batch norm, ReLU for each hidden width, then a linear layer without bias.
 
-    Without ``running_statistics`` its weights alone are its state, as a trajectory needs it; training is the same.
+    Without ``running_statistics`` its weights are its whole state, as trajectories need; training does not change.
     """
 
     def __init__(self, widths: list[int], *, running_statistics: bool = True) -> None:
@@ -24,7 +24,7 @@ class Projector(nn.Sequential):
 
 
 class Student(nn.Module):
-    """A backbone and the linear head that maps its features to the teacher's representation."""
+    """A backbone and a linear head that maps its features to the teacher's representation."""
 
     def __init__(self, backbone: nn.Module, targets: int) -> None:
         super().__init__()
@@ -32,11 +32,13 @@ class Student(nn.Module):
         self.head = nn.Linear(cast(int, backbone.dimension), targets)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Predicted representations [n, targets]."""
+        """Predict representations [n, targets] of images [n,C,H,W]."""
         return cast(Tensor, self.head(self.backbone(images)))
 
 
-def build_student(spec: Spec, channels: int, size: int, targets: int, seed: int, purpose: str, *who: int) -> Student:
-    """A student whose initial weights are a function of (seed, purpose, who) alone."""
-    with seeding.global_stream(seed, purpose, *who):
+def build_student(
+    spec: Spec, channels: int, size: int, targets: int, seed: int, purpose: str, *identity: int
+) -> Student:
+    """Build a student whose initial weights depend only on its architecture, ``seed``, ``purpose`` and ``identity``."""
+    with seeding.global_stream(seed, purpose, *identity):
         return Student(build_backbone(spec, channels, size), targets)

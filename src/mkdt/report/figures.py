@@ -12,10 +12,9 @@ from torch import Tensor
 
 from mkdt.artifacts import write_atomically
 
-# The palette of Okabe and Ito, some of Tol's, told apart by colour-blind readers; a marker and a kind of line each for print without colour.
-Style = tuple[str, str, str]
+Style = tuple[str, str, str]  # colour, marker, kind of line
 
-
+# Colours of Okabe and Ito and some of Tol, which colour-blind readers can tell apart; markers and lines for print without colour.
 STYLES: dict[str, Style] = {
     "none": ("#000000", "x", "--"),
     "random": ("#0072B2", "o", "-"),
@@ -28,53 +27,44 @@ STYLES: dict[str, Style] = {
     "full": ("#009E73", "^", ":"),
     "teacher": ("#666666", "*", ":"),
 }
-
-
+SPARE_STYLES: list[Style] = [("#56B4E9", "P", "-."), ("#AA4499", "h", ":"), ("#999999", "p", "-.")]
+UNTRAINED = {"none": "none (no pre-training)"}
+LEGEND_COLUMNS = 3  # so many fit into the width of one panel
 AGAINST = {
     "steps": "pre-training steps",
     "label_fraction": "share of the labels",
     "share": "budget, share of the images",
 }
-
-
-LEGEND_COLUMNS = 3  # what stays within the width of one panel
-
-
-UNTRAINED = {"none": "none (no pre-training)"}
-
-
-SPARE_STYLES: list[Style] = [
-    ("#56B4E9", "P", "-."),
-    ("#AA4499", "h", ":"),
-    ("#999999", "p", "-."),
-]
+MATCHING = {
+    "loss": "matching loss",
+    "step_size": "learned step size",
+    "image_gradient": "gradient norm of the images",
+}
 
 
 def styles(methods: Sequence[str]) -> dict[str, Style]:
-    """A colour, a marker and a kind of line for each method."""
+    """Return a colour, a marker and a kind of line for each method; names that are not known share ``SPARE_STYLES``."""
     others = [method for method in methods if method not in STYLES]
     spare = {method: SPARE_STYLES[k % len(SPARE_STYLES)] for k, method in enumerate(others)}
     return {method: STYLES.get(method) or spare[method] for method in methods}
 
 
 def plot_curve(points: pd.DataFrame, methods: Sequence[str]) -> Figure:
-    """Accuracy against pre-training steps with 95 % intervals: faster and better are different claims."""
-    settings = (
-        points[["budget", "student", "downstream"]].drop_duplicates().sort_values(["budget", "student", "downstream"])
-    )
+    """Plot accuracy against pre-training steps with 95 % intervals.
+
+    Args:
+        points: as from ``tables.curve``; a row of panels for each budget, student and downstream set, a column for each label
+            fraction.
+        methods: which, in order.
+    """
+    settings = list(points.groupby(["budget", "student", "downstream"], sort=True))
     fractions = sorted(points["label_fraction"].unique())
     figure = Figure(figsize=(1 + 4.6 * len(fractions), 0.6 + 3.6 * len(settings)), layout="constrained")
     axes = figure.subplots(len(settings), len(fractions), squeeze=False)
-    for i, (budget, student, downstream) in enumerate(settings.itertuples(index=False, name=None)):
+    for i, ((budget, student, downstream), row) in enumerate(settings):
         for j, fraction in enumerate(fractions):
             axis = axes[i][j]
-            here = points[
-                (points["budget"] == budget)
-                & (points["student"] == student)
-                & (points["downstream"] == downstream)
-                & (points["label_fraction"] == fraction)
-            ]
-            draw_curve(axis, here, methods)
+            draw_curve(axis, row[row["label_fraction"] == fraction], methods)
             axis.set_title(f"{downstream}, {100 * fraction:g} % of labels ({student}, {budget})", fontsize=10)
             if j == 0:
                 axis.set_ylabel("test accuracy (%)")
@@ -91,10 +81,11 @@ def draw_curve(axis: Axes, points: pd.DataFrame, methods: Sequence[str], against
         axis: where to draw.
         points: of one setting, with ``method``, ``mean``, ``low``, ``high`` and ``against``.
         methods: which, in order.
-        against: the column of the horizontal axis, one of ``AGAINST``, logarithmic. What has it 0 everywhere (no steps) is a level line.
+        against: the column of the horizontal axis, one of ``AGAINST``, logarithmic. A method that has only zeros there (no
+            steps) becomes a horizontal line, its interval a band.
     """
     look = styles(methods)
-    # A little sideways for each method, so that intervals do not hide each other.
+    # Each method moves a little sideways, so that intervals do not hide each other.
     sideways = 1.015 ** (np.arange(len(methods)) - (len(methods) - 1) / 2)
     for k, method in enumerate(methods):
         line = points[points["method"] == method].sort_values(against)
@@ -122,13 +113,13 @@ def draw_curve(axis: Axes, points: pd.DataFrame, methods: Sequence[str], against
 def draw_differences(
     axis: Axes, summary: pd.DataFrame, methods: Sequence[str], by: Sequence[str] = ("downstream", "label_fraction")
 ) -> None:
-    """Draw differences to the random subset with their intervals: a band a downstream set and label fraction.
+    """Draw differences to the random subset with their intervals, a band for each downstream set and label fraction.
 
     Args:
         axis: where to draw.
-        summary: rows of ``summarise`` that differ in ``method`` and ``by`` alone.
+        summary: rows of ``tables.summarise`` that differ only in ``method`` and ``by``.
         methods: which, in order.
-        by: the columns that name a band.
+        by: the columns that identify a band.
     """
     by = list(by)
     bands = list(summary[by].drop_duplicates().itertuples(index=False, name=None))
@@ -157,7 +148,7 @@ def draw_differences(
 
 
 def plot_images(rows: Sequence[tuple[str, Tensor]], most: int = 14) -> Figure:
-    """Labelled rows of images, uint8 [m,C,H,W] each: a set as it forms, or real above distilled."""
+    """Plot labelled rows of images, uint8 [m,C,H,W] each, of which the first ``most`` are shown."""
     count = min(most, len(rows[0][1]))
     figure = Figure(figsize=(0.7 * count + 0.9, 0.75 * len(rows)), layout="constrained")
     axes = figure.subplots(len(rows), count, squeeze=False)
@@ -173,15 +164,13 @@ def plot_images(rows: Sequence[tuple[str, Tensor]], most: int = 14) -> Figure:
     return figure
 
 
-MATCHING = {
-    "loss": "matching loss",
-    "step_size": "learned step size",
-    "image_gradient": "gradient norm of the images",
-}
-
-
 def plot_matching(runs: Mapping[str, pd.DataFrame], window: int = 20) -> Figure:
-    """Matching loss, step size and gradient norm over the iterations, one line a distillation run."""
+    """Plot matching loss, step size and gradient norm over the iterations, one line a distillation run.
+
+    Args:
+        runs: metrics of each run by iteration, with the columns ``step`` and those of ``MATCHING``.
+        window: iterations that loss and gradient are averaged over.
+    """
     figure = Figure(figsize=(11, 3.3), layout="constrained")
     for axis, column in zip(figure.subplots(1, 3), MATCHING, strict=True):
         draw_matching(axis, runs, column, window)
@@ -192,7 +181,7 @@ def plot_matching(runs: Mapping[str, pd.DataFrame], window: int = 20) -> Figure:
 
 
 def draw_matching(axis: Axes, runs: Mapping[str, pd.DataFrame], column: str, window: int = 20) -> None:
-    """Draw a column of ``MATCHING``, one line a run, as the mean of the last ``window`` iterations."""
+    """Draw a column of ``MATCHING``, one line a run; loss and gradient as the mean of the last ``window`` iterations."""
     looks = [*STYLES.values(), *SPARE_STYLES]
     for k, (name, table) in enumerate(runs.items()):
         values = table[column] if column == "step_size" else table[column].rolling(window, min_periods=1).mean()
@@ -208,7 +197,7 @@ def draw_matching(axis: Axes, runs: Mapping[str, pd.DataFrame], column: str, win
 
 
 def save_figure(path: str | Path, figure: Figure) -> None:
-    """Write a figure as PNG, atomically, without the version of the plotting library in it."""
+    """Write a figure as PNG, atomically; the file does not name the version of the plotting library."""
     write_atomically(
         path, lambda temporary: figure.savefig(temporary, format="png", dpi=130, metadata={"Software": None})
     )

@@ -1,4 +1,4 @@
-"""Paired differences, their confidence intervals and p-values."""
+"""Paired differences with confidence intervals and p-values."""
 
 from collections.abc import Sequence
 
@@ -7,48 +7,39 @@ import pandas as pd
 from scipy.stats import norm
 from scipy.stats import t as student_t
 
-RUN = ["distill_seed", "seed", "label_draw"]
-
-
+RUN = ["distill_seed", "seed", "label_draw"]  # the factors that vary between runs
 COMPARISON = ["difference", "low", "high", "bootstrap_low", "bootstrap_high"]
-
-
 LEVEL = 0.95
-
-
 RESAMPLES = 10_000
-
-
-FEWEST = 5  # levels that can be resampled: tests/unit/report/test_tables.py has the coverage
+FEWEST = 5  # levels that can be resampled; tests/unit/report/test_statistics.py measures the coverage
 
 
 def interval(table: pd.DataFrame, value: str, factors: Sequence[str] = RUN) -> tuple[float, float, float]:
-    """Mean of ``value`` with a 95 % interval that holds for a new initial subset, student seed and label draw.
+    """Average ``value``, with a 95 % interval that generalises to new levels of every factor.
 
-    Runs that share a level of a factor are not independent, and there are few levels. So each factor is taken as a
-    sample of its levels: its contribution to the variance of the mean is the variance of its level means over their
-    number; the contributions are added, and Student's t has Satterthwaite's degrees of freedom. Noise within levels
-    is counted once for each factor, which errs to the wide side (multiway clustering without the intersection term,
-    Cameron, Gelbach and Miller, 2011).
+    Runs that share a level of a factor are not independent, and there are few levels. So each factor contributes the
+    variance of its level means, divided by their number, to the variance of the mean. The contributions are added, and
+    Student's t has Satterthwaite's degrees of freedom. Noise within levels counts once for each factor, which makes the
+    interval rather too wide (multiway clustering without the intersection term, Cameron, Gelbach and Miller, 2011).
 
     Args:
         table: one row a combination of ``factors``; rows that differ in other columns are averaged.
         value: column to average.
-        factors: what varies; a factor with a single level says nothing of its own variance and is left out.
+        factors: columns that vary between runs. A factor with a single level is left out: its variance is not known.
 
     Returns:
         mean, low, high; low and high are NaN where no factor has two levels.
     """
     mean = float(table[value].mean())
-    variance, freedom = _spread_of_the_mean(table, value, factors)
+    variance, freedom = _variance_of_the_mean(table, value, factors)
     if variance == 0:
         return mean, mean, mean
     half = float(student_t.ppf((1 + LEVEL) / 2, freedom)) * variance**0.5
     return mean, mean - half, mean + half
 
 
-def _spread_of_the_mean(table: pd.DataFrame, value: str, factors: Sequence[str]) -> tuple[float, float]:
-    """Variance of the mean and its degrees of freedom; NaN where no factor has two levels."""
+def _variance_of_the_mean(table: pd.DataFrame, value: str, factors: Sequence[str]) -> tuple[float, float]:
+    """Return the variance of the mean and its degrees of freedom; NaN where no factor has two levels."""
     parts = []
     for factor in factors:
         levels = table.groupby(factor)[value].mean()
@@ -61,25 +52,25 @@ def _spread_of_the_mean(table: pd.DataFrame, value: str, factors: Sequence[str])
 
 
 def bootstrap(table: pd.DataFrame, value: str) -> tuple[float, float]:
-    """A 95 % interval beside ``interval``'s, by resampling: the levels of every factor are drawn anew with replacement.
+    """Return a 95 % interval of the mean by resampling the levels of every factor with replacement.
 
-    The pigeonhole bootstrap (Owen, 2007) of crossed factors. Plain percentiles of few levels are too narrow, so these
-    are expanded as Hesterberg has it ("What Teachers Should Know About the Bootstrap", 2015), for the degrees of
-    freedom of ``interval``. Below five levels it is no help: the few draws that there can be do not fill the tails.
+    This is the pigeonhole bootstrap (Owen, 2007) of crossed factors. Plain percentiles of few levels are too narrow, so
+    they are expanded as in Hesterberg, "What Teachers Should Know About the Bootstrap", 2015, with the degrees of freedom
+    of ``interval``. Fewer than five levels give too few different resamples to fill the tails.
 
     Args:
         table: one row a combination of all levels of ``RUN``; rows that differ in other columns are averaged.
         value: column to average.
 
     Returns:
-        low, high; NaN where a factor that varies has fewer than five levels, or nothing varies. The draws are the same
-        for the same table.
+        low, high; NaN where a factor that varies has fewer than five levels, or nothing varies. The same table gives the
+        same interval.
 
     Raises:
         ValueError: a combination is missing.
     """
     shape = [table[factor].nunique() for factor in RUN]
-    variance, freedom = _spread_of_the_mean(table, value, RUN)
+    variance, freedom = _variance_of_the_mean(table, value, RUN)
     if min(levels if levels > 1 else FEWEST for levels in shape) < FEWEST or np.isnan(variance):
         return float("nan"), float("nan")
     cells = table.groupby(RUN)[value].mean()
@@ -94,20 +85,27 @@ def bootstrap(table: pd.DataFrame, value: str) -> tuple[float, float]:
 
 
 def expanded_tail(freedom: float) -> float:
-    """What a percentile interval leaves out on each side: Phi(-sqrt(n / (n - 1)) t), n levels being ``freedom`` + 1."""
+    """Return the share that an expanded percentile interval leaves out on each side.
+
+    It is Phi(-sqrt(n / (n - 1)) t) with n = ``freedom`` + 1 levels and Student's t.
+    """
     return float(norm.cdf(-(((freedom + 1) / freedom) ** 0.5) * student_t.ppf((1 + LEVEL) / 2, freedom)))
 
 
 def compare(method: pd.DataFrame, baseline: pd.DataFrame) -> dict[str, float]:
-    """Paired difference of two methods in points: ``COMPARISON``, the mean with both intervals."""
+    """Return the mean paired difference of two methods in percentage points with both intervals, keyed by ``COMPARISON``."""
     differences = paired(method, baseline)
-    found = *interval(differences, "difference"), *bootstrap(differences, "difference")
-    return dict(zip(COMPARISON, found, strict=True))
+    values = *interval(differences, "difference"), *bootstrap(differences, "difference")
+    return dict(zip(COMPARISON, values, strict=True))
 
 
 def p_value(differences: pd.DataFrame) -> float:
-    """Two-sided p of no difference (rows as from ``paired``), from the same t as ``interval``: below 0.05 where that excludes zero."""
-    variance, freedom = _spread_of_the_mean(differences, "difference", RUN)
+    """Return the two-sided p of no difference, by the t of ``interval``: below 0.05 where that interval excludes zero.
+
+    Args:
+        differences: rows as from ``paired``.
+    """
+    variance, freedom = _variance_of_the_mean(differences, "difference", RUN)
     mean = abs(float(differences["difference"].mean()))
     if variance == 0:
         return float(mean == 0)
@@ -115,10 +113,16 @@ def p_value(differences: pd.DataFrame) -> float:
 
 
 def paired(method: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:
-    """Differences of two methods' accuracies run by run: same subset seed, student seed and label draw.
+    """Subtract two methods' accuracies run by run: same distill seed, student seed and label draw.
 
-    A method that has one training set for all distill seeds, or one network for all student seeds (the teacher), is paired
-    with every one of the other's.
+    A method with one training set for all distill seeds, or one network for all student seeds (the teacher), is paired with
+    all of the other's.
+
+    Returns:
+        a table with the columns ``RUN`` and ``difference``.
+
+    Raises:
+        ValueError: both methods have several seeds, and not the same.
     """
     on = list(RUN)
     for factor in ("distill_seed", "seed"):

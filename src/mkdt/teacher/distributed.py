@@ -1,30 +1,28 @@
-"""The processes of one job: this one is rank 0, the others are its children, each with a share of every batch.
+"""Run a function in several processes of one machine, each with a share of every batch.
 
-Launched here and not by torchrun, because the job itself stays rank 0: it alone has the log, the tracking, the resume
-state and the signals. The others get a function and its arguments through a pipe, follow rank 0 from collective to
-collective, and die with it. One machine only.
+The job's own process is rank 0: it alone has the log, the tracking, the resume state and the signal handlers. The other
+processes are its children. They run the same function, ignore signals and end when rank 0 does.
 """
 
-import json
+import atexit
 import logging
+import multiprocessing
 import os
 import pickle
 import signal
 import socket
-import subprocess
 import sys
 import threading
-import time
-import traceback
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import IO, Any, TypeVar, cast
+from multiprocessing import resource_tracker
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException, ProcessRaisedException, start_processes
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -34,42 +32,41 @@ log = logging.getLogger("mkdt")
 
 Result = TypeVar("Result")
 
-# A lost process is noticed at its pipe; this only bounds a wait that nothing else ends. Rank 0 may look at the
-# representation or write a resume state meanwhile.
+# Only an upper bound: a lost process is noticed by `_Children`. Rank 0 may take long between two collectives.
 COLLECTIVE_TIMEOUT = timedelta(hours=1)
-# What rank 0 gets to notice a lost process by itself: gloo raises at the next collective, NCCL may wait for ever.
+# A lost process makes the next collective of rank 0 raise with gloo, but may block it for ever with NCCL. After this
+# time rank 0 is ended.
 GRACE_SECONDS = 60.0
-# Inherited by the other processes: SLURM signals all of a job, a terminal all of a process group, and only rank 0 may
-# decide where to stop.
-DEAF_TO = {signal.SIGTERM, signal.SIGINT}
-FOLLOW = "import sys; from mkdt.teacher.distributed import follow; follow(int(sys.argv[1]))"
+KILL_SECONDS = 0.5  # torch gives the others so long to end when one has failed
+# SLURM signals all processes of a job, a terminal all of a process group; only rank 0 decides when to stop.
+BLOCKED_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes that share a batch, as seen from one of them; alone, every method is the identity.
+    """The processes that share a batch, as seen from one of them. With one process, every method is the identity.
 
     Attributes:
-        rank: which one this is; 0 is the job's own process.
-        size: how many there are.
+        rank: number of this process; 0 is the job's own process.
+        size: number of processes.
     """
 
     rank: int = 0
     size: int = 1
 
     def share(self, rows: Tensor) -> Tensor:
-        """This process's part of a batch, ``rows`` [n,...] with n divisible by ``size``: [n/size,...]."""
+        """Return this process's part [n/size,...] of a batch ``rows`` [n,...]; n must be divisible by ``size``."""
         return rows.chunk(self.size)[self.rank]
 
     def gather(self, part: Tensor) -> Tensor:
-        """The parts of all processes, [n/size,...] each, joined in rank order: [n,...]; with a gradient."""
+        """Join the parts [n/size,...] of all processes in rank order: [n,...], differentiable."""
         return part if self.size == 1 else cast(Tensor, _Gather.apply(part, self))
 
     def replicate(self, model: nn.Module) -> nn.Module:
-        """The model to call in training: equal weights on all processes, batch norm over the whole batch, mean gradients.
+        """Return the module to call in training: equal weights everywhere, batch norm over the joint batch, mean gradients.
 
-        ``model`` itself is changed in place: it holds the same parameters and the synchronised statistics under the
-        names that it had. Call it before the optimiser is made.
+        ``model`` is changed in place; its parameters and its synchronised statistics keep their names. Call this before
+        making the optimiser.
         """
         if self.size == 1:
             return model
@@ -80,8 +77,8 @@ class Processes:
                     module.__class__ = _CpuSyncBatchNorm
         else:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-        # After the first step DDP sorts the gradients into other buckets, unless it looks for unused parameters. With
-        # three processes or more the place in a bucket decides the order of a sum: a resumed run would get other bits.
+        # DDP rearranges its gradient buckets after the first step unless it looks for unused parameters. With three or
+        # more processes the buckets decide the order of a sum, so a resumed run would end with other bits.
         return DistributedDataParallel(
             model,
             device_ids=None if device.type == "cpu" else [device.index],
@@ -93,7 +90,7 @@ ALONE = Processes()
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather of equal parts; backward adds up what all processes want changed, as for the sum of their losses."""
+    """All-gather of equal parts. Backward sums the gradients of all processes, as for the sum of their losses."""
 
     @staticmethod
     def forward(ctx: Any, part: Tensor, processes: Processes) -> Tensor:
@@ -110,13 +107,13 @@ class _Gather(torch.autograd.Function):
 
 
 class _CpuSyncBatchNorm(_BatchNorm):
-    """Batch norm over the batches of all processes, of equal size; torch's own works on GPUs only."""
+    """Batch norm over the joint batch of all processes. ``torch.nn.SyncBatchNorm`` works on GPUs only."""
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any number of axes will do."""
+        """Accept any number of axes."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalised [n,C,...]; in training by the statistics of the joint batch, which move the running ones."""
+        """Normalise [n,C,...]; in training by the statistics of the joint batch, and update the running statistics."""
         if not self.training:
             return super().forward(input)
         processes = Processes(dist.get_rank(), dist.get_world_size())
@@ -138,17 +135,17 @@ class _CpuSyncBatchNorm(_BatchNorm):
 def run(
     function: Callable[..., Result], size: int, device: torch.device, shared: Mapping[str, Any], own: Mapping[str, Any]
 ) -> Result:
-    """Call ``function`` in ``size`` processes at once and return what it returns in this one.
+    """Call ``function`` in ``size`` processes at once and return its result in this one.
 
     Args:
-        function: importable by name; takes ``device`` and ``processes`` beside the arguments below.
+        function: importable by name; takes ``device`` and ``processes`` besides the arguments below.
         size: number of processes; 1 starts none.
-        device: ``cuda`` takes as many GPUs, ``cpu`` shares this process's threads among the processes.
+        device: ``cuda`` uses one GPU per process; ``cpu`` divides this process's threads among the processes.
         shared: arguments of every process; picklable.
         own: further arguments of this process only.
 
     Raises:
-        UserError: there are too few GPUs, or a process was lost, which ends all.
+        UserError: there are too few GPUs, or another process failed; all processes have ended then.
     """
     if size == 1:
         return function(**shared, **own, device=device, processes=ALONE)
@@ -158,60 +155,56 @@ def run(
             "more (on one machine `--resources gpu=N`, see docs/multi_gpu.md)."
         )
     threads = torch.get_num_threads()
-    children = _Children(size)
+    torch.set_num_threads(max(1, threads // size))
+    # Bound to this machine: whoever reaches the store could take part.
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    store = _store(port, listener.detach())
+    # As bytes, since multiprocessing would share the memory of tensors, and each process needs a copy of its own.
+    children = _Children(size, port, pickle.dumps((function, device.type, dict(shared), _numerics())))
     try:
-        torch.set_num_threads(max(1, threads // size))
-        # Bound to this machine: whoever reaches the store could take part.
-        listener = socket.create_server(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-        store = _store(port, listener.detach())
-        children.start(pickle.dumps((function, size, device.type, dict(shared), port, _numerics())))
         device = _join(0, size, device.type, store)
         log.info("%d processes on %s, %d thread(s) each", size, device.type, torch.get_num_threads())
         result = function(**shared, **own, device=device, processes=Processes(0, size))
         _leave()
-        children.wait()
+        children.end(GRACE_SECONDS)
         return result
     except Exception as error:
-        reason = None if isinstance(error, UserError) else children.reason()
+        reason = None if isinstance(error, UserError) else children.failure()
         if reason is None:
             raise
         raise UserError(reason) from error
     finally:
-        children.kill()
-        if dist.is_initialized() and device.type == "cpu":  # NCCL would wait for those that are dead
+        children.end()
+        if dist.is_initialized() and device.type == "cpu":  # NCCL would wait for dead processes
             dist.destroy_process_group()
         torch.set_num_threads(threads)
 
 
-def follow(rank: int) -> None:
-    """What the other processes do: read the work from stdin, take part in it, and end when stdin ends."""
-    # What libraries print goes to stderr: stdout is the pipe on which rank 0 waits for the outcome.
-    outcome = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+def _follow(index: int, size: int, port: int, work: bytes) -> None:
+    """Do the work of rank ``index + 1``."""
+    threading.Thread(target=_end_with_rank_0, daemon=True).start()
     try:
-        function, size, kind, shared, port, numerics = pickle.load(sys.stdin.buffer)
-        threading.Thread(target=_end_with_rank_0, daemon=True).start()
+        function, kind, shared, numerics = pickle.loads(work)
         _set_numerics(**numerics)
-        store = _store(port)
-        print("ready", file=outcome, flush=True)
-        device = _join(rank, size, kind, store)
-        function(**shared, device=device, processes=Processes(rank, size))
+        device = _join(index + 1, size, kind, _store(port))
+        function(**shared, device=device, processes=Processes(index + 1, size))
         _leave()
-    except BaseException as error:
-        known = isinstance(error, UserError)
-        message = str(error) if known else f"{type(error).__name__}: {error}"
-        print(json.dumps([message, "" if known else traceback.format_exc()]), file=outcome, flush=True)
-        os._exit(1)  # at once: rank 0 is told, and a normal exit may wait for collectives that never come
+    except Exception:
+        # torch reports the error; then end at once, since a normal exit may wait for collectives that never come.
+        atexit.register(os._exit, 1)
+        raise
 
 
 def _end_with_rank_0() -> None:
-    os.read(0, 1)  # nothing more is ever written: it returns when rank 0 is gone, however it went
+    rank_0 = multiprocessing.parent_process()
+    assert rank_0 is not None
+    rank_0.join()  # waits at a pipe that closes when rank 0 ends, even by SIGKILL
     os._exit(1)
 
 
 def _store(port: int, listener: int | None = None) -> Any:
-    """The table through which the processes find each other; rank 0 serves it on its socket ``listener``."""
+    """Connect to the key-value store by which the processes find each other; rank 0 serves it on its ``listener``."""
     return dist.TCPStore(  # type: ignore[attr-defined]
         "127.0.0.1",
         port,
@@ -223,7 +216,7 @@ def _store(port: int, listener: int | None = None) -> Any:
 
 
 def _join(rank: int, size: int, kind: str, store: Any) -> torch.device:
-    """Enter the process group; the device of this rank."""
+    """Enter the process group; return the device of this rank."""
     device = torch.device(kind, rank) if kind == "cuda" else torch.device(kind)
     if kind == "cuda":
         torch.cuda.set_device(device)
@@ -239,13 +232,13 @@ def _join(rank: int, size: int, kind: str, store: Any) -> torch.device:
 
 
 def _leave() -> None:
-    """Leave the process group together: with NCCL, one that leaves earlier can hold up the others."""
+    """Leave the process group together: with NCCL, a process that leaves earlier can block the others."""
     dist.barrier()
     dist.destroy_process_group()
 
 
 def _numerics() -> dict[str, Any]:
-    """What rank 0 was told about threads and precision; the others must compute alike."""
+    """Return rank 0's settings of threads and precision, which the others must share."""
     return {
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
@@ -262,88 +255,68 @@ def _set_numerics(threads: int, deterministic: bool, products: bool, convolution
 
 
 class _Children:
-    """The other processes as rank 0 holds them: a pipe to each that ends them, and one from each that says how it went."""
+    """The other processes, as rank 0 sees them. A thread waits for the first that fails."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._lost: list[str] = []
-        self._noticed, self._over = threading.Event(), threading.Event()
+    def __init__(self, size: int, port: int, work: bytes) -> None:
+        """Start ``size - 1`` processes that do the pickled work."""
+        self._size, self._reason = size, ""
+        self._failed, self._over = threading.Event(), threading.Event()
+        self._context = _start(size, port, work)
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+        self._watcher.start()
 
-    def start(self, work: bytes) -> None:
-        """Start the processes, hand them the work, and wait until each has it.
-
-        Raises:
-            UserError: one ended before that.
-        """
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, DEAF_TO)
+    def _watch(self) -> None:
         try:
-            for rank in range(1, self.size):
-                command = [sys.executable, "-c", FOLLOW, str(rank)]
-                self._processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        for rank, process in enumerate(self._processes, 1):
-            stdin, stdout = _pipes(process)
-            with suppress(BrokenPipeError):  # it is gone: the next line says why
-                stdin.write(work)
-                stdin.flush()
-            line = stdout.readline()
-            if line != b"ready\n":
-                raise UserError(self._describe(rank, process, line))
-            threading.Thread(target=self._watch, args=(rank, process), daemon=True).start()
+            while not self._context.join(grace_period=KILL_SECONDS):
+                pass
+        except (ProcessExitedException, ProcessRaisedException) as error:
+            if self._over.is_set():
+                return
+            self._reason = _reason(error, self._size)
+            self._failed.set()
+            if not self._over.wait(GRACE_SECONDS):
+                log.error("%s", self._reason)
+                print(self._reason, file=sys.stderr, flush=True)
+                os._exit(1)  # no exception reaches rank 0 while it is blocked in a collective
 
-    def _watch(self, rank: int, process: "subprocess.Popen[bytes]") -> None:
-        line = _pipes(process)[1].readline()  # returns when it fails or ends
-        if self._over.is_set() or (not line and process.wait() == 0):
-            return
-        # Those killed first: whoever misses them in a collective fails next.
-        self._lost.insert(len(self._lost) if line else 0, self._describe(rank, process, line))
-        self._noticed.set()
-        if not self._over.wait(GRACE_SECONDS):
-            log.error("%s", self._lost[0])
-            print(self._lost[0], file=sys.stderr, flush=True)
-            os._exit(1)  # rank 0 hangs in a collective, from which no exception leads
+    def failure(self) -> str | None:
+        """Return why the first process failed; None if all run, so that the fault is rank 0's own."""
+        # The collective of rank 0 may fail before the end of the process is noticed.
+        return self._reason if self._failed.wait(2 + 2 * KILL_SECONDS) else None
 
-    def _describe(self, rank: int, process: "subprocess.Popen[bytes]", line: bytes) -> str:
-        name = f"rank {rank} of {self.size} processes"
-        if line:
-            message, details = json.loads(line)
-            if details:
-                log.error("%s:\n%s", name, details)
-            return f"{name} failed: {message}"
-        code = process.wait()
-        if code == -signal.SIGKILL:
-            return f"{name} was killed (SIGKILL): was there too little memory?"
-        return f"{name} was killed by {signal.Signals(-code).name}." if code < 0 else f"{name} ended with code {code}."
-
-    def reason(self) -> str | None:
-        """Why rank 0 cannot go on: what was lost first; None where all others are well and the fault is its own."""
-        # A lost process is heard of here and at the collective, in either order.
-        if self._noticed.wait(2):
-            time.sleep(0.1)
-        return self._lost[0] if self._lost else None
-
-    def wait(self) -> None:
-        """Let the processes end by themselves after their work."""
+    def end(self, patience: float = 0) -> None:
+        """Give the processes some seconds to end by themselves, then kill them."""
         self._over.set()
-        for process in self._processes:
-            try:
-                process.wait(GRACE_SECONDS)
-            except subprocess.TimeoutExpired:
-                log.warning("a process did not end after its work: killed.")
-
-    def kill(self) -> None:
-        """End them all."""
-        self._over.set()
-        for process in self._processes:
+        self._watcher.join(patience)
+        for process in self._context.processes:
             process.kill()
-        for process in self._processes:
-            process.wait()
-            for pipe in _pipes(process):
-                with suppress(BrokenPipeError):  # work that it never took
-                    pipe.close()
+        self._watcher.join()
+        for process in self._context.processes:
+            process.join()
 
 
-def _pipes(process: "subprocess.Popen[bytes]") -> tuple[IO[bytes], IO[bytes]]:
-    return cast(IO[bytes], process.stdin), cast(IO[bytes], process.stdout)
+def _start(size: int, port: int, work: bytes) -> ProcessContext:
+    """Start the processes with blocked signals. They must not import the main module: the job's script would run again."""
+    resource_tracker.ensure_running()  # else multiprocessing starts it below, which unblocks the signals
+    main = sys.modules["__main__"].__dict__
+    path = main.pop("__file__", None)
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
+    try:
+        context = start_processes(_follow, (size, port, work), size - 1, join=False)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+        if path is not None:
+            main["__file__"] = path
+    return cast(ProcessContext, context)
+
+
+def _reason(error: ProcessExitedException | ProcessRaisedException, size: int) -> str:
+    """Say in one sentence which process failed and why; a traceback goes to the log."""
+    name = f"rank {error.error_index + 1} of {size} processes"
+    if isinstance(error, ProcessRaisedException):
+        log.error("%s:\n%s", name, error)
+        return f"{name} failed: {str(error).splitlines()[-1].removeprefix('mkdt.errors.UserError: ')}"
+    if error.signal_name:
+        hint = ": was there too little memory?" if error.signal_name == "SIGKILL" else "."
+        return f"{name} was killed ({error.signal_name}){hint}"
+    return f"{name} ended with code {error.exit_code}."

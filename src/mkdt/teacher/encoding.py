@@ -1,4 +1,4 @@
-"""Encode images with a trained teacher."""
+"""Encode images with a trained or imported teacher."""
 
 from typing import cast
 
@@ -13,21 +13,21 @@ from mkdt.networks.backbones import build_backbone
 ENCODE_BATCH = 1024
 
 
-class OwnView(nn.Module):
-    """A backbone that sees the source's images enlarged, or grey ones as colour.
+class InputAdapter(nn.Module):
+    """A backbone with its input resized to the size it was trained on, and with grey images repeated to its channels.
 
-    Interpolation and normalisation are linear, so it does not matter that the images come normalised.
+    The images may be normalised before resizing, because interpolation and normalisation are both linear.
     """
 
-    PIXELS = 2**22  # in one piece, so that large views of many images need no more memory than small ones
+    PIXELS = 2**22  # pixels resized at a time: large inputs need no more memory than small ones
 
     def __init__(self, backbone: nn.Module, channels: int, size: int, interpolation: str) -> None:
         super().__init__()
         self.backbone, self.channels, self.size, self.interpolation = backbone, channels, size, interpolation
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features [n,D] of images [n,C,H,W] with C = 1 or the backbone's."""
-        return torch.cat([self._features(part) for part in images.split(max(1, self.PIXELS // self.size**2))])
+        """Compute features [n,D] of images [n,C,H,W] with C = 1 or the channels of the backbone."""
+        return torch.cat([self._features(chunk) for chunk in images.split(max(1, self.PIXELS // self.size**2))])
 
     def _features(self, images: Tensor) -> Tensor:
         images = images.expand(-1, self.channels, -1, -1)
@@ -39,32 +39,40 @@ class OwnView(nn.Module):
 def load_teacher(
     file: Artifact, channels: int, size: int, mean: Tensor, std: Tensor
 ) -> tuple[nn.Module, Tensor, Tensor]:
-    """The backbone of a ``teacher.safetensors``, trained here or brought, and the statistics to normalise with.
+    """Load the backbone of a ``teacher.safetensors`` and the statistics to normalise its input with.
 
     Args:
-        file: the artifact of the rule teacher; its header says which network it is and, for one that was brought, how
-            it sees an image.
-        channels, size: of the source's images.
-        mean, std: float32 [C] of the source; a teacher that was brought may have its own.
+        file: artifact of the rule teacher or teacher_import. Its header has the config entry of the network and, for an
+            imported teacher, the ``view``: channels, size, mean, std and interpolation of its input.
+        channels, size: shape of the source's images.
+        mean, std: statistics float32 [C] of the source, used if the teacher has none of its own.
+
+    Returns:
+        the backbone (with an ``InputAdapter`` if its input has another shape), mean and std float32.
     """
     parameters = file.header["parameters"]
     view = parameters.get("view", {})
-    seen = view.get("size") or size, view.get("channels") or channels
-    backbone = build_backbone(parameters["backbone"], seen[1], seen[0])
+    own_size, own_channels = view.get("size") or size, view.get("channels") or channels
+    backbone = build_backbone(parameters["backbone"], own_channels, own_size)
     backbone.load_state_dict({name: file.tensor(name) for name in file.names})
-    if seen != (size, channels):
-        backbone = OwnView(backbone, seen[1], seen[0], view["interpolation"])
-    own = [torch.tensor(view[key]) if view.get(key) else given for key, given in (("mean", mean), ("std", std))]
-    return backbone, own[0], own[1]
+    if (own_size, own_channels) != (size, channels):
+        backbone = InputAdapter(backbone, own_channels, own_size, view["interpolation"])
+    own_mean = torch.tensor(view["mean"]) if view.get("mean") else mean
+    own_std = torch.tensor(view["std"]) if view.get("std") else std
+    return backbone, own_mean, own_std
 
 
 def represent(backbone: nn.Module, images: Tensor, mean: Tensor, std: Tensor, device: torch.device) -> Tensor:
-    """The targets: a backbone's output for every image, in eval mode, batched; float32 [n,D] on the CPU.
+    """Encode images with a backbone, in batches.
 
     Args:
         backbone: any module [n,C,H,W] to [n,D]; set to eval mode, so that batch norm uses running statistics.
         images: uint8 [n,C,H,W].
-        mean, std: float32 [C].
+        mean, std: float32 [C], for normalisation.
+        device: device for the backbone.
+
+    Returns:
+        float32 [n,D] on the CPU: the targets, if ``images`` are the training images.
     """
     backbone.to(device).eval()
     mean, std = mean.to(device), std.to(device)

@@ -1,4 +1,4 @@
-"""Files from outside the project, read without running any code that they may hold."""
+"""Read tensor files from outside the project without running code that they may contain."""
 
 import hashlib
 from pathlib import Path
@@ -11,11 +11,12 @@ from safetensors import safe_open
 from mkdt.errors import UserError
 
 
-def read(path: str | Path) -> tuple[Any, dict[str, str]]:
-    """What a ``.safetensors``, ``.npy`` or PyTorch file holds (any other suffix), on the CPU.
+def load_untrusted(path: str | Path) -> tuple[Any, dict[str, str]]:
+    """Load a ``.safetensors``, ``.npy`` or (any other suffix) PyTorch file on the CPU.
 
     Returns:
-        the tensors by name, the one tensor of a ``.npy``, or whatever PyTorch saved; and the metadata of safetensors.
+        the tensors by name (``.safetensors``), one tensor (``.npy``), or the object that PyTorch saved; and the metadata
+        of safetensors, empty for other files.
 
     Raises:
         UserError: the file is damaged, truncated, or a pickle of more than tensors and plain values.
@@ -28,7 +29,7 @@ def read(path: str | Path) -> tuple[Any, dict[str, str]]:
         if path.suffix == ".npy":
             return torch.from_numpy(np.load(path, allow_pickle=False)), {}
         return torch.load(path, map_location="cpu", weights_only=True), {}
-    # Whatever a reader of an arbitrary file may raise is the same news to the user.
+    # The readers raise many types of errors for damaged files.
     except Exception as error:
         reason = str(error).strip().split("\n")[0][:200]
         raise UserError(
@@ -38,6 +39,6 @@ def read(path: str | Path) -> tuple[Any, dict[str, str]]:
 
 
 def sha256(path: str | Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
+    """Return the SHA-256 (hex) of a file's bytes."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

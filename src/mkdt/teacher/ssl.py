@@ -1,4 +1,4 @@
-"""Self-supervised learning: the losses as pure functions, and the random views they compare."""
+"""Self-supervised learning: the losses as pure functions, and the random views that they compare."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,13 +9,13 @@ from torch.nn import functional as F
 
 
 def barlow_twins(first: Tensor, second: Tensor, *, off_diagonal: float) -> Tensor:
-    """Barlow Twins (Zbontar et al., 2021, equation 1), divided by the dimension.
+    """Compute the Barlow Twins loss (Zbontar et al., 2021, equation 1), divided by the dimension D.
+
+    The division makes learning rates comparable across projector widths; it changes nothing else.
 
     Args:
         first, second: projections float [n,D] of two views of the same images.
         off_diagonal: weight of the redundancy term (lambda).
-
-    The division makes learning rates comparable across projector widths; it changes nothing else.
     """
     count, dimension = first.shape
     standardised = [(view - view.mean(0)) / (view.var(0, unbiased=False) + 1e-5).sqrt() for view in (first, second)]
@@ -26,7 +26,12 @@ def barlow_twins(first: Tensor, second: Tensor, *, off_diagonal: float) -> Tenso
 
 
 def nt_xent(first: Tensor, second: Tensor, *, temperature: float) -> Tensor:
-    """SimCLR's normalised temperature-scaled cross entropy (Chen et al., 2020, equation 1), mean over 2n views."""
+    """Compute SimCLR's NT-Xent loss (Chen et al., 2020, equation 1), the mean over 2n views.
+
+    Args:
+        first, second: projections float [n,D] of two views of the same images.
+        temperature: divisor of the cosine similarities.
+    """
     count = len(first)
     views = F.normalize(torch.cat([first, second]), dim=1)
     similarity = views @ views.T / temperature
@@ -36,12 +41,12 @@ def nt_xent(first: Tensor, second: Tensor, *, temperature: float) -> Tensor:
 
 
 def vicreg(first: Tensor, second: Tensor, *, invariance: float, variance: float, covariance: float) -> Tensor:
-    """VICReg (Bardes, Ponce and LeCun, 2022, algorithm 1), with its margin 1 and epsilon 1e-4.
+    """Compute the VICReg loss (Bardes, Ponce and LeCun, 2022, algorithm 1), with margin 1 and epsilon 1e-4.
 
     Args:
         first, second: projections float [n,D] of two views of the same images.
-        invariance: weight of the mean squared difference of the views (lambda).
-        variance: weight of the hinge that keeps each dimension's deviation above 1 (mu).
+        invariance: weight of the mean squared difference between the views (lambda).
+        variance: weight of the hinge loss that keeps the standard deviation of each dimension above 1 (mu).
         covariance: weight of the squared covariances of two dimensions (nu).
     """
     count, dimension = first.shape
@@ -58,19 +63,24 @@ LOSSES: dict[str, Callable[..., Tensor]] = {"barlow_twins": barlow_twins, "simcl
 
 
 class Views(nn.Module):
-    """Steps of kornia, one after another, whose draws for an image depend on its place in the whole batch alone."""
+    """A sequence of kornia augmentations whose random draws for an image depend only on its row in the whole batch."""
 
-    WHOLE = ("order", "forward_input_shape")  # kornia's parameters that are not one an image
+    WHOLE = ("order", "forward_input_shape")  # parameters of kornia that are not per image
 
     def __init__(self, steps: list[nn.Module]) -> None:
         super().__init__()
         self.steps = nn.ModuleList(steps)
 
     def forward(self, images: Tensor, batch: int | None = None, first: int = 0) -> Tensor:
-        """The views of ``images``, which are a batch, or the part from row ``first`` on of one of ``batch`` images.
+        """Return one random view of each image.
 
-        Every process of a job draws for the whole batch and applies only its part: so the views of an image are the
-        same however many processes share the work.
+        Every process draws for the whole batch and applies its part, so the views of an image do not depend on the
+        number of processes.
+
+        Args:
+            images: float [n,C,H,W] in [0, 1]: the whole batch, or the part of it that starts at row ``first``.
+            batch: number of images in the whole batch; None if ``images`` is the whole batch.
+            first: row of the first image in the whole batch.
         """
         batch = len(images) if batch is None else batch
         rows = slice(first, first + len(images))
@@ -81,14 +91,14 @@ class Views(nn.Module):
 
 
 def build_views(settings: Mapping[str, Any], channels: int, size: int) -> Views:
-    """One random view of each image of a batch, float [n,C,H,W] in [0, 1]; every image draws its own.
+    """Build a module that returns one random view of each image, float [n,C,H,W] in [0, 1].
+
+    kornia draws from torch's global generators: wrap calls in ``seeding.global_stream``.
 
     Args:
         settings: ``teacher.augment`` (see config/README.md); an entry of 0 or false leaves that step out.
-        channels: colour steps need 3.
+        channels: channels of the images; jitter of hue and saturation and conversion to grey need 3.
         size: height and width of the views.
-
-    kornia draws from torch's global generators: wrap calls in ``seeding.global_stream``.
     """
     import kornia.augmentation as K
 
@@ -100,7 +110,7 @@ def build_views(settings: Mapping[str, Any], channels: int, size: int) -> Views:
         steps.append(K.RandomAffine(settings["rotate"], translate=(shift, shift) if shift else None, p=1.0))
     jitter = settings["jitter"]
     if jitter:
-        # SimCLR's proportions: hue moves a quarter as far as brightness, contrast and saturation.
+        # Proportions of SimCLR: hue changes a quarter as much as brightness, contrast and saturation.
         if channels == 3:
             steps.append(K.ColorJitter(jitter, jitter, jitter, jitter / 4, p=0.8))
         else:

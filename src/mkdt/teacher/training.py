@@ -1,7 +1,6 @@
-"""The SSL teacher: trained by one of the losses of `ssl`, then asked once for every image's representation."""
+"""Train the teacher: a backbone trained by self-supervised learning with one of the losses in `ssl`."""
 
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -9,62 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from mkdt import seeding
-from mkdt.data.pixels import spread
 from mkdt.networks.backbones import build_backbone
 from mkdt.networks.divergence import Diverged, diverged
 from mkdt.networks.students import Projector
+from mkdt.progress import Checkpoint, Report, no_checkpoint, no_report
 from mkdt.teacher.distributed import ALONE, Processes
-from mkdt.teacher.encoding import represent
+from mkdt.teacher.monitoring import representation_quality
+from mkdt.teacher.optimizers import build_optimizer, warmup_cosine
 from mkdt.teacher.ssl import LOSSES, build_views
-
-Report = Callable[..., None]
-
-
-Checkpoint = Callable[[Callable[[], dict[str, Any]]], None]
-
-
-MONITOR_NEIGHBOURS = 5  # k of the k-NN that watches the representation
-
-
-class Lars(torch.optim.SGD):
-    """SGD with layer-wise adaptive rates (You et al., 2017) on weights; biases and norms take the plain rate, undecayed."""
-
-    TRUST = 0.001  # Barlow Twins' and SimCLR's published trust coefficient
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update from the gradients in place."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None or parameter.ndim < 2:
-                    continue
-                size, update = parameter.norm(), (parameter.grad + group["weight_decay"] * parameter).norm()
-                if size > 0 and update > 0:
-                    # Weight decay is added inside SGD: scale both parts by scaling the gradient around it.
-                    trust = self.TRUST * size / update
-                    decay = group["weight_decay"] * parameter
-                    parameter.grad.copy_(trust * (parameter.grad + decay) - decay)
-        super().step(closure)
-
-
-def _optimizer(name: str, modules: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    parameters = list(modules.parameters())
-    if name == "adamw":
-        return torch.optim.AdamW(parameters, lr, weight_decay=weight_decay)
-    if name == "sgd":
-        return torch.optim.SGD(parameters, lr, momentum=0.9, weight_decay=weight_decay)
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return Lars(groups, lr, momentum=0.9)
-
-
-def _schedule(step: int, steps: int, warmup: int) -> float:
-    """Linear warm-up, then a cosine to zero; a factor in (0, 1]."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def train_teacher(
@@ -78,125 +29,136 @@ def train_teacher(
     validation: tuple[Tensor, Tensor, Tensor] | None = None,
     monitor_every: int | None = None,
     state: dict[str, Any] | None = None,
-    report: Report = lambda step, values: None,
-    checkpoint: Checkpoint = lambda make: None,
+    report: Report = no_report,
+    checkpoint: Checkpoint = no_checkpoint,
     processes: Processes = ALONE,
 ) -> nn.Module:
     """Train a backbone by SSL on unlabelled images.
 
-    Several processes that call it at once (``mkdt.teacher.distributed``) do together what one does: each has a share of every
-    batch, and the loss and batch norm see the whole of it.
+    Several processes may call it together (``mkdt.teacher.distributed``). Each computes a share of every batch; loss
+    and batch norm use the whole batch.
 
     Args:
         images: uint8 [n,C,H,W].
         mean, std: float32 [C], for normalisation after augmentation.
-        settings: of the rule ``teacher`` (``config.settings``).
-        seed: with the settings it decides every weight.
-        device: where to train.
-        validation: (labels of ``images``, validation images uint8, validation labels) for a k-NN accuracy at
-            intervals; it is only watched, nothing is chosen by it.
-        monitor_every: epochs between two looks at the representation; None looks at the end alone. It changes no weight.
-        state: what ``checkpoint`` was given before an interruption.
-        report: called with the epoch and its values: ``loss``, ``representation_std`` (0 when collapsed),
-            ``off_diagonal`` (mean absolute correlation of two dimensions), ``lr`` and ``knn_accuracy`` (per cent).
+        settings: settings of the rule ``teacher`` (``config.loading.settings``).
+        seed: determines every weight together with the settings.
+        device: device to train on.
+        validation: labels of ``images`` int64 [n], validation images uint8 and their labels, for a k-NN accuracy that
+            is only reported; nothing is selected by it.
+        monitor_every: epochs between two measurements of the representation; None measures after the last epoch only.
+            It changes no weight.
+        state: the state given to ``checkpoint`` before an interruption.
+        report: called after each epoch with ``loss`` and ``lr``, and when the representation is measured with the
+            values of ``monitoring.representation_quality``.
         checkpoint: called after each epoch with a function that returns the state.
-        processes: those that share the batches; ``batch`` must be divisible by their number. All but rank 0 do
-            without ``validation``, ``report`` and ``checkpoint``.
+        processes: the processes that share the batches; their number must divide ``batch``. Ranks other than 0 are
+            called without ``validation``, ``report`` and ``checkpoint``.
 
     Returns:
         the backbone, in eval mode.
 
     Raises:
-        Diverged: loss or weights are not finite, or an epoch's loss is ``divergence.EXPLODED`` times the first step's.
+        Diverged: loss or weights are not finite, or the loss of an epoch is ``divergence.EXPLODED`` times that of the
+            first step.
     """
-    channels, size = images.shape[1], images.shape[2]
-    with seeding.global_stream(seed, "teacher weights"):
-        backbone = build_backbone(settings["backbone"], channels, size)
-        model = nn.Sequential(backbone, Projector([backbone.dimension, *settings["projector"]]))  # type: ignore[list-item]
-    model.to(device).train()
-    trained = processes.replicate(model)
-    views = build_views(settings["augment"], channels, size).to(device)
-    method, options = settings["method"], settings["loss"]
-    optimizer = _optimizer(settings["optimizer"], model, settings["lr"], settings["weight_decay"])
-    images, mean, std = images.to(device), mean.to(device), std.to(device)
-    # A smaller last batch would change the scale of Barlow Twins' statistics, so it is dropped, as is usual.
-    batch = min(settings["batch"], len(images))
-    per_epoch = len(images) // batch
-    epochs, warmup = settings["epochs"], settings["warmup_epochs"] * per_epoch
-    first, start_loss = 0, 0.0
+    training = _Training(images, mean, std, settings, seed, device, processes)
+    epochs, first = settings["epochs"], 0
     if state is not None:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        first, start_loss = state["epoch"], state["start_loss"]
-
+        first = training.load(state)
     for epoch in range(first, epochs):
-        losses = []
-        order = seeding.batches(len(images), batch, seeding.generator(seed, "teacher order", epoch))
-        for i, rows in enumerate(_full(order, batch)):
-            step = epoch * per_epoch + i
-            lr = settings["lr"] * _schedule(step, epochs * per_epoch, warmup)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            pixels = images[processes.share(rows).to(device)].float() / 255
-            with torch.no_grad(), seeding.global_stream(seed, "teacher views", step):
-                pair = torch.cat([views(pixels, batch, processes.rank * len(pixels)) for _ in range(2)])
-                pair = (pair - mean[:, None, None]) / std[:, None, None]
-            projections = trained(pair).chunk(2)
-            loss = LOSSES[method](*map(processes.gather, projections), **options)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.detach())
-        values = {"loss": float(torch.stack(losses).mean()), "lr": lr}
-        start_loss = start_loss or float(losses[0])
-        finite = all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
-        if not finite or diverged(values["loss"], start_loss):
-            raise Diverged(
-                f"teacher: diverged in epoch {epoch + 1}, with a loss of {values['loss']:.3g} ({start_loss:.3g} at the start): "
-                f"lower teacher.lr ({settings['lr']})."
-            )
-        if processes.rank == 0 and (epoch + 1 == epochs or (monitor_every and (epoch + 1) % monitor_every == 0)):
-            backbone.eval()
-            values |= _monitor(backbone, images, mean, std, validation, device)
-            backbone.train()
+        values = training.run_epoch(epoch)
+        monitored = epoch + 1 == epochs or bool(monitor_every and (epoch + 1) % monitor_every == 0)
+        if processes.rank == 0 and monitored:
+            values |= training.measure(validation)
         report(epoch + 1, values)
-        checkpoint(partial(_state, model, optimizer, epoch + 1, start_loss))
-    return backbone.eval()
+        checkpoint(partial(training.state, epoch + 1))
+    return training.backbone.eval()
 
 
-def _state(model: nn.Module, optimizer: torch.optim.Optimizer, epoch: int, start_loss: float) -> dict[str, Any]:
-    states = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    return states | {"epoch": epoch, "start_loss": start_loss}
+class _Training:
+    """Model, optimizer and images of one training on one device."""
 
+    def __init__(
+        self,
+        images: Tensor,
+        mean: Tensor,
+        std: Tensor,
+        settings: Mapping[str, Any],
+        seed: int,
+        device: torch.device,
+        processes: Processes,
+    ) -> None:
+        self.settings, self.seed, self.device, self.processes = settings, seed, device, processes
+        channels, size = images.shape[1], images.shape[2]
+        with seeding.global_stream(seed, "teacher weights"):
+            self.backbone = build_backbone(settings["backbone"], channels, size)
+            projector = Projector([self.backbone.dimension, *settings["projector"]])  # type: ignore[list-item]
+            self.model = nn.Sequential(self.backbone, projector)
+        self.model.to(device).train()
+        self.trained = processes.replicate(self.model)
+        self.views = build_views(settings["augment"], channels, size).to(device)
+        self.optimizer = build_optimizer(settings["optimizer"], self.model, settings["lr"], settings["weight_decay"])
+        self.images, self.mean, self.std = images.to(device), mean.to(device), std.to(device)
+        self.batch = min(settings["batch"], len(images))
+        self.start_loss = 0.0
 
-def _full(order: Iterator[Tensor], batch: int) -> Iterator[Tensor]:
-    return (rows for rows in order if len(rows) == batch)
+    def state(self, epoch: int) -> dict[str, Any]:
+        """State to resume from after ``epoch`` epochs."""
+        states = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return states | {"epoch": epoch, "start_loss": self.start_loss}
 
+    def load(self, state: Mapping[str, Any]) -> int:
+        """Load a state and return its number of finished epochs."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.start_loss = state["start_loss"]
+        return int(state["epoch"])
 
-def _monitor(
-    backbone: nn.Module,
-    images: Tensor,
-    mean: Tensor,
-    std: Tensor,
-    validation: tuple[Tensor, Tensor, Tensor] | None,
-    device: torch.device,
-) -> dict[str, float]:
-    """How the representation stands: its spread, its redundancy and a k-NN accuracy on the validation split."""
-    sample = 5000  # enough for stable figures, and a bound on their cost
-    rows = spread(torch.arange(len(images)), sample)  # sets that are published class by class keep all their classes
-    features = represent(backbone, images[rows], mean, std, device)
-    correlation = torch.corrcoef(features.T).nan_to_num()
-    off = correlation - torch.diag(correlation.diagonal())
-    values = {
-        "representation_std": float(features.std(0).mean()),
-        "off_diagonal": float(off.abs().sum() / max(1, off.numel() - len(off))),
-    }
-    if validation is not None:
-        from sklearn.neighbors import KNeighborsClassifier
+    def run_epoch(self, epoch: int) -> dict[str, float]:
+        """Train one epoch and return its mean loss and its last learning rate.
 
-        labels, held_out, held_out_labels = validation
-        knn = KNeighborsClassifier(MONITOR_NEIGHBOURS).fit(features.numpy(), labels[rows].numpy())
-        rows = spread(torch.arange(len(held_out)), sample)
-        guesses = represent(backbone, held_out[rows], mean, std, device).numpy()
-        values["knn_accuracy"] = 100 * float(knn.score(guesses, held_out_labels[rows].numpy()))
-    return values
+        Raises:
+            Diverged: as ``train_teacher``.
+        """
+        per_epoch = len(self.images) // self.batch
+        steps, warmup = self.settings["epochs"] * per_epoch, self.settings["warmup_epochs"] * per_epoch
+        order = seeding.batches(len(self.images), self.batch, seeding.generator(self.seed, "teacher order", epoch))
+        # A smaller last batch would change the scale of the statistics of Barlow Twins, so it is dropped, as is usual.
+        full_batches = (rows for rows in order if len(rows) == self.batch)
+        losses = []
+        for step, rows in enumerate(full_batches, epoch * per_epoch):
+            lr = self.settings["lr"] * warmup_cosine(step, steps, warmup)
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            losses.append(self._step(step, rows))
+        loss = float(torch.stack(losses).mean())
+        self.start_loss = self.start_loss or float(losses[0])
+        finite = all(bool(tensor.isfinite().all()) for tensor in self.model.state_dict().values())
+        if not finite or diverged(loss, self.start_loss):
+            raise Diverged(
+                f"teacher: diverged in epoch {epoch + 1}, with a loss of {loss:.3g} ({self.start_loss:.3g} at the start): "
+                f"lower teacher.lr ({self.settings['lr']})."
+            )
+        return {"loss": loss, "lr": lr}
+
+    def _step(self, step: int, rows: Tensor) -> Tensor:
+        """Update the weights with the batch ``rows`` and return its loss."""
+        pixels = self.images[self.processes.share(rows).to(self.device)].float() / 255
+        with torch.no_grad(), seeding.global_stream(self.seed, "teacher views", step):
+            first = self.processes.rank * len(pixels)
+            pair = torch.cat([self.views(pixels, self.batch, first) for _ in range(2)])
+            pair = (pair - self.mean[:, None, None]) / self.std[:, None, None]
+        projections = self.trained(pair).chunk(2)
+        loss = LOSSES[self.settings["method"]](*map(self.processes.gather, projections), **self.settings["loss"])
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def measure(self, validation: tuple[Tensor, Tensor, Tensor] | None) -> dict[str, float]:
+        """Measure the representation in eval mode, then return to training mode."""
+        self.backbone.eval()
+        values = representation_quality(self.backbone, self.images, self.mean, self.std, validation, self.device)
+        self.backbone.train()
+        return values

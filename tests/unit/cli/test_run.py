@@ -9,7 +9,7 @@ import pytest
 
 from mkdt.cli import run
 from mkdt.cli.main import main
-from mkdt.config.loading import check_files
+from mkdt.config.files import check_files
 from mkdt.errors import UserError
 
 LOCK = Path(".snakemake/locks/0.input.lock")

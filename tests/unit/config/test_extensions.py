@@ -10,17 +10,20 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from configs import settings_of
 
 import mkdt.config.loading as cfg
 import mkdt.extensions
-from mkdt.config import extensions, methods
+from mkdt.config import extensions, methods, network_sizes, plan
+from mkdt.config.architectures import ARCHITECTURES
 from mkdt.config.catalogue import Dataset
-from mkdt.config.extensions import Architecture, declared, own_modules
+from mkdt.config.extensions import Architecture, declared, is_extension
 from mkdt.config.methods import METHODS, Method
+from mkdt.config.needs import LINE
+from mkdt.config.stages import STAGES
 from mkdt.distill.source import Source
 from mkdt.distill.synthetic_set import SyntheticSet, check_distilled
 from mkdt.errors import UserError
-from mkdt.jobs import estimates as resources
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -40,8 +43,8 @@ def test_a_declaration_is_read_without_running_the_file(folder: Path) -> None:
     assert declared(Method, ["random"]) == {"mine": Method(seeded=True, teacher=True)}
     assert declared(Architecture, []) == {"net": Architecture(("depth",))}
     assert declared(Dataset, []) == {}
-    assert own_modules("net") == ["extensions.net"]
-    assert own_modules("convnet") == []
+    assert is_extension("net")
+    assert not is_extension("convnet")
 
 
 @pytest.mark.parametrize(
@@ -86,9 +89,9 @@ def build(channels, size, width):
 @pytest.fixture
 def own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file of an architecture of one's own, which can be imported."""
-    resources._built_size.cache_clear()
+    network_sizes.forget_built()
     monkeypatch.setattr(mkdt.extensions, "__path__", [str(folder)])
-    monkeypatch.setitem(cfg.ARCHITECTURES, "mine", ("width",))
+    monkeypatch.setitem(ARCHITECTURES, "mine", ("width",))
     monkeypatch.delitem(sys.modules, "mkdt.extensions.mine", raising=False)
     return folder / "mine.py"
 
@@ -96,8 +99,8 @@ def own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_student_of_ones_own_is_counted_by_building_it(own: Path) -> None:
     """Weights, operations and what backward keeps; what the entry has for other architectures is no argument."""
     own.write_text(PERCEPTRON)
-    size = resources.backbone_size({"architecture": "mine", "width": 5, "depth": 3}, 2, 4)
-    assert size == resources.Size(5 * 32 + 5, 5, 2 * 5 * 32, 32 + 5 + 5, 32)
+    size = network_sizes.backbone_size({"architecture": "mine", "width": 5, "depth": 3}, 2, 4)
+    assert size == network_sizes.Size(5 * 32 + 5, 5, 32 + 5 + 5, 32)
 
 
 def test_a_layer_that_gives_several_tensors_is_counted(own: Path) -> None:
@@ -116,7 +119,7 @@ class Own(nn.Module):
 """
     )
     own.write_text(text)
-    size = resources.backbone_size({"architecture": "mine", "width": 5}, 2, 4)
+    size = network_sizes.backbone_size({"architecture": "mine", "width": 5}, 2, 4)
     assert (size.features, size.activations, size.largest) == (5, 4 * 5 + 5, 4 * 5)
 
 
@@ -139,22 +142,22 @@ def test_a_student_that_cannot_be_built_is_one_sentence_before_any_job(
     with pytest.raises(
         UserError, match=rf"^the student of architecture 'mine' cannot be used for images of 2x4x4: {words}"
     ):
-        resources.backbone_size({"architecture": "mine", "width": 5}, 2, 4)
+        network_sizes.backbone_size({"architecture": "mine", "width": 5}, 2, 4)
 
 
-DISTILS = 'METHOD = Method(rule="own", seeded=True, options={"iterations": 50, "pictures": 4, "lr": 0.1, "why": "so"})\ndef mine_set(): ...\n'
+DISTILS = 'METHOD = Method(distilled=True, seeded=True, options={"iterations": 50, "pictures": 4, "lr": 0.1, "why": "so"})\ndef mine_set(): ...\n'
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (DISTILS.replace("own", "krr", 1), "the rule 'krr': expected 'own'"),
-        ('METHOD = Method(rule="own", options={"pictures": 1})\n', "its options need 'iterations'"),
+        (DISTILS.replace("distilled=True", "distilled=1"), "a distilled that is neither True nor False"),
+        ('METHOD = Method(distilled=True, options={"pictures": 1})\n', "its options need 'iterations'"),
         (DISTILS.replace('"lr": 0.1', '"seed": 1'), "option 'seed', which is a setting of all methods"),
         (DISTILS.replace("0.1", "None"), "option 'lr' that is no number"),
         (DISTILS.replace("mine_set", "mine_subset"), "has no function mine_set"),
         (DISTILS.replace("seeded=True", 'seeded="no"'), "neither True nor False"),
-        (DISTILS.replace('"own"', '["own"]'), "the rule .'own'.: expected 'own'"),
+        (DISTILS.replace("seeded=True", "own_experts=True"), "has no function mine_expert"),
         ("METHOD = Method(options=5)\n", "expected names with their defaults"),
         (DISTILS.replace("seeded=True", 'init="mkdt"'), "init 'mkdt', which is no subset method"),
     ],
@@ -163,7 +166,7 @@ def test_a_method_that_cannot_be_made_is_one_sentence(folder: Path, text: str, w
     """It names the file."""
     (folder / "mine.py").write_text(text)
     with pytest.raises(UserError, match=words) as caught:
-        methods._own()
+        methods.extension_methods()
     assert "mine.py" in str(caught.value)
 
 
@@ -173,7 +176,7 @@ def default(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.chdir(REPOSITORY)
     (folder / "far.py").write_text('METHOD = Method(options={"power": 2})\ndef far_subset(): ...\n')
     (folder / "mine.py").write_text(DISTILS.replace("seeded", 'init="far", seeded'))
-    for name, method in methods._own().items():
+    for name, method in methods.extension_methods().items():
         monkeypatch.setitem(METHODS, name, method)
     config: dict[str, Any] = yaml.safe_load((REPOSITORY / "config/config.yaml").read_text())
     return config | {"methods": ["random", "mine"]}
@@ -182,7 +185,7 @@ def default(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_options_are_settings_of_their_method_alone(default: dict[str, Any]) -> None:
     """From the file, over it from the config, also as the command line gives them; scaled down with the rest."""
     config = cfg.load(default | {"options": {"mine": {"iterations": "20", "lr": "1e0"}, "far": {"power": 3}}})
-    settings = cfg.settings(config, "own", method="mine")
+    settings = settings_of(config, "distill", method="mine")
     assert {key: settings[key] for key in METHODS["mine"].options} == {
         "iterations": 20,
         "pictures": 4,
@@ -191,25 +194,23 @@ def test_options_are_settings_of_their_method_alone(default: dict[str, Any]) -> 
     }
     assert isinstance(settings["lr"], float)
     assert settings["student"]["architecture"] == "convnet"
-    assert cfg.settings(config, "subset", method="far", budget="1pct")["power"] == 3
-    assert "power" not in cfg.settings(config, "subset", method="random", budget="1pct")
-    assert cfg.initial_method(config, "mine") == "far"
+    assert settings_of(config, "subset", method="far", budget="1pct")["power"] == 3
+    assert "power" not in settings_of(config, "subset", method="random", budget="1pct")
+    assert plan.initial_method(config, "mine") == "far"
     small = cfg.load(default | {"scale": "smoke"})
-    assert cfg.own_options(small, "mine") == {"iterations": 4, "pictures": 2, "lr": 0.1, "why": "so"}
+    assert plan.own_options(small, "mine") == {"iterations": 4, "pictures": 2, "lr": 0.1, "why": "so"}
 
 
 def test_a_job_of_a_method_of_ones_own_is_planned(default: dict[str, Any]) -> None:
-    """More iterations need more time; its subset is made too."""
-    jobs = resources.jobs(cfg.load(default))
-    assert ("own", {"method": "mine", "budget": "1pct"}) in jobs
-    assert sum(stage == "subset" for stage, _ in jobs) == len(default["distill_seeds"]) + 1
+    """More iterations write longer metrics; its subset is made too."""
+    names = {"method": "mine", "budget": "1pct", "distill_seed": "0"}
+    jobs = plan.jobs(cfg.load(default))
+    assert plan.Job("distill", names) in jobs
+    assert sum(job.stage == "subset" for job in jobs) == len(default["distill_seeds"]) + 1
     few, many = (
-        resources.need(
-            cfg.load(default | {"options": {"mine": {"iterations": n}}}), "own", method="mine", budget="1pct"
-        )
-        for n in (10, 1000)
+        STAGES["distill"].need(cfg.load(default | {"options": {"mine": {"iterations": n}}}), names) for n in (10, 1000)
     )
-    assert many.steps == 100 * few.steps
+    assert many.disk - few.disk == 990 * LINE
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A directory tree as a data set: splits, classes, odd names and links; what the config says of it."""
+"""An image folder as a data set: splits, classes, unusual names, links, and the config check."""
 
 import copy
 import os
@@ -10,20 +10,22 @@ import pytest
 import torch
 import yaml
 from archives import jpeg
+from configs import settings_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mkdt.config import image_folder as folders
+from mkdt.config import image_folder
 from mkdt.config import loading as cfg
 from mkdt.config.image_folder import find, scan
-from mkdt.data import preparation as data
+from mkdt.config.sizes import split_sizes
+from mkdt.data.preparation import prepare
 from mkdt.errors import UserError
 
 DEFAULT: dict[str, Any] = yaml.safe_load((Path(__file__).parents[3] / "config" / "config.yaml").read_text())
 
 
 def fill(folder: Path, tree: dict[str, int]) -> Path:
-    """So many pictures in each folder below ``folder``."""
+    """Write the given number of pictures to each folder below ``folder``."""
     stream = np.random.default_rng(0)
     for name, count in tree.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -33,7 +35,7 @@ def fill(folder: Path, tree: dict[str, int]) -> Path:
 
 
 def sizes(path: Path, labelled: bool = True) -> tuple[dict[str, int], list[str]]:
-    """Numbers of images by split, and the classes."""
+    """Return the number of images by split, and the classes."""
     tree = scan(str(path), labelled)
     return {split: len(names) for split, names in tree.names.items()}, tree.classes
 
@@ -58,17 +60,17 @@ def sizes(path: Path, labelled: bool = True) -> tuple[dict[str, int], list[str]]
 def test_a_tree_gives_its_splits_and_classes(
     tmp_path: Path, tree: dict[str, int], counts: dict[str, int], classes: list[str]
 ) -> None:
-    """Folders below a split are classes, whatever lies deeper belongs to them, empty ones are none."""
+    """Folders below a split are classes with all deeper images; empty folders are not classes."""
     assert sizes(fill(tmp_path, tree)) == (counts, classes)
 
 
 def test_folders_need_not_be_classes(tmp_path: Path) -> None:
-    """Shards of an unlabelled set."""
+    """An unlabelled data set may be stored in several folders."""
     assert sizes(fill(tmp_path, {"00": 2, "01": 3, "": 1}), labelled=False) == ({"train": 6}, [])
 
 
-def test_other_files_are_passed_over(tmp_path: Path) -> None:
-    """Thumbnails, hidden files and notes are in every folder that a person has touched."""
+def test_other_files_are_ignored(tmp_path: Path) -> None:
+    """Thumbnail databases, hidden files and notes are common in image folders."""
     fill(tmp_path, {"a": 2, ".cache": 1})
     for name in ("Thumbs.db", "._0.jpg", "notes.txt", "a/README.md"):
         (tmp_path / name).write_text("")
@@ -77,7 +79,7 @@ def test_other_files_are_passed_over(tmp_path: Path) -> None:
 
 
 def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
-    """Sets are often folders of links; a loop must not run for ever."""
+    """Data sets are often folders of links."""
     real = fill(tmp_path / "real", {"x": 2})
     path = fill(tmp_path / "set", {"a": 1})
     (path / "b").symlink_to(real / "x")
@@ -90,19 +92,19 @@ def test_links_are_followed_and_loops_end(tmp_path: Path) -> None:
     assert counts == {"train": 3}
 
 
-def test_names_that_are_no_text_are_read_and_shown(tmp_path: Path) -> None:
-    """File names are bytes; an old archive may hold Latin-1."""
+def test_names_that_are_not_utf8_are_read_and_shown(tmp_path: Path) -> None:
+    """An old archive may have names in Latin-1."""
     (tmp_path / "a").mkdir()
     name = os.fsencode(tmp_path) + b"/a/caf\xe9.jpg"
     Path(os.fsdecode(name)).write_bytes(b"damaged")
     fill(tmp_path, {"a": 3})
     arguments: dict[str, Any] = {"train": None, "validation": 0, "test": None, "image_size": 4, "seed": 0}
     with pytest.raises(UserError) as caught:
-        data.prepare("folder", ".", path=str(tmp_path), **arguments)
+        prepare("folder", ".", path=str(tmp_path), **arguments)
     assert "caf\N{REPLACEMENT CHARACTER}.jpg" in str(caught.value)
-    tensors, skipped = data.prepare("folder", ".", path=str(tmp_path), on_error="skip", **arguments)
+    tensors, skipped = prepare("folder", ".", path=str(tmp_path), on_error="skip", **arguments)
     assert len(tensors["train_images"]) == 3
-    torch.save({"failed": {os.fsdecode(b"a/caf\xe9.jpg"): ""}}, tmp_path / "state")  # as a resume point would hold it
+    torch.save({"failed": {os.fsdecode(b"a/caf\xe9.jpg"): ""}}, tmp_path / "state")  # as in a resume point
     assert torch.load(tmp_path / "state", weights_only=True) == {"failed": {os.fsdecode(b"a/caf\xe9.jpg"): ""}}
     assert skipped == ["a/caf\N{REPLACEMENT CHARACTER}.jpg"]
 
@@ -118,14 +120,14 @@ def test_names_that_are_no_text_are_read_and_shown(tmp_path: Path) -> None:
         ({"train": 2, "plane": 2}, "has train/ and beside it plane/ with images"),
     ],
 )
-def test_a_tree_that_is_no_data_set_is_one_sentence(tmp_path: Path, tree: dict[str, int], words: str) -> None:
-    """Each says what is wrong where."""
+def test_a_folder_that_is_not_a_data_set_is_refused(tmp_path: Path, tree: dict[str, int], words: str) -> None:
+    """The message names the folder or file at fault."""
     with pytest.raises(UserError, match=words):
         scan(str(fill(tmp_path, tree)), True)
 
 
 def test_the_order_of_the_directory_does_not_matter(tmp_path: Path) -> None:
-    """File systems list names in any order; rows are identities."""
+    """File systems list names in any order; the order of the images is always the same."""
     for k, order in enumerate(([3, 1, 2], [1, 2, 3])):
         folder = tmp_path / str(k) / "a"
         folder.mkdir(parents=True)
@@ -136,13 +138,13 @@ def test_the_order_of_the_directory_does_not_matter(tmp_path: Path) -> None:
 
 @given(counts=st.lists(st.integers(2, 5), min_size=2, max_size=4), seed=st.integers(0, 3))
 def test_labels_follow_the_images(tmp_path_factory: pytest.TempPathFactory, counts: list[int], seed: int) -> None:
-    """Each class has one colour; after splitting, colour and label still belong together."""
+    """Each class has one colour; after splitting, colour and label still match."""
     path = tmp_path_factory.mktemp("tree")
     for k, count in enumerate(counts):
         (path / f"class {k}").mkdir()
         for n in range(count):
             (path / f"class {k}" / f"{n}.jpg").write_bytes(jpeg(np.full(3, 60 * k, np.uint8), 3, 4))
-    tensors, _ = data.prepare(
+    tensors, _ = prepare(
         "folder", ".", path=str(path), train=None, validation=len(counts), test=None, image_size=2, seed=seed
     )
     for split in ("train", "validation"):
@@ -151,14 +153,14 @@ def test_labels_follow_the_images(tmp_path_factory: pytest.TempPathFactory, coun
 
 
 def test_a_class_of_one_image_cannot_be_split(tmp_path: Path) -> None:
-    """scikit-learn's sentence would not name the data set."""
+    """The message of scikit-learn is extended."""
     fill(tmp_path, {"a": 5, "b": 1})
     with pytest.raises(UserError, match="at least two images"):
-        data.prepare("folder", ".", path=str(tmp_path), train=None, validation=2, test=None, image_size=2, seed=0)
+        prepare("folder", ".", path=str(tmp_path), train=None, validation=2, test=None, image_size=2, seed=0)
 
 
 def test_a_large_tree_is_listed_again_only_if_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every job checks the config: a million files must not be listed a hundred times, nor a change be missed."""
+    """Every job checks the config, so an unchanged folder is not listed again and every change is noticed."""
     path, memory = fill(tmp_path / "set", {"train/a": 2, "train/b/deep": 2, "val/a": 1}), tmp_path / "memory"
     fill(tmp_path, {"elsewhere": 1})
     (path / "train" / "c").symlink_to(tmp_path / "elsewhere")
@@ -166,16 +168,16 @@ def test_a_large_tree_is_listed_again_only_if_it_changed(tmp_path: Path, monkeyp
     def found() -> tuple[dict[str, Any], int]:
         listed: list[str] = []
         with monkeypatch.context() as patch:
-            patch.setattr(folders, "scan", lambda *arguments: listed.append("") or scan(*arguments))
+            patch.setattr(image_folder, "scan", lambda *arguments: listed.append("") or scan(*arguments))
             find.cache_clear()
             return find(str(path), True, memory), len(listed)
 
     first, listed = found()
     assert listed == 1
-    assert not memory.exists()  # small
-    monkeypatch.setattr(folders, "WORTH_KEEPING", 1)
+    assert not memory.exists()  # the folder is small
+    monkeypatch.setattr(image_folder, "WORTH_KEEPING", 1)
     assert found() == (first, 1)
-    assert not memory.exists()  # too young
+    assert not memory.exists()  # the folder changed too recently
     places = [path, *path.rglob("*"), tmp_path / "elsewhere"]
     for place in places:
         os.utime(place, (1e9, 1e9))
@@ -194,11 +196,8 @@ def test_a_large_tree_is_listed_again_only_if_it_changed(tmp_path: Path, monkeyp
     assert found()[0] == again
 
 
-# --- config ---
-
-
 def with_folder(path: Path, /, **entry: Any) -> dict[str, Any]:
-    """The default config with a folder as its source."""
+    """Return the default config with an image folder as its source."""
     config = copy.deepcopy(DEFAULT)
     keys = {"train": None, "validation": 4, "test": None, "image_size": 8}
     config["datasets"]["mine"] = {"kind": "folder", "path": str(path), **keys, **entry}
@@ -208,14 +207,14 @@ def with_folder(path: Path, /, **entry: Any) -> dict[str, Any]:
 
 
 def test_a_folder_is_checked_before_any_job(tmp_path: Path) -> None:
-    """Its sizes count as those of published sets do."""
+    """Its sizes are used like those of published data sets."""
     path = fill(tmp_path, {"train/a": 8, "train/b": 8, "test/a": 2, "test/b": 2})
     loaded = cfg.load(with_folder(path))
-    assert cfg.split_sizes(loaded, "mine") == (12, 4, 4)
-    given_ = cfg.settings(loaded, "data", dataset="mine")
+    assert split_sizes(loaded, "mine") == (12, 4, 4)
+    given_ = settings_of(loaded, "data", dataset="mine")
     assert {k: v for k, v in given_["found"].items() if k != "names"} == {"train": 16, "test": 4, "classes": 2}
     assert (given_["channels"], given_["labelled"], given_["path"]) == (3, True, str(path))
-    assert cfg.split_sizes(cfg.load(with_folder(path, validation=0.25)), "mine") == (12, 4, 4)
+    assert split_sizes(cfg.load(with_folder(path, validation=0.25)), "mine") == (12, 4, 4)
     scored = with_folder(path)
     scored["probe"] |= {"downstream": ["mine"], "label_fractions": [0.5]}
     cfg.load(scored)
@@ -239,10 +238,10 @@ def test_a_folder_is_checked_before_any_job(tmp_path: Path) -> None:
         ({"a": 8}, {"kind": "mnist", "path": "x", "validation": 10}, "path belongs to kind folder, not to mnist"),
     ],
 )
-def test_each_mistake_with_a_folder_is_one_sentence(
+def test_each_wrong_entry_of_a_folder_is_refused_in_one_sentence(
     tmp_path: Path, tree: dict[str, int], entry: dict[str, Any], words: str
 ) -> None:
-    """Nothing is decoded for a config that cannot work."""
+    """The config check refuses it before any image is decoded."""
     downstream = entry.pop("downstream", False)
     config = with_folder(fill(tmp_path, tree), **entry)
     if downstream:
@@ -253,12 +252,12 @@ def test_each_mistake_with_a_folder_is_one_sentence(
 
 
 def test_a_folder_that_changes_is_decoded_again(tmp_path: Path) -> None:
-    """And one that changes between the check and the job is refused."""
+    """A folder that changes between the config check and the job is refused."""
     path = fill(tmp_path, {"a": 8})
-    before = cfg.settings(cfg.load(with_folder(path)), "data", dataset="mine")
+    before = settings_of(cfg.load(with_folder(path)), "data", dataset="mine")
     find.cache_clear()
     (path / "a" / "0.jpg").rename(path / "a" / "other.jpg")
-    after = cfg.settings(cfg.load(with_folder(path)), "data", dataset="mine")
+    after = settings_of(cfg.load(with_folder(path)), "data", dataset="mine")
     assert before != after
     with pytest.raises(UserError, match="changed while this ran"):
-        data.prepare(root=".", **before)
+        prepare(root=".", **before)

@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from configs import DEFAULT, ROOT, merged
+from configs import DEFAULT, EXPERIMENTS, ROOT, merged, settings_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from mkdt.config import loading as cfg
+from mkdt.config import plan, registry, sizes, slices
+from mkdt.config.files import with_base
 from mkdt.config.schema import reference
 from mkdt.errors import UserError
 from mkdt.jobs.lineage import REGISTRY, place_of
@@ -36,28 +38,34 @@ def test_the_default_is_valid_and_strings_become_what_they_mean() -> None:
     assert cfg.load(as_strings(DEFAULT)) == loaded
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*/*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [*EXPERIMENTS, *sorted((ROOT / "config/studies").glob("*.yaml"))], ids=lambda path: path.stem
+)
 def test_every_experiment_file_is_valid(path: Path) -> None:
     """A study that does not pass its own checks would waste its first user's time."""
+    default = DEFAULT
+    for file in with_base(path)[:-1]:
+        default = merged(default, yaml.safe_load(file.read_text()))
     study = yaml.safe_load(path.read_text())
     below = path.with_name(f"{path.stem.rsplit('_', 1)[0]}.yaml")  # fashion_rates.yaml is laid over fashion.yaml
-    default = merged(DEFAULT, yaml.safe_load(below.read_text())) if below.is_file() and below != path else DEFAULT
+    if below.is_file() and below != path:
+        default = merged(default, yaml.safe_load(below.read_text()))
     cfg.load(merged(default, study.get("base", study)))  # a study of many levels overrides its base
 
 
 def test_a_method_from_a_file_is_named_after_it() -> None:
     """The name goes into paths and tables: the file's stem, with or without a folder."""
-    assert cfg.method_name("file:sets/mine.safetensors") == cfg.method_name("file:mine.safetensors") == "file-mine"
-    assert cfg.method_name("mkdt") == "mkdt"
+    assert plan.method_name("file:sets/mine.safetensors") == plan.method_name("file:mine.safetensors") == "file-mine"
+    assert plan.method_name("mkdt") == "mkdt"
 
 
 def test_default_sizes() -> None:
     """Digits: 1,300 / 100 / 397, and one per cent of the images outside the test split is 14."""
     loaded = cfg.load(DEFAULT)
-    assert cfg.train_images(loaded, "digits") == 1300
-    assert cfg.budget_count(loaded, 0.01) == 14
-    assert cfg.budget_label(0.01) == "1pct"
-    assert cfg.budget_label(14) == "14img"
+    assert sizes.train_images(loaded, "digits") == 1300
+    assert sizes.budget_count(loaded, 0.01) == 14
+    assert sizes.budget_label(0.01) == "1pct"
+    assert sizes.budget_label(14) == "14img"
 
 
 @pytest.mark.parametrize(
@@ -178,10 +186,10 @@ def test_the_papers_downstream_sets_fit_with_its_label_fractions() -> None:
         "probe": {"selection": "cifar10", "downstream": list(PAPER), "label_fractions": [0.01, 0.05]},
     }
     loaded = cfg.load(merged(DEFAULT, over))
-    assert cfg.split_sizes(loaded, "cifar10") == (45_000, 5_000, 10_000)
-    assert cfg.split_sizes(loaded, "aircraft") == (6_667, 0, 3_333)
-    assert cfg.split_sizes(loaded, "flowers102") == (1_020, 1_020, 6_149)
-    assert cfg.budget_count(loaded, 0.02) == 1000
+    assert sizes.split_sizes(loaded, "cifar10") == (45_000, 5_000, 10_000)
+    assert sizes.split_sizes(loaded, "aircraft") == (6_667, 0, 3_333)
+    assert sizes.split_sizes(loaded, "flowers102") == (1_020, 1_020, 6_149)
+    assert sizes.budget_count(loaded, 0.02) == 1000
     for name, change, words in (
         ("cub200", {"image_size": None}, "datasets.cub200.image_size must be a number"),
         ("cifar10", {"validation": 0}, "neither source nor probe.selection"),
@@ -197,8 +205,8 @@ def test_splits_may_be_fractions_and_an_unlabelled_source_needs_no_test_split() 
     """A fraction counts the published training images; the stage is given numbers."""
     entry = {"kind": "stl10_unlabeled", "train": 0.5, "validation": 0.01, "test": None, "image_size": 32}
     loaded = cfg.load(merged(DEFAULT, {"datasets": {"stl": entry}, "source": "stl"}))
-    assert cfg.split_sizes(loaded, "stl") == (50_000, 1_000, 0)
-    given = cfg.settings(loaded, "data", dataset="stl")
+    assert sizes.split_sizes(loaded, "stl") == (50_000, 1_000, 0)
+    given = settings_of(loaded, "data", dataset="stl")
     assert (given["train"], given["validation"], given["test"]) == (50_000, 1_000, None)
 
 
@@ -217,9 +225,9 @@ def test_a_slice_holds_only_what_its_stage_needs() -> None:
         )
     )
     for stage in ("teacher", "targets", "experts"):
-        assert cfg.settings(loaded, stage) == cfg.settings(changed, stage)
-    assert cfg.settings(loaded, "data", dataset="digits") == cfg.settings(changed, "data", dataset="digits")
-    assert cfg.settings(loaded, "distill") != cfg.settings(changed, "distill")
+        assert settings_of(loaded, stage) == settings_of(changed, stage)
+    assert settings_of(loaded, "data", dataset="digits") == settings_of(changed, "data", dataset="digits")
+    assert settings_of(loaded, "distill") != settings_of(changed, "distill")
 
 
 @pytest.mark.parametrize(
@@ -232,9 +240,9 @@ def test_a_slice_holds_only_what_its_stage_needs() -> None:
 )
 def test_a_teacher_depends_on_the_options_of_its_own_loss_alone(method: str, options: set[str]) -> None:
     """A new temperature must not retrain a Barlow Twins teacher."""
-    slice_ = cfg.settings(cfg.load(merged(DEFAULT, {"teacher": {"method": method}})), "teacher")
+    slice_ = settings_of(cfg.load(merged(DEFAULT, {"teacher": {"method": method}})), "teacher")
     assert set(slice_["loss"]) == options
-    assert not {option for group in cfg.LOSS_OPTIONS.values() for option in group} & set(slice_)
+    assert not {option for group in slices.LOSS_OPTIONS.values() for option in group} & set(slice_)
 
 
 def test_with_a_checkpoint_no_other_key_of_the_teacher_counts(tmp_path: Path) -> None:
@@ -243,17 +251,17 @@ def test_with_a_checkpoint_no_other_key_of_the_teacher_counts(tmp_path: Path) ->
     file.touch()
     brought = {"teacher": {"checkpoint": {"file": str(file)}, "warmup_epochs": 999, "lr": 7}}
     loaded = cfg.load(merged(DEFAULT, brought))
-    assert cfg.teacher_origin(loaded) == "checkpoint"
-    slice_ = cfg.settings(loaded, "teacher")
+    assert plan.teacher_origin(loaded) == "checkpoint"
+    slice_ = settings_of(loaded, "teacher")
     assert set(slice_) == {"seed", "checkpoint"}
     assert "file" not in slice_["checkpoint"]  # where it lies does not matter, what it holds is in the header
-    assert cfg.settings(loaded, "targets") == cfg.settings(cfg.load(DEFAULT), "targets") == {"seed": 0}
+    assert settings_of(loaded, "targets") == settings_of(cfg.load(DEFAULT), "targets") == {"seed": 0}
     # But one name for two files is two teachers.
-    cfg.register(loaded, tmp_path, loaded)
+    registry.register(loaded, tmp_path, loaded)
     (tmp_path / "other.pt").touch()
     brought["teacher"]["checkpoint"]["file"] = str(tmp_path / "other.pt")
     with pytest.raises(UserError, match=r"results/digits/vicreg.*file: "):
-        cfg.check_names(cfg.load(merged(DEFAULT, brought | {"experiment": "other"})), tmp_path)
+        registry.check_names(cfg.load(merged(DEFAULT, brought | {"experiment": "other"})), tmp_path)
 
 
 def test_targets_from_a_file_need_no_teacher(tmp_path: Path) -> None:
@@ -261,9 +269,9 @@ def test_targets_from_a_file_need_no_teacher(tmp_path: Path) -> None:
     file = tmp_path / "targets.npy"
     file.touch()
     loaded = cfg.load(merged(DEFAULT, {"targets": {"file": str(file)}, "teacher": {"warmup_epochs": 999}}))
-    assert cfg.teacher_origin(loaded) == "file"
-    assert cfg.settings(loaded, "targets") == {"seed": 0, "published": 1797}
-    assert cfg.names(loaded)["digits/vicreg"] == {"seed": 0, "published": 1797, "file": str(file)}
+    assert plan.teacher_origin(loaded) == "file"
+    assert settings_of(loaded, "targets") == {"seed": 0, "published": 1797}
+    assert registry.names(loaded)["digits/vicreg"] == {"seed": 0, "published": 1797, "file": str(file)}
 
 
 def test_the_subset_of_one_method_does_not_depend_on_the_options_of_another() -> None:
@@ -271,7 +279,7 @@ def test_the_subset_of_one_method_does_not_depend_on_the_options_of_another() ->
     loaded = cfg.load(DEFAULT)
     changed = cfg.load(merged(DEFAULT, {"sas": {"views": 3}, "teacher": {"augment": {"noise": 0.2}}}))
     for method, same in (("random", True), ("high_loss", True), ("kmeans", True), ("sas", False)):
-        slices = [cfg.settings(config, "subset", method=method, budget="1pct") for config in (loaded, changed)]
+        slices = [settings_of(config, "subset", method=method, budget="1pct") for config in (loaded, changed)]
         assert (slices[0] == slices[1]) == same
 
 
@@ -280,25 +288,25 @@ def test_a_name_decides_where_distillation_starts_and_else_the_key(init: str) ->
     """`mkdt` and `mtt_ssl` follow `distill.init`, `krr_st` its own key; each of them has a method with the start in its name."""
     other = "kmeans" if init == "random" else "random"
     loaded = cfg.load(merged(DEFAULT, {"distill": {"init": init}, "krr_st": {"init": other}}))
-    assert [cfg.initial_method(loaded, method) for method in ("mkdt", "mtt_ssl", "krr_st")] == [init, init, other]
-    assert cfg.initial_method(loaded, f"mkdt_{init}") == init
-    assert cfg.initial_method(loaded, f"mkdt_{other}") == other
+    assert [plan.initial_method(loaded, method) for method in ("mkdt", "mtt_ssl", "krr_st")] == [init, init, other]
+    assert plan.initial_method(loaded, f"mkdt_{init}") == init
+    assert plan.initial_method(loaded, f"mkdt_{other}") == other
 
 
 def test_leftovers_of_another_architecture_do_not_count() -> None:
     """An experiment that switches to resnet18 inherits blocks and width from the default; they mean nothing there."""
     loaded = cfg.load(merged(DEFAULT, {"teacher": {"backbone": {"architecture": "resnet18"}}}))
-    assert cfg.settings(loaded, "teacher")["backbone"] == {"architecture": "resnet18"}
+    assert settings_of(loaded, "teacher")["backbone"] == {"architecture": "resnet18"}
 
 
 def test_names_are_checked_across_experiments(tmp_path: Path) -> None:
     """One name with two settings is refused with the difference; equal settings and the own old ones are not."""
-    cfg.register(cfg.load(DEFAULT), tmp_path, DEFAULT)
+    registry.register(cfg.load(DEFAULT), tmp_path, DEFAULT)
     other = merged(DEFAULT, {"experiment": "other", "teacher": {"lr": 0.5}})
     with pytest.raises(UserError, match=r"results/digits/vicreg.*digits_1pct.*lr: 0.002 -> 0.5"):
-        cfg.check_names(cfg.load(other), tmp_path)
-    cfg.check_names(cfg.load(merged(DEFAULT, {"experiment": "other", "budgets": [0.05]})), tmp_path)
-    cfg.check_names(cfg.load(merged(DEFAULT, {"teacher": {"lr": 0.5}})), tmp_path)
+        registry.check_names(cfg.load(other), tmp_path)
+    registry.check_names(cfg.load(merged(DEFAULT, {"experiment": "other", "budgets": [0.05]})), tmp_path)
+    registry.check_names(cfg.load(merged(DEFAULT, {"teacher": {"lr": 0.5}})), tmp_path)
 
 
 def test_the_reference_page_is_current() -> None:
@@ -326,7 +334,7 @@ def test_any_value_anywhere_is_taken_or_explained(key: str, inner: int, value: A
 def test_no_password_is_noted_with_the_config(tmp_path: Path) -> None:
     """The address of the tracking server stays out of results/."""
     given = merged(DEFAULT, {"tracking": {"uri": "https://me:secret@server"}})
-    cfg.register(cfg.load(given), tmp_path, given)
+    registry.register(cfg.load(given), tmp_path, given)
     assert len(files := list(tmp_path.iterdir())) == 2
     assert not any("secret" in file.read_text() for file in files)
 
@@ -337,7 +345,7 @@ def test_a_damaged_note_of_another_experiment_is_named(tmp_path: Path) -> None:
     for text in ('{"digits": {', "[1]", "\xff"):
         (tmp_path / "other.json").write_text(text, encoding="latin-1")
         with pytest.raises(UserError, match=r"other\.json is damaged .*: delete it"):
-            cfg.check_names(config, tmp_path)
+            registry.check_names(config, tmp_path)
     (tmp_path / REGISTRY).mkdir()
     (tmp_path / "other.json").rename(tmp_path / REGISTRY / "other.json")
     place = place_of(tmp_path / "digits/data.safetensors")
@@ -352,7 +360,7 @@ def test_results_must_be_a_folder(tmp_path: Path, link: bool) -> None:
     results = tmp_path / "results"
     results.symlink_to("nowhere") if link else results.write_text("")
     with pytest.raises(UserError, match=r"results is a file, or a link to nothing"):
-        cfg.check_names(cfg.load(DEFAULT), results / ".experiments")
+        registry.check_names(cfg.load(DEFAULT), results / ".experiments")
 
 
 def test_a_set_that_is_brought_is_looked_at_before_any_job(tmp_path: Path) -> None:

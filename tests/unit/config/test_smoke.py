@@ -6,22 +6,24 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from configs import DEFAULT, ROOT, merged
+from configs import DEFAULT, EXPERIMENTS, merged
 from safetensors.torch import save_file
 
 from mkdt.config import loading as cfg
+from mkdt.config import plan, registry, sizes
+from mkdt.config.files import with_base
 from mkdt.config.schema import flat
-
-FILES = sorted((ROOT / "config/experiments").glob("*.yaml"))
 
 
 def loaded(file: Path | None, scale: str, over: dict[str, Any] | None = None) -> cfg.Config:
     """An experiment (None: the default) at one scale."""
-    study = yaml.safe_load(file.read_text()) if file else {}
-    return cfg.load(merged(merged(DEFAULT, study), {"scale": scale} | (over or {})))
+    config = DEFAULT
+    for part in with_base(file) if file else []:
+        config = merged(config, yaml.safe_load(part.read_text()))
+    return cfg.load(merged(config, {"scale": scale} | (over or {})))
 
 
-@pytest.mark.parametrize("file", [None, *FILES], ids=lambda file: file.stem if file else "default")
+@pytest.mark.parametrize("file", [None, *EXPERIMENTS], ids=lambda file: file.stem if file else "default")
 def test_structure_stays_and_sizes_shrink(file: Path | None) -> None:
     """The same switches; no number is larger, but for the shares of few images."""
     full, smoke = loaded(file, "full"), loaded(file, "smoke")
@@ -39,20 +41,20 @@ def test_structure_stays_and_sizes_shrink(file: Path | None) -> None:
         elif key.rsplit(".")[-1] not in {"experiment", "scale", "source", "selection"}:
             assert small[key] == value, key
     assert len(smoke["budgets"]) == len(full["budgets"])
-    for name in cfg.used_datasets(smoke):
-        assert max(cfg.split_sizes(smoke, name)) <= 200
-        assert cfg.image_size(smoke, name) <= 16
+    for name in plan.used_datasets(smoke):
+        assert max(sizes.split_sizes(smoke, name)) <= 200
+        assert sizes.image_shape(smoke, name)[1] <= 16
 
 
 def test_all_experiments_share_one_results_folder_at_both_scales(tmp_path: Path) -> None:
     """Equal names mean equal files; no name of one scale is a name of the other."""
     names: dict[str, set[str]] = {}
     for scale in ("full", "smoke"):
-        for file in FILES:
+        for file in EXPERIMENTS:
             config = loaded(file, scale)
-            cfg.check_names(config, tmp_path)
-            cfg.register(config, tmp_path, config)
-            names.setdefault(scale, set()).update({config["experiment"], *cfg.used_datasets(config)})
+            registry.check_names(config, tmp_path)
+            registry.register(config, tmp_path, config)
+            names.setdefault(scale, set()).update({config["experiment"], *plan.used_datasets(config)})
     assert not names["full"] & names["smoke"]
 
 
@@ -61,16 +63,19 @@ def test_what_becomes_equal_is_one_and_a_brought_set_keeps_its_size(tmp_path: Pa
     smoke = loaded(None, "smoke", {"budgets": [16, 17, 0.001], "probe": {"label_fractions": [0.2, 0.5, 0.01]}})
     assert smoke["budgets"] == [4, 0.01]
     assert smoke["probe"]["label_fractions"] == [1.0, 0.1]
-    assert cfg.image_size(smoke, "digits_smoke") == 8
+    assert sizes.image_shape(smoke, "digits_smoke")[1] == 8
     entry = {"kind": "cifar10", "train": None, "validation": 5000, "test": None, "image_size": None}
     over = {"datasets": {"cifar": entry}, "source": "cifar"}
-    assert cfg.image_size(loaded(None, "smoke", over), "cifar_smoke") == 8
+    assert sizes.image_shape(loaded(None, "smoke", over), "cifar_smoke")[1] == 8
     # A batch that its processes can share.
     assert loaded(None, "smoke", {"teacher": {"batch": 256, "devices": 32}})["teacher"]["batch"] == 32
     # A set that somebody else distilled has the source's full size.
     theirs = tmp_path / "theirs.safetensors"
     save_file({"images": torch.zeros(2, 3, 32, 32)}, theirs)
-    assert cfg.image_size(loaded(None, "smoke", over | {"methods": ["random", f"file:{theirs}"]}), "cifar_smoke") == 32
+    assert (
+        sizes.image_shape(loaded(None, "smoke", over | {"methods": ["random", f"file:{theirs}"]}), "cifar_smoke")[1]
+        == 32
+    )
     # So does a network that halves its images five times.
     vgg = {"students": {"vgg": {"architecture": "vgg11"}}, "pretrain": {"students": ["vgg"]}}
-    assert cfg.image_size(loaded(None, "smoke", over | vgg), "cifar_smoke") == 32
+    assert sizes.image_shape(loaded(None, "smoke", over | vgg), "cifar_smoke")[1] == 32

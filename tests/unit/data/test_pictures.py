@@ -1,4 +1,4 @@
-"""One rule for pictures of any mode, format and size; resumption, bad files, and independence of workers."""
+"""Decoding picture files of any mode, format and size; resuming, unreadable files, number of threads."""
 
 import io
 import logging
@@ -15,23 +15,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mkdt.data import pixels
-from mkdt.data import preparation as data
-from mkdt.data import pictures as images
+from mkdt.data import pictures
+from mkdt.data.pixels import adapt
+from mkdt.data.preparation import prepare
 from mkdt.errors import UserError
 
 STREAM = np.random.default_rng(0)
 
 
 def encoded(picture: Image.Image, file_format: str = "PNG", **options: Any) -> bytes:
-    """A picture as a file."""
+    """Encode a picture as the bytes of a file."""
     buffer = io.BytesIO()
     picture.save(buffer, file_format, **options)
     return buffer.getvalue()
 
 
 def flat(mode: str, colour: Any, width: int = 12, height: int = 8) -> Image.Image:
-    """A picture of one colour."""
+    """Make a picture of one colour."""
     return Image.new(mode, (width, height), colour)
 
 
@@ -63,27 +63,27 @@ SIXTEEN = Image.fromarray(np.full((8, 12), 200 * 257, np.uint16))
     ],
 )
 def test_any_mode_becomes_eight_bit_colour_or_grey(content: bytes, expected: tuple[int, int, int]) -> None:
-    """Flat colours, so that only the conversion counts; clear pixels are white."""
-    colour = images.decode(content, 3, 6)
+    """Pictures of one colour show the conversion alone; transparent pixels are white."""
+    colour = pictures.decode(content, 3, 6)
     assert colour.shape == (3, 6, 6)
     assert colour.dtype == np.uint8
     assert np.abs(colour.astype(int) - np.array(expected)[:, None, None]).max() <= 2
-    grey = images.decode(content, 1, 6)
+    grey = pictures.decode(content, 1, 6)
     luma = round(np.dot(expected, (0.299, 0.587, 0.114)))
     assert np.abs(grey.astype(int) - luma).max() <= 2
 
 
-def test_luma_is_that_of_adapt() -> None:
-    """A colour folder decoded to grey and a colour set adapted to a grey source must not differ."""
-    pixels = STREAM.integers(0, 256, (8, 8, 3), np.uint8)
-    decoded = images.decode(encoded(Image.fromarray(pixels)), 1, 8)
-    adapted = pixels.adapt(torch.from_numpy(pixels).permute(2, 0, 1)[None], 1, 8)[0]
+def test_grey_is_the_luma_that_adapt_computes() -> None:
+    """A colour folder decoded to grey equals a colour data set adapted to a grey source."""
+    colour = STREAM.integers(0, 256, (8, 8, 3), np.uint8)
+    decoded = pictures.decode(encoded(Image.fromarray(colour)), 1, 8)
+    adapted = adapt(torch.from_numpy(colour).permute(2, 0, 1)[None], 1, 8)[0]
     assert np.abs(decoded.astype(int) - adapted.numpy().astype(int)).max() <= 1
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_turns_a_picture_upright(orientation: int) -> None:
-    """Phones store pictures on their side."""
+    """Phones store pictures rotated and note it in EXIF."""
     pixels = STREAM.integers(0, 256, (4, 4, 3), np.uint8)
     turns: dict[int, Callable[[np.ndarray], np.ndarray]] = {
         1: lambda a: a,
@@ -98,25 +98,25 @@ def test_exif_turns_a_picture_upright(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     stored = Image.fromarray(np.ascontiguousarray(turns[orientation](pixels)))
-    decoded = images.decode(encoded(stored, exif=exif), 3, 4)
+    decoded = pictures.decode(encoded(stored, exif=exif), 3, 4)
     assert np.array_equal(decoded.transpose(1, 2, 0), pixels)
 
 
 @given(height=st.integers(1, 60), width=st.integers(1, 60), size=st.integers(1, 40), channels=st.sampled_from([1, 3]))
-def test_every_size_becomes_the_square(height: int, width: int, size: int, channels: int) -> None:
-    """The whole picture is kept: its mean stays about the same, whatever the ratio."""
+def test_every_size_is_resized_to_a_square(height: int, width: int, size: int, channels: int) -> None:
+    """The whole picture is kept: its mean stays about the same at any aspect ratio."""
     pixels = np.linspace(0, 255, width * 3 * height).reshape(height, width, 3).astype(np.uint8)
-    decoded = images.decode(encoded(Image.fromarray(pixels)), channels, size)
+    decoded = pictures.decode(encoded(Image.fromarray(pixels)), channels, size)
     assert decoded.shape == (channels, size, size)
     if size > 1 and min(height, width) > size:
         assert abs(decoded.mean() - pixels.mean()) < 12
 
 
 def test_large_jpegs_are_reduced_without_a_visible_difference() -> None:
-    """Decoding at a lower scale is a short cut, not another picture."""
+    """Decoding at a reduced scale is close to resizing the whole picture."""
     ramp = np.linspace(0, 255, 640)[None, :, None] * np.linspace(0.2, 1, 480)[:, None, None] * np.ones(3)
     picture = Image.fromarray(ramp.astype(np.uint8))
-    fast = images.decode(encoded(picture, "JPEG", quality=95), 3, 32).astype(int)
+    fast = pictures.decode(encoded(picture, "JPEG", quality=95), 3, 32).astype(int)
     full = np.asarray(picture.resize((32, 32), Image.Resampling.BILINEAR)).transpose(2, 0, 1).astype(int)
     assert np.abs(fast - full).max() <= 3
 
@@ -134,18 +134,15 @@ def test_large_jpegs_are_reduced_without_a_visible_difference() -> None:
     ],
     ids=["empty", "text", "cut JPEG", "cut PNG", "float", "32 bit", "bomb"],
 )
-def test_what_cannot_be_decoded_raises(content: bytes) -> None:
-    """Never a half picture."""
+def test_a_file_that_cannot_be_decoded_raises(content: bytes) -> None:
+    """Part of a picture is never returned."""
     with pytest.raises(Exception, match=r"."):
-        images.decode(content, 3, 8)
-
-
-# --- many ---
+        pictures.decode(content, 3, 8)
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An unlabelled folder of 30 noisy pictures of several sizes."""
+    """Make an unlabelled folder of 30 random pictures of different sizes."""
     path = tmp_path / "pictures"
     path.mkdir()
     for k in range(30):
@@ -156,23 +153,23 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several chunks for a few pictures."""
-    monkeypatch.setattr(images, "CHUNK", 7)
+    """Make several chunks of a few pictures."""
+    monkeypatch.setattr(pictures, "CHUNK", 7)
 
 
 def prepared(folder: Path, **changes: Any) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The folder at 8x8, five images held out."""
+    """Prepare the folder at 8x8 with five validation images."""
     arguments: dict[str, Any] = {"train": None, "validation": 5, "test": None, "image_size": 8, "seed": 0}
-    return data.prepare("folder", ".", path=str(folder), **arguments | changes)
+    return prepare("folder", ".", path=str(folder), **arguments | changes)
 
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    """The same tensors under the same names."""
+    """Compare names and tensors."""
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_workers_and_memory_map_change_nothing(folder: Path, tmp_path: Path) -> None:
-    """Equal runs give equal bytes, on any number of cores."""
+def test_threads_and_memory_map_do_not_change_the_result(folder: Path, tmp_path: Path) -> None:
+    """Equal runs give equal bytes on any number of cores."""
     first, _ = prepared(folder)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -185,14 +182,14 @@ def test_workers_and_memory_map_change_nothing(folder: Path, tmp_path: Path) -> 
 
 
 class Killed(Exception):
-    """What stands for a signal."""
+    """Stands for a signal that kills the job."""
 
 
 class Job:
-    """The part of a stage that decoding sees; it can be killed after some chunks.
+    """The part of a stage that decoding uses; it can be killed after some chunks.
 
     Attributes:
-        state: what the last resume point holds.
+        state: the state of the last resume point.
         reports: number of decoded files at each report.
     """
 
@@ -211,66 +208,66 @@ class Job:
         if self.chunks is not None and len(self.reports) >= self.chunks:
             raise Killed
 
-    def progress(self) -> images.Progress:
-        return images.Progress(
+    def callbacks(self) -> pictures.Callbacks:
+        return pictures.Callbacks(
             lambda total, unit, done: setattr(self, "expected", (total, unit, done)),
-            lambda step, values: self.reports.append(step),
+            lambda step, values, pictures=None: self.reports.append(step),
             self.checkpoint,
         )
 
 
 @pytest.mark.counts("kills survived")
 @pytest.mark.parametrize("chunks", [1, 3, 5])
-def test_a_killed_job_goes_on_and_ends_with_the_same_bytes(folder: Path, tmp_path: Path, chunks: int) -> None:
-    """What was decoded before is not read again."""
+def test_a_killed_job_resumes_and_gives_the_same_bytes(folder: Path, tmp_path: Path, chunks: int) -> None:
+    """Files decoded before the interruption are not read again."""
     whole, _ = prepared(folder)
     job = Job(tmp_path / "scratch", chunks)
     with pytest.raises(Killed):
-        prepared(folder, resume=job.resume, progress=job.progress(), threads=2)
+        prepared(folder, resume=job.resume, callbacks=job.callbacks(), threads=2)
     for path in sorted(folder.iterdir())[: 7 * chunks]:
         path.write_bytes(b"would fail if it were read again")
     job.chunks = None
-    tensors, _ = prepared(folder, resume=job.resume, progress=job.progress())
+    tensors, _ = prepared(folder, resume=job.resume, callbacks=job.callbacks())
     assert equal(whole, tensors)
     assert job.expected == (5, "chunk", min(chunks, 5) if chunks < 5 else 4)
     assert job.reports == [7, 14, 21, 28, 30]
 
 
-def test_a_state_without_its_pixels_starts_anew(folder: Path, tmp_path: Path) -> None:
-    """Somebody cleaned up, or another size is asked for."""
+def test_a_state_without_its_pixels_starts_again(folder: Path, tmp_path: Path) -> None:
+    """The file of decoded pixels may be deleted, or another size be requested."""
     job = Job(tmp_path / "scratch", 3)
     with pytest.raises(Killed):
-        prepared(folder, resume=job.resume, progress=job.progress())
+        prepared(folder, resume=job.resume, callbacks=job.callbacks())
     (job.folder / "pixels.u8").unlink()
     job.chunks, job.reports = None, []
-    assert equal(prepared(folder)[0], prepared(folder, resume=job.resume, progress=job.progress())[0])
+    assert equal(prepared(folder)[0], prepared(folder, resume=job.resume, callbacks=job.callbacks())[0])
     assert job.reports[0] == 7
 
 
-def test_a_state_of_other_files_starts_anew(folder: Path, tmp_path: Path) -> None:
-    """A renamed file moves the rows behind it."""
+def test_a_state_of_other_files_starts_again(folder: Path, tmp_path: Path) -> None:
+    """A renamed file shifts the rows after it."""
     job = Job(tmp_path / "scratch", 3)
     with pytest.raises(Killed):
-        prepared(folder, resume=job.resume, progress=job.progress())
+        prepared(folder, resume=job.resume, callbacks=job.callbacks())
     (folder / "00.png").rename(folder / "zz.png")
     job.chunks, job.reports = None, []
-    assert equal(prepared(folder)[0], prepared(folder, resume=job.resume, progress=job.progress())[0])
+    assert equal(prepared(folder)[0], prepared(folder, resume=job.resume, callbacks=job.callbacks())[0])
     assert job.reports[0] == 7
 
 
-def test_bad_files_are_named_all_at_once(
+def test_all_unreadable_files_are_named_at_once(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first run finds every one; repaired, the next one reads only them and goes on."""
+    """After they are repaired, the next run reads only them."""
     whole, _ = prepared(folder)
     bad = ["03.png", "17.png", "29.png"]
     contents = {name: (folder / name).read_bytes() for name in bad}
     for name in bad:
         (folder / name).write_bytes(contents[name][:60])
     job = Job(tmp_path / "scratch")
-    monkeypatch.setattr(images, "LISTED", 2)
+    monkeypatch.setattr(pictures, "LISTED", 2)
     with caplog.at_level(logging.WARNING), pytest.raises(UserError) as caught:
-        prepared(folder, resume=job.resume, progress=job.progress())
+        prepared(folder, resume=job.resume, callbacks=job.callbacks())
     message = str(caught.value)
     assert "3 of 30 images" in message
     assert "03.png" in message
@@ -281,12 +278,12 @@ def test_bad_files_are_named_all_at_once(
     for name in bad:
         (folder / name).write_bytes(contents[name])
     job.reports = []
-    assert equal(whole, prepared(folder, resume=job.resume, progress=job.progress())[0])
+    assert equal(whole, prepared(folder, resume=job.resume, callbacks=job.callbacks())[0])
     assert job.reports == []
 
 
-def test_what_is_no_file_is_named_and_not_waited_for(folder: Path) -> None:
-    """A link to nothing, a named pipe, and a file that cannot be a picture."""
+def test_links_to_nothing_pipes_and_huge_files_are_named(folder: Path) -> None:
+    """Reading them would fail, block, or exhaust the memory."""
     os.mkfifo(folder / "pipe.jpg")
     (folder / "link.jpg").symlink_to("nowhere")
     (folder / "huge.jpg").touch()
@@ -296,8 +293,8 @@ def test_what_is_no_file_is_named_and_not_waited_for(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("mapped", [True, False])
-def test_bad_files_may_be_skipped_and_are_recorded(folder: Path, tmp_path: Path, mapped: bool) -> None:
-    """The other images keep their split, their order and their row numbers."""
+def test_unreadable_files_can_be_skipped_and_are_recorded(folder: Path, tmp_path: Path, mapped: bool) -> None:
+    """The other images keep their split, order and row numbers."""
     whole, _ = prepared(folder)
     gone = [int(whole["train_index"][k]) for k in (0, 10)] + [int(whole["validation_index"][-1])]
     for row in gone:
@@ -309,20 +306,20 @@ def test_bad_files_may_be_skipped_and_are_recorded(folder: Path, tmp_path: Path,
         kept = torch.tensor([int(row) not in gone for row in whole[f"{split}_index"]])
         assert torch.equal(tensors[f"{split}_index"], whole[f"{split}_index"][kept])
         assert torch.equal(tensors[f"{split}_images"], whole[f"{split}_images"][kept])
-    pixels = tensors["train_images"].double() / 255
-    torch.testing.assert_close(tensors["mean"].double(), pixels.mean((0, 2, 3)), rtol=1e-6, atol=0)
+    values = tensors["train_images"].double() / 255
+    torch.testing.assert_close(tensors["mean"].double(), values.mean((0, 2, 3)), rtol=1e-6, atol=0)
 
 
 def test_a_split_without_a_readable_image_ends_the_job(folder: Path) -> None:
-    """Skipping everything is no data set."""
+    """A data set cannot be empty, even if files may be skipped."""
     for path in folder.iterdir():
         path.write_bytes(b"damaged")
     with pytest.raises(UserError, match="no image of the"):
         prepared(folder, on_error="skip")
 
 
-def test_no_room_is_said_before_decoding(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Writing a memory map on a full disk would end the process without a word."""
+def test_a_full_disk_is_reported_before_decoding(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writing to a memory map on a full disk would kill the process without a message."""
 
     def full(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
@@ -330,5 +327,5 @@ def test_no_room_is_said_before_decoding(folder: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr("os.posix_fallocate", full)
     job = Job(tmp_path / "scratch")
     with pytest.raises(UserError, match=r"no room for 0\.0 GB"):
-        prepared(folder, resume=job.resume, progress=job.progress())
+        prepared(folder, resume=job.resume, callbacks=job.callbacks())
     assert list(job.folder.iterdir()) == []

@@ -1,19 +1,22 @@
-"""Fine-tuning: it moves all weights of a copy, is seeded, and learns what a frozen probe cannot."""
+"""Fine-tuning: all weights of a copy move, the seed decides the result, non-finite predictions count as errors."""
 
 import copy
 from typing import Any
 
+import pytest
 import torch
-from torch import nn
+from labelled_images import labelled
+from torch import Tensor, nn
 
-from mkdt.evaluate.fine_tuning import finetune
+from mkdt.evaluate.fine_tuning import finetune, score_finetuned
+from mkdt.evaluate.labels import all_draws
 from mkdt.networks.backbones import build_backbone
 
 RECIPE = {"steps": 60, "batch": 8, "weight_decay": 0.0}
 
 
 def test_finetuning_trains_the_backbone_and_leaves_the_given_one(batch_norm_spec: dict[str, Any]) -> None:
-    """All weights move, in a copy, and the same way in every run."""
+    """All weights of the copy move, and to the same values in every run."""
     torch.manual_seed(0)
     backbone = build_backbone(batch_norm_spec, 1, 8)
     before = copy.deepcopy(backbone.state_dict())
@@ -32,7 +35,24 @@ def test_finetuning_trains_the_backbone_and_leaves_the_given_one(batch_norm_spec
 
 
 def test_a_network_without_weights_gets_a_head() -> None:
-    """The width is what the backbone gives, whatever it is."""
+    """The head takes its width from the features of the backbone."""
     images, labels = torch.eye(4).reshape(4, 1, 2, 2).repeat(3, 1, 1, 1), torch.arange(12) % 4
     network = finetune(nn.Flatten(), images, labels, 4, 1.0, RECIPE, seed=0)
     assert torch.equal(network(images).argmax(1), labels)
+
+
+def test_a_network_that_diverged_in_fine_tuning_scores_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    """argmax of NaN is class 0: the share of that class must not become the accuracy."""
+
+    class Broken(nn.Module):
+        """Gives logits that are not finite."""
+
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.full((len(images), 2), float("nan"))
+
+    monkeypatch.setattr("mkdt.evaluate.fine_tuning.finetune", lambda *args: Broken())
+    data = labelled()
+    drawn = all_draws(data, [0.1, 0.5], 2, 0)
+    rows = score_finetuned(nn.Flatten(), data, "test", drawn, 1e6, {}, 0, torch.device("cpu"))
+    assert len(rows) == 4
+    assert [row["accuracy"] for row in rows] == [0.0] * len(rows)

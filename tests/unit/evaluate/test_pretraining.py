@@ -1,4 +1,4 @@
-"""Pre-training on a set, alone and as a grid."""
+"""Pre-training on a set, at one point and over a grid."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from mkdt import artifacts
 from mkdt.distill.synthetic_set import SyntheticSet
 from mkdt.errors import UserError
-from mkdt.evaluate.pretraining import grid as pretraining_grid
-from mkdt.evaluate.pretraining import pretrain, pretrain_grid, snapshots
+from mkdt.evaluate.pretraining import grid_points, pretrain, pretrain_grid, snapshots
 from mkdt.networks.flat import flatten, flatten_state, load_state
 from mkdt.networks.students import build_student
 
@@ -23,12 +22,12 @@ MakeSet = Callable[..., SyntheticSet]
 
 
 def grid(source: Source, spec: dict[str, Any], seed: int = 0, **options: Any) -> dict[str, Tensor]:
-    """The grid of this file."""
+    """Pre-train over the rates and steps of this file."""
     return pretrain_grid(*source, spec, TRAINING, **({"rates": RATES, "steps": STEPS, "seed": seed} | options))
 
 
 def test_seeds_reach_pretraining_and_the_global_generators_do_not(make_set: MakeSet, spec: dict[str, Any]) -> None:
-    """Fault of the public code: the clock reseeded torch, so seeds decided nothing."""
+    """The public code has this fault: the clock reseeded torch, so seeds had no effect."""
     weights = []
     for seed, noise in ((0, 1), (0, 2), (1, 1)):
         torch.manual_seed(noise)
@@ -40,7 +39,7 @@ def test_seeds_reach_pretraining_and_the_global_generators_do_not(make_set: Make
 def test_the_seed_decides_the_order_of_images_too(
     source: Source, spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two seeds that start from equal weights must still see the images in another order."""
+    """With equal initial weights, two seeds still give different orders of images."""
     common = build_student(spec, 1, 8, 3, 0, "common").state_dict()
 
     def same_start(*args: Any) -> nn.Module:
@@ -58,7 +57,7 @@ def test_the_seed_decides_the_order_of_images_too(
 def test_a_snapshot_at_k_steps_is_a_pretraining_of_k_steps(
     source: Source, make_set: MakeSet, spec: dict[str, Any], norm: str
 ) -> None:
-    """Fewer steps are a snapshot of the same run; the table must say what `mkdt.pretrain` gives."""
+    """The table must have what `mkdt.pretrain` gives."""
     spec = spec | {"norm": norm}
     made = grid(source, spec)
     assert bool(made["valid"].all())
@@ -73,7 +72,7 @@ def test_a_snapshot_at_k_steps_is_a_pretraining_of_k_steps(
 
 
 def test_without_a_rate_the_learned_step_size_is_used(make_set: MakeSet, spec: dict[str, Any]) -> None:
-    """Fault of the public code: a step size of 0.1 whatever was learned."""
+    """The public code has this fault: a step size of 0.1, not the learned one."""
     learned = flatten(pretrain(make_set(6, step_size=0.03), spec, steps=3))
     assert torch.equal(
         learned, flatten(pretrain(make_set(6, step_size=0.5), spec, steps=3, rate=float(torch.tensor(0.03))))
@@ -82,7 +81,7 @@ def test_without_a_rate_the_learned_step_size_is_used(make_set: MakeSet, spec: d
 
 
 def test_every_set_and_rate_starts_from_the_same_student(source: Source, spec: dict[str, Any]) -> None:
-    """Methods are compared on equal students: the initial weights may depend on the seed only."""
+    """Methods are compared on equal students: the initial weights depend on the seed only."""
     images, targets = source
     initial = grid(source, spec)["snapshots"][:, 0]
     other = pretrain_grid(
@@ -93,7 +92,7 @@ def test_every_set_and_rate_starts_from_the_same_student(source: Source, spec: d
 
 
 def test_more_steps_lower_the_loss(source: Source, spec: dict[str, Any]) -> None:
-    """Pre-training must learn the targets; each point of the grid is reported once."""
+    """Pre-training learns the targets; each point of the grid is reported once."""
     seen: list[tuple[int, dict[str, float]]] = []
     made = grid(source, spec, steps=[0, 60], report=lambda step, values: seen.append((step, values)))
     model = build_student(spec, 1, 8, 3, 0, "x")
@@ -110,23 +109,23 @@ def test_more_steps_lower_the_loss(source: Source, spec: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize("norm", ["instance", "batch"])
-def test_a_resumed_grid_equals_a_straight_one(
+def test_a_resumed_grid_equals_an_uninterrupted_one(
     source: Source, spec: dict[str, Any], freeze: Callable[[Any], Any], norm: str
 ) -> None:
-    """Bit for bit, from the state after any step of any rate."""
+    """Results are equal bit for bit, from the state after any step of any rate."""
     spec = spec | {"norm": norm}
     states: list[dict[str, Any]] = []
-    straight = grid(source, spec, checkpoint=lambda make: states.append(freeze(make())))
+    uninterrupted = grid(source, spec, checkpoint=lambda make: states.append(freeze(make())))
     assert len(states) == len(RATES) * STEPS[-1]
     for state in states:
         resumed = grid(source, spec, state=state)
-        assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+        assert all(torch.equal(resumed[name], uninterrupted[name]) for name in uninterrupted)
 
 
 def test_a_resumed_grid_does_not_repeat_what_was_done(
     source: Source, spec: dict[str, Any], freeze: Callable[[Any], Any]
 ) -> None:
-    """A resume that starts over gives the right numbers, hours late."""
+    """A resume that starts over would give the right numbers too, but hours late."""
     states: list[dict[str, Any]] = []
     grid(source, spec, checkpoint=lambda make: states.append(freeze(make())))
     count = 0
@@ -140,8 +139,8 @@ def test_a_resumed_grid_does_not_repeat_what_was_done(
 
 
 @pytest.mark.parametrize("rates", [[0.02, 1e25, 0.1], [1e25, 0.02, 0.1], [0.02, 0.1, 1e25]])
-def test_a_diverging_rate_spoils_no_other(source: Source, spec: dict[str, Any], rates: list[float]) -> None:
-    """A grid is there to include rates that are too high: marked, zero, and without effect on the rest."""
+def test_a_diverging_rate_does_not_change_the_others(source: Source, spec: dict[str, Any], rates: list[float]) -> None:
+    """A rate that is too high is marked invalid, its snapshots are zero, and the other rates do not change."""
     made = grid(source, spec, rates=rates)
     clean = grid(source, spec)
     for r, rate in enumerate(rates):
@@ -154,20 +153,20 @@ def test_a_diverging_rate_spoils_no_other(source: Source, spec: dict[str, Any], 
     assert bool(made["snapshots"].isfinite().all())
 
 
-def test_resuming_after_a_diverged_rate_equals_the_straight_run(
+def test_resuming_after_a_diverged_rate_equals_the_uninterrupted_run(
     source: Source, spec: dict[str, Any], freeze: Callable[[Any], Any]
 ) -> None:
-    """An interruption inside, or right after, the rate that diverges."""
+    """The interruption is inside, or right after, the rate that diverges."""
     states: list[dict[str, Any]] = []
     rates = [1e25, 0.1]
-    straight = grid(source, spec, rates=rates, checkpoint=lambda make: states.append(freeze(make())))
+    uninterrupted = grid(source, spec, rates=rates, checkpoint=lambda make: states.append(freeze(make())))
     for state in states:
         resumed = grid(source, spec, rates=rates, state=state)
-        assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+        assert all(torch.equal(resumed[name], uninterrupted[name]) for name in uninterrupted)
 
 
 def test_running_statistics_are_part_of_a_snapshot(source: Source, batch_norm_spec: dict[str, Any]) -> None:
-    """With batch norm the weights alone are another network in eval mode."""
+    """With batch norm, the weights alone are another network in eval mode."""
     made = grid(source, batch_norm_spec)
     model = build_student(batch_norm_spec, 1, 8, 3, 0, "x")
     load_state(model, made["snapshots"][0, -1])
@@ -180,7 +179,7 @@ def test_running_statistics_are_part_of_a_snapshot(source: Source, batch_norm_sp
 def test_batches_use_every_image_once_an_epoch(
     source: Source, spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Eight steps of batch 5 on 12 images: epochs of three batches, none of them short of an image."""
+    """Six steps of batch 5 on 12 images: two epochs of three batches, each with every image."""
     from mkdt.evaluate import pretraining
 
     seen: list[Tensor] = []
@@ -202,12 +201,12 @@ def test_batches_use_every_image_once_an_epoch(
 def test_the_files_snapshots_are_the_pretrained_backbones(
     source: Source, make_set: MakeSet, batch_norm_spec: dict[str, Any], tmp_path: Path
 ) -> None:
-    """What the probe is given from a file must be what `pretrain` returns, and None where it diverged."""
+    """The probe gets from a file what `pretrain` returns, and None where it diverged."""
     made = grid(source, batch_norm_spec, rates=[0.1, 1e25])
     path = tmp_path / "students.safetensors"
     artifacts.save(path, made, stage="pretrain", parameters={"student": batch_norm_spec}, rows=["snapshots"])
     restore = snapshots(artifacts.Artifact(path, "pretrain"))
-    for s in (3, 1, 0):  # any order: the weights are put into one module
+    for s in (3, 1, 0):  # in any order: one module gets the weights
         backbone = restore(0, s)
         alone = pretrain(make_set(24), batch_norm_spec, steps=STEPS[s], rate=0.1, **TRAINING)
         assert backbone is not None
@@ -217,7 +216,7 @@ def test_the_files_snapshots_are_the_pretrained_backbones(
 
 
 def test_the_losses_of_a_grid_belong_to_their_points(source: Source, spec: dict[str, Any]) -> None:
-    """They choose the point where there are no labels; here each is the loss before its step."""
+    """Each is the loss before its step."""
     images, targets = source
     made = pretrain_grid(images, targets, spec, TRAINING | {"batch": 24}, rates=[0.1], steps=[1, 2, 3], seed=0)
     model = build_student(spec, 1, 8, 3, 0, "x")
@@ -229,25 +228,25 @@ def test_the_losses_of_a_grid_belong_to_their_points(source: Source, spec: dict[
 
 
 def test_the_papers_protocol_is_one_point_at_the_learned_step_size() -> None:
-    """20 epochs of ceil(m / batch) steps; no pre-training is the untrained student at step 0."""
+    """It has 20 epochs of ceil(m / batch) steps; no pre-training is the untrained student at step 0."""
     paper = {"protocol": "paper", "epochs": 20, "batch": 256, "rates": [1.0], "steps": [5]}
-    assert pretraining_grid(paper, "mkdt", 1000, 0.03) == ([0.03], [80])
-    assert pretraining_grid(paper, "mkdt", 256, 0.03) == ([0.03], [20])
-    assert pretraining_grid(paper, "none", 1000, 0.03) == ([0.0], [0])
+    assert grid_points(paper, "mkdt", 1000, 0.03) == ([0.03], [80])
+    assert grid_points(paper, "mkdt", 256, 0.03) == ([0.03], [20])
+    assert grid_points(paper, "none", 1000, 0.03) == ([0.0], [0])
     fair = paper | {"protocol": "fair"}
-    assert pretraining_grid(fair, "mkdt", 1000, 0.03) == ([1.0], [5])
-    assert pretraining_grid(fair, "none", 1000, 0.03) == ([0.0], [0])
+    assert grid_points(fair, "mkdt", 1000, 0.03) == ([1.0], [5])
+    assert grid_points(fair, "none", 1000, 0.03) == ([0.0], [0])
 
 
 def test_the_untrained_student_is_a_grid_of_one_point(source: Source, spec: dict[str, Any]) -> None:
-    """The baseline without pre-training goes through the same files as every method."""
+    """The baseline without pre-training has the same files as every method."""
     made = grid(source, spec, rates=[0.0], steps=[0])
     assert made["valid"].tolist() == [[True]]
     assert torch.equal(made["snapshots"][0, 0], grid(source, spec)["snapshots"][0, 0])
 
 
 def test_a_loss_that_overflows_before_the_weights_counts_as_diverged(source: Source, spec: dict[str, Any]) -> None:
-    """The square overflows first: an infinite loss in the file would make it refused, and the stage fail."""
+    """The square overflows first; a file with an infinite loss would be refused, and the stage fail."""
     images, targets = source
     made = pretrain_grid(images, targets * 1e25, spec, TRAINING, rates=[1e-3], steps=[0, 1], seed=0)
     assert made["valid"].tolist() == [[True, False]]
@@ -256,8 +255,8 @@ def test_a_loss_that_overflows_before_the_weights_counts_as_diverged(source: Sou
 
 
 @pytest.mark.parametrize(("name", "size"), [("resnet10", 8), ("vgg11", 32), ("alexnet", 8), ("mobilenet", 8)])
-def test_every_architecture_comes_back_from_its_file_for_the_probe(name: str, size: int, tmp_path: Path) -> None:
-    """Trained with batch statistics, stored with running ones, read back in eval mode: the same features."""
+def test_every_architecture_is_restored_from_its_file(name: str, size: int, tmp_path: Path) -> None:
+    """A network trained with batch statistics and stored with running ones has the same features when it is restored."""
     stream = torch.Generator().manual_seed(0)
     images, targets = torch.randn(6, 1, size, size, generator=stream), torch.randn(6, 3, generator=stream)
     training = TRAINING | {"batch": 3}
@@ -282,7 +281,7 @@ def test_every_architecture_comes_back_from_its_file_for_the_probe(name: str, si
 
 @pytest.mark.parametrize("name", ["resnet10", "mobilenet"])
 def test_no_pretraining_is_a_baseline_for_deep_batch_norms_too(name: str) -> None:
-    """With statistics of nothing, MobileNet's features are the same for every image: 10 % on digits, whatever the probe."""
+    """With initial statistics, MobileNet's features are the same for every image, which would give 10 % on digits."""
     stream = torch.Generator().manual_seed(0)
     images = 3 + torch.randn(40, 1, 8, 8, generator=stream)
     made = pretrain_grid(images, torch.zeros(40, 3), {"architecture": name}, TRAINING, rates=[0.0], steps=[0], seed=0)
@@ -296,7 +295,7 @@ def test_no_pretraining_is_a_baseline_for_deep_batch_norms_too(name: str) -> Non
 def test_a_last_batch_of_one_image_is_refused_for_batch_norm_alone(
     source: Source, spec: dict[str, Any], batch_norm_spec: dict[str, Any]
 ) -> None:
-    """A set from a file has a size that the config check could not see."""
+    """The config check cannot see the size of a set from a file."""
     images, targets = source[0][:5], source[1][:5]
     with pytest.raises(UserError, match=r"one image of a set of 5.*change pretrain\.batch"):
         grid((images, targets), batch_norm_spec)

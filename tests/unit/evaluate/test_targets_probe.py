@@ -1,4 +1,4 @@
-"""The probe that says what targets are worth before experts are trained on them."""
+"""The probe on targets before experts are trained on them."""
 
 from typing import Any
 
@@ -7,24 +7,25 @@ import torch
 from torch import Tensor, nn
 
 from mkdt.evaluate import targets_probe
-from mkdt.evaluate.linear_probe import Downstream, probe
+from mkdt.evaluate.labels import Downstream
+from mkdt.evaluate.selection import probe
 from mkdt.evaluate.targets_probe import probe_targets
 
 STREAM = torch.Generator().manual_seed(0)
 LABELS = torch.arange(300) % 3
-NOISE = torch.randint(0, 256, (300, 1, 8, 8), dtype=torch.uint8, generator=STREAM)  # pixels that say nothing
+NOISE = torch.randint(0, 256, (300, 1, 8, 8), dtype=torch.uint8, generator=STREAM)  # pixels without information
 GOOD = torch.eye(3)[LABELS] + 0.05 * torch.randn(300, 3, generator=STREAM)
 SETTINGS: dict[str, Any] = {"label_fractions": [0.1, 0.3], "label_draws": 2, "l2": 1e-3, "standardise": True}
 
 
 def split(targets: Tensor, images: Tensor = NOISE) -> list[dict[str, float]]:
-    """The last hundred rows are the validation split."""
+    """Probe targets; the last hundred rows are the validation split."""
     held_out = targets[200:], images[200:], LABELS[200:]
     return probe_targets(targets[:200], images[:200], LABELS[:200], held_out, SETTINGS, seed=0, dataset="toy")
 
 
-def test_good_targets_beat_pixels_that_say_nothing() -> None:
-    """Separable classes give nearly all; noise gives chance, a third."""
+def test_good_targets_beat_pixels_of_noise() -> None:
+    """Separable classes give nearly 100 %; noise gives chance, a third."""
     rows = split(GOOD)
     assert [(row["label_fraction"], row["labels"]) for row in rows] == [(0.1, 20), (0.3, 60)]
     for row in rows:
@@ -32,21 +33,21 @@ def test_good_targets_beat_pixels_that_say_nothing() -> None:
         assert 15 < row["pixels"] < 55
 
 
-def test_rows_in_the_wrong_order_are_seen() -> None:
-    """Targets of other images score like chance: what no digest proves, the probe shows."""
+def test_rows_in_the_wrong_order_score_at_chance() -> None:
+    """The probe shows targets of other images, which no digest can show."""
     wrong = GOOD[torch.randperm(300, generator=torch.Generator().manual_seed(1))]
     assert all(row["targets"] < 55 for row in split(wrong))
 
 
-def test_pixels_that_say_all_beat_targets_of_noise() -> None:
-    """The comparison that the warning rests on must go both ways."""
+def test_good_pixels_beat_targets_of_noise() -> None:
+    """The warning needs this comparison."""
     bright = (LABELS * 100)[:, None, None, None].expand(300, 1, 8, 8).byte()
     for row in split(torch.randn(300, 3, generator=STREAM), bright):
         assert row["pixels"] > 98 > row["targets"] + 40
 
 
-def test_it_is_the_probe_of_the_students_on_the_same_labels() -> None:
-    """The teacher's figures may be held against those of its students on validation."""
+def test_targets_are_scored_as_students_are_on_the_same_labels() -> None:
+    """The teacher's accuracies can be compared with those of its students on validation."""
     tail = torch.randn(300, 4, generator=STREAM)
     targets = torch.cat([GOOD + tail[:, :3], tail], 1)
     data = Downstream(
@@ -60,19 +61,19 @@ def test_it_is_the_probe_of_the_students_on_the_same_labels() -> None:
         assert row["targets"] == pytest.approx(sum(of_student) / 2)
 
 
-def test_without_a_validation_split_half_of_the_training_images_scores() -> None:
-    """Targets that were brought have rows for the training images alone: no image is both fitted to and scored."""
+def test_without_a_validation_split_half_of_the_training_images_score() -> None:
+    """Targets from elsewhere have rows for training images only: no image is both fitted and scored."""
     rows = probe_targets(GOOD, NOISE, LABELS, None, SETTINGS, seed=0, dataset="toy")
     assert [row["labels"] for row in rows] == [15, 45]
     assert all(row["targets"] > 98 for row in rows)
-    memorised = torch.eye(300)  # each row is another unit vector: nothing carries over to other rows
+    memorised = torch.eye(300)  # each row is another unit vector: no row helps to classify another
     everything = SETTINGS | {"label_fractions": [1.0]}
     assert probe_targets(memorised, NOISE, LABELS, None, everything, seed=0, dataset="toy")[0]["targets"] < 55
 
 
 @pytest.mark.parametrize("size", [8, 48])
-def test_a_large_source_does_not_make_it_a_long_stage(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    """Scored images and pixels have a limit."""
+def test_the_number_of_scored_images_and_of_pixels_is_limited(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """A large source must not make this a long stage."""
     monkeypatch.setattr(targets_probe, "HELD_OUT", 30)
     seen: list[tuple[int, ...]] = []
     scored = targets_probe.score
@@ -86,8 +87,8 @@ def test_a_large_source_does_not_make_it_a_long_stage(monkeypatch: pytest.Monkey
     assert seen == [(30, 3), (30, min(size, 16) ** 2)]
 
 
-def test_the_same_seed_gives_the_same_figures() -> None:
-    """A report that changes from run to run would be no artifact."""
+def test_the_same_seed_gives_the_same_accuracies() -> None:
+    """The global generator has no influence."""
     torch.manual_seed(1)
     first = split(GOOD)
     torch.manual_seed(2)

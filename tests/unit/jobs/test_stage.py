@@ -3,21 +3,23 @@
 import logging
 import os
 import signal
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from configs import settings_of
 
 from mkdt import artifacts
+from mkdt.config.loading import read
 from mkdt.errors import UserError
-from mkdt.jobs import estimates as resources
 from mkdt.jobs import stage as job
+from mkdt.jobs.stage import StageJob
 from mkdt.jobs.tracking import parse
 
-CONFIG = resources.read([])  # the default; jobs get the checked one
+CONFIG = read([])  # the default; jobs get the checked one
 
 
 class Files(list[str]):
@@ -69,13 +71,36 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     logging.getLogger("mkdt").handlers.clear()
 
 
+@pytest.fixture(autouse=True)
+def _code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code is what the run began with, whatever the tests call it; a test of its own edits it."""
+    begun: list[str] = []
+    monkeypatch.setattr(StageJob, "__init__", remember(StageJob.__init__, begun))
+    monkeypatch.setattr(job, "stage_code", lambda stage, config, names: begun[-1])
+
+
+def remember(init: Any, begun: list[str]) -> Any:
+    """Note the digest that a job was given."""
+
+    def noting(self: StageJob, snakemake: Any, name: str) -> None:
+        begun.append(snakemake.params.code)
+        init(self, snakemake, name)
+
+    return noting
+
+
+def run(snakemake: Any) -> AbstractContextManager[StageJob]:
+    """The stage that a rule of this name runs."""
+    return job.stage(snakemake, snakemake.rule)
+
+
 def log_text() -> str:
     return Path("results/logs/teacher.log").read_text()
 
 
 def test_a_users_mistake_is_one_sentence_and_exit_code_one(make: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """No traceback for what is not a bug."""
-    with pytest.raises(SystemExit) as caught, job.stage(make()):
+    with pytest.raises(SystemExit) as caught, run(make()):
         raise UserError("data.root is empty: put files there.")
     assert caught.value.code == 1
     assert capsys.readouterr().err == "teacher: data.root is empty: put files there.\n"
@@ -91,16 +116,16 @@ def test_a_job_without_room_does_not_start(
     usage = job.shutil.disk_usage(".")
     with monkeypatch.context() as patch:
         patch.setattr(job.shutil, "disk_usage", lambda path: usage._replace(free=2_000_000_100))
-        with job.stage(given) as stage:
+        with run(given) as stage:
             stage.resume()
             stage.checkpoint(lambda: {"x": torch.ones(1000)})
-            raise_after = stage._folder
+            raise_after = stage.scratch.parent
     assert raise_after is not None
     for states, starts in ((1, False), (2, True)):
         (raise_after / "teacher.state.pt").write_bytes(b"x" * 1_000_000 * states)
         monkeypatch.setattr(job.shutil, "disk_usage", lambda path: usage._replace(free=1_998_500_000))
         started = False
-        with pytest.raises(SystemExit) if not starts else nullcontext(), job.stage(given):
+        with pytest.raises(SystemExit) if not starts else nullcontext(), run(given):
             started = True
         assert started == starts
     said = capsys.readouterr().err
@@ -111,7 +136,7 @@ def test_a_job_without_room_does_not_start(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPU")
 def test_a_missing_gpu_is_one_sentence(make: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """`compute.device: cuda` where there is none."""
-    with pytest.raises(SystemExit) as caught, job.stage(make(device="cuda")):
+    with pytest.raises(SystemExit) as caught, run(make(device="cuda")):
         pass
     assert caught.value.code == 1
     assert "compute.device" in capsys.readouterr().err
@@ -120,13 +145,28 @@ def test_a_missing_gpu_is_one_sentence(make: Any, capsys: pytest.CaptureFixture[
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without GPU")
 def test_a_job_that_asked_for_no_gpu_needs_none(make: Any) -> None:
     """A cluster may run it, under `compute.device: cuda` too, on a node where there is none."""
-    with job.stage(make(device="cuda", gpus=0)) as stage:
+    with run(make(device="cuda", gpus=0)) as stage:
         assert stage.device.type == "cpu"
+
+
+def test_code_that_changed_since_the_run_began_stops_the_job(
+    make: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise one report would be of two versions, and headers would claim the old one. Nothing is written."""
+    monkeypatch.setattr(job, "stage_code", lambda stage, config, names: "edited")
+    with pytest.raises(SystemExit) as caught, run(make(code="begun")):
+        pytest.fail("still running")
+    assert caught.value.code == 1
+    said = capsys.readouterr().err
+    assert "code" in said
+    assert "same command again" in said
+    assert said.count("\n") == 1
+    assert {path.parts[1] for path in Path("results").rglob("*") if path.is_file()} == {"logs"}
 
 
 def test_a_bug_keeps_its_traceback(make: Any) -> None:
     """The log has it, and the exception goes on."""
-    with pytest.raises(ZeroDivisionError), job.stage(make()):
+    with pytest.raises(ZeroDivisionError), run(make()):
         _ = 1 / 0
     assert "ZeroDivisionError" in log_text()
 
@@ -138,26 +178,26 @@ def test_a_set_that_lacks_images_is_used_only_where_that_is_wanted(
     given = make()
     artifacts.save("results/whole", {"x": torch.ones(1)}, stage="data")
     artifacts.save("results/less", {"x": torch.ones(1)}, stage="data", notes={"skipped": ["größe/7.jpg", "8.jpg"]})
-    with pytest.raises(SystemExit), job.stage(given) as stage:
+    with pytest.raises(SystemExit), run(given) as stage:
         stage.open("whole", "results/whole", "data")
         stage.open("less", "results/less", "data")
     said = capsys.readouterr().err
     assert "results/less was decoded without 2 images" in said
     assert "größe/7.jpg" in said
     given.config["data"]["on_error"] = "skip"
-    with job.stage(given) as stage:
+    with run(given) as stage:
         stage.open("less", "results/less", "data")
 
 
 def test_state_and_rows_come_back(make: Any) -> None:
     """An interrupted job's state and the values reported up to it, not those after it."""
-    with pytest.raises(RuntimeError, match="killed"), job.stage(make()) as stage:
+    with pytest.raises(RuntimeError, match="killed"), run(make()) as stage:
         assert stage.resume() is None
         stage.report(1, {"loss": 0.5})
         stage.checkpoint(lambda: {"epoch": 1, "weights": torch.arange(3)})
         stage.report(2, {"loss": 0.25})
         raise RuntimeError("killed")
-    with job.stage(make()) as stage:
+    with run(make()) as stage:
         state = stage.resume()
         assert state is not None
         assert state["epoch"] == 1
@@ -165,47 +205,47 @@ def test_state_and_rows_come_back(make: Any) -> None:
         stage.report(2, {"loss": 0.25})
         stage.write_metrics("results/metrics.jsonl")
     assert Path("results/metrics.jsonl").read_text() == '{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n'
-    with job.stage(make()) as stage:
+    with run(make()) as stage:
         assert stage.resume() is None, "a finished job leaves no state"
 
 
 @pytest.mark.parametrize("change", [{"lr": 0.2}, {"code": "other"}])
 def test_other_settings_are_never_resumed_and_the_difference_is_named(make: Any, change: dict[str, Any]) -> None:
     """A state of other settings or other code stays where it is; the log says what differs."""
-    with pytest.raises(RuntimeError), job.stage(make()) as stage:
+    with pytest.raises(RuntimeError), run(make()) as stage:
         stage.resume()
         stage.checkpoint(lambda: {"epoch": 1})
         raise RuntimeError
-    with job.stage(make(**change)) as stage:
+    with run(make(**change)) as stage:
         assert stage.resume() is None
     assert "set aside" in log_text()
     assert ("settings.lr: 0.1 -> 0.2" if "lr" in change else 'code: "c" -> "other"') in log_text()
-    with job.stage(make()) as stage:
+    with run(make()) as stage:
         assert stage.resume() == {"epoch": 1}, "going back to the old settings goes on from the old state"
 
 
 def test_a_state_of_another_number_of_processes_is_set_aside(make: Any) -> None:
     """Their number decides the last bits, like the threads: the state waits for the number that it was made with."""
-    with pytest.raises(RuntimeError), job.stage(make()) as stage:
+    with pytest.raises(RuntimeError), run(make()) as stage:
         stage.resume(processes=2)
         stage.checkpoint(lambda: {"epoch": 1})
         raise RuntimeError
-    with job.stage(make()) as stage:
+    with run(make()) as stage:
         assert stage.resume() is None
     assert "machine.processes: 2 -> 1" in log_text()
-    with job.stage(make()) as stage:
+    with run(make()) as stage:
         assert stage.resume(processes=2) == {"epoch": 1}
 
 
 def test_a_damaged_state_is_set_aside(make: Any) -> None:
     """Half a file is not resumed, and not fatal."""
-    with pytest.raises(RuntimeError), job.stage(make()) as stage:
+    with pytest.raises(RuntimeError), run(make()) as stage:
         stage.resume()
         stage.checkpoint(lambda: {"epoch": 1})
         raise RuntimeError
     (state,) = Path("results/.resume").rglob("*.state.pt")
     state.write_bytes(state.read_bytes()[:100])
-    with job.stage(make()) as stage:
+    with run(make()) as stage:
         assert stage.resume() is None
     assert "damaged" in log_text()
 
@@ -221,7 +261,7 @@ def test_a_state_whose_tensor_was_altered_is_set_aside(make: Any) -> None:
         "where": (1, "a"),
         "on": torch.tensor(True),
     }
-    with pytest.raises(RuntimeError), job.stage(make()) as stage:
+    with pytest.raises(RuntimeError), run(make()) as stage:
         stage.resume()
         stage.checkpoint(lambda: state)
         raise RuntimeError
@@ -230,12 +270,12 @@ def test_a_state_whose_tensor_was_altered_is_set_aside(make: Any) -> None:
     altered = bytearray(good)
     altered[good.index(torch.full((8,), 3.0).numpy().tobytes()) + 2] ^= 0x40
     file.write_bytes(altered)
-    with pytest.raises(RuntimeError), job.stage(make()) as stage:
+    with pytest.raises(RuntimeError), run(make()) as stage:
         assert stage.resume() is None
         raise RuntimeError
     assert "its content does not match its digest" in log_text()
     file.write_bytes(good)
-    with job.stage(make()) as stage:
+    with run(make()) as stage:
         found = stage.resume()
     assert found is not None
     assert torch.equal(found.pop("w"), state.pop("w"))
@@ -248,10 +288,10 @@ def test_a_kept_table_that_was_altered_is_not_given_back(make: Any, damage: str)
     """Tables have no digest of their own; the record of what was kept has one of each file."""
     both = Files(teacher="results/d/t/teacher.safetensors", metrics="results/d/t/teacher.jsonl")
 
-    def run() -> str:
+    def make_both() -> str:
         snakemake = make()
         snakemake.output = both
-        with job.stage(snakemake) as stage:
+        with run(snakemake) as stage:
             if stage.resume() is None:
                 stage.save(both[0], {"w": torch.ones(3)})
                 stage.write_metrics(both[1], [{"step": 1, "loss": 0.5}])
@@ -259,10 +299,10 @@ def test_a_kept_table_that_was_altered_is_not_given_back(make: Any, damage: str)
         return Path(both[1]).read_text()
 
     made: list[int] = []
-    good = run()
+    good = make_both()
     for file in both:
         Path(file).unlink()
-    assert run() == good
+    assert make_both() == good
     assert made == [1]
     (kept,) = Path("results/.resume").rglob("teacher.jsonl")
     for file in both:
@@ -274,20 +314,20 @@ def test_a_kept_table_that_was_altered_is_not_given_back(make: Any, damage: str)
         record.unlink()
     else:
         record.write_text("[1]")
-    assert run() == good
+    assert make_both() == good
     assert made == [1, 1]
 
 
 def test_sigterm_saves_and_stops(make: Any) -> None:
     """Asked to stop, the job saves at the next checkpoint, however recent the last one is."""
-    with pytest.raises(SystemExit) as caught, job.stage(make(minutes=60)) as stage:
+    with pytest.raises(SystemExit) as caught, run(make(minutes=60)) as stage:
         stage.resume()
         stage.checkpoint(lambda: {"epoch": 1})
         assert not list(Path("results/.resume").rglob("*.state.pt"))
         os.kill(os.getpid(), signal.SIGTERM)
         stage.checkpoint(lambda: {"epoch": 2})
     assert caught.value.code == 128 + signal.SIGTERM
-    with job.stage(make()) as stage:
+    with run(make()) as stage:
         assert stage.resume() == {"epoch": 2}
 
 
@@ -298,13 +338,13 @@ def test_sigterm_between_two_looks_at_it_loses_nothing(make: Any, monkeypatch: p
         os.kill(os.getpid(), signal.SIGTERM)
         return 0.0
 
-    with pytest.raises(SystemExit), job.stage(make(minutes=60)) as stage:
+    with pytest.raises(SystemExit), run(make(minutes=60)) as stage:
         stage.resume()
         with monkeypatch.context() as patch:
             patch.setattr(job.time, "monotonic", late)
             stage.checkpoint(lambda: {"epoch": 1})
         stage.checkpoint(lambda: {"epoch": 2})
-    with job.stage(make()) as stage:
+    with run(make()) as stage:
         assert stage.resume() == {"epoch": 2}
 
 
@@ -316,11 +356,11 @@ def test_sigterm_while_saving_stops_there(make: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         return {"epoch": 1}
 
-    with pytest.raises(SystemExit), job.stage(make(minutes=0)) as stage:
+    with pytest.raises(SystemExit), run(make(minutes=0)) as stage:
         stage.resume()
         stage.checkpoint(state)
         pytest.fail("still running")
-    with job.stage(make()) as stage:
+    with run(make()) as stage:
         assert stage.resume() == {"epoch": 1}
 
 
@@ -333,7 +373,7 @@ def test_a_second_signal_does_not_cut_the_closing_short(make: Any, monkeypatch: 
         closed.append(status)
 
     monkeypatch.setattr(job.Run, "close", close)
-    with pytest.raises(SystemExit) as caught, job.stage(make()):
+    with pytest.raises(SystemExit) as caught, run(make()):
         os.kill(os.getpid(), signal.SIGINT)
     assert caught.value.code == 128 + signal.SIGINT
     assert closed == ["KILLED"]
@@ -341,7 +381,7 @@ def test_a_second_signal_does_not_cut_the_closing_short(make: Any, monkeypatch: 
 
 def test_sigterm_before_the_first_resume_point_stops_at_once(make: Any) -> None:
     """A short stage has nothing to save."""
-    with pytest.raises(SystemExit), job.stage(make()):
+    with pytest.raises(SystemExit), run(make()):
         os.kill(os.getpid(), signal.SIGTERM)
         pytest.fail("still running")
 
@@ -349,7 +389,7 @@ def test_sigterm_before_the_first_resume_point_stops_at_once(make: Any) -> None:
 def test_finished_members_are_taken_over_unless_damaged(make: Any) -> None:
     """An expert that a killed batch finished is not trained again; a damaged one is."""
     path = "results/d/t/teacher.safetensors"
-    with job.stage(make()) as stage:
+    with run(make()) as stage:
         stage.resume(shared="members")
         assert not stage.restore(path)
         stage.save(path, {"x": torch.ones(3)})
@@ -360,14 +400,14 @@ def test_finished_members_are_taken_over_unless_damaged(make: Any) -> None:
         len([file for file in Path("results/.resume").rglob("*teacher.safetensors*") if file.is_file()]) == 2
     )  # + lock
     Path(path).unlink()  # Snakemake removes the outputs of a failed job
-    with job.stage(make()) as stage:
+    with run(make()) as stage:
         stage.resume(shared="members")
         assert stage.restore(path)
     assert torch.equal(artifacts.Artifact(path).tensor("x"), torch.ones(3))
     Path(path).unlink()
     (kept,) = Path("results/.resume").rglob("teacher.safetensors")
     kept.write_bytes(kept.read_bytes()[:-4] + b"\0\0\0\0")
-    with job.stage(make()) as stage:
+    with run(make()) as stage:
         stage.resume(shared="members")
         assert not stage.restore(path)
 
@@ -377,7 +417,7 @@ def test_swapped_files_are_noticed(make: Any) -> None:
     first, second = Path("results/d/t/000.safetensors"), Path("results/d/t/001.safetensors")
     given = make()
     given.rule = "targets"
-    with job.stage(given) as stage:
+    with run(given) as stage:
         stage.save(first, {"x": torch.ones(3)})
         stage.save(second, {"x": torch.zeros(3)})
         stage.open_all("experts", [str(first), str(second)], "targets")
@@ -399,14 +439,14 @@ def test_files_of_another_run_are_noticed(make: Any) -> None:
     given = make()
     for rule, path, width in (("teacher", teacher, 8), ("targets", targets, None)):
         given.rule, given.output = rule, Files(first=str(path))
-        given.params.settings = job.settings(given.config, rule)
+        given.params.settings = settings_of(given.config, rule)
         if width:
             given.params.settings["backbone"] = given.params.settings["backbone"] | {"width": width}
-        with job.stage(given) as stage:
+        with run(given) as stage:
             if rule == "targets":
-                stage.note_input("teacher", "that of another run")
+                stage.provenance.note("teacher", "that of another run")
             stage.save(path, {"x": torch.ones(3)})
-    with job.stage(make()) as stage:
+    with run(make()) as stage:
         with pytest.raises(UserError, match=rf"{teacher}.*backbone.width: 8 -> .*delete it.*'teacher'"):
             stage.open("teacher", teacher, "teacher")
         with pytest.raises(
@@ -424,7 +464,7 @@ def test_what_an_earlier_job_finished_is_not_made_again(make: Any) -> None:
             (kept,) = Path("results/.resume").rglob("teacher.safetensors/*/teacher.safetensors")
             kept.unlink()
             kept.write_bytes(b"torn")
-        with job.stage(make()) as stage:
+        with run(make()) as stage:
             stage.resume()
             made = True
             stage.save(output, {"x": torch.ones(2)})
@@ -436,7 +476,7 @@ def test_what_an_earlier_job_finished_is_not_made_again(make: Any) -> None:
 def test_the_progress_log_estimates_what_is_left(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a terminal the log says how far it is."""
     monkeypatch.setattr(job, "LOG_SECONDS", 0.0)
-    with job.stage(make()) as stage:
+    with run(make()) as stage:
         stage.expect(4, "epoch", done=1)
         stage.report(2, {"loss": 0.5})
     assert "2 of 4, about" in log_text()
@@ -450,13 +490,13 @@ def records() -> list[dict[str, Any]]:
 
 def test_a_resumed_job_goes_on_with_its_run(make: Any) -> None:
     """One run with one curve, whatever was reported after the last resume point."""
-    with pytest.raises(RuntimeError), job.stage(make(tracking=True)) as stage:
+    with pytest.raises(RuntimeError), run(make(tracking=True)) as stage:
         stage.resume()
         stage.report(1, {"loss": 0.5})
         stage.checkpoint(lambda: {"epoch": 1})
         stage.report(2, {"loss": 0.25})
         raise RuntimeError
-    with job.stage(make(tracking=True)) as stage:
+    with run(make(tracking=True)) as stage:
         stage.resume()
         stage.report(2, {"loss": 0.25})
         stage.report(3, {"loss": 0.125})
@@ -470,7 +510,7 @@ def test_a_run_has_a_readable_name_and_tags_to_filter_by(make: Any, monkeypatch:
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     given = make(tracking=True, step_size={"initial": 0.5})
     given.rule, given.wildcards = "distill", {"method": "mkdt", "budget": "1pct", "distill_seed": "0"}
-    with job.stage(given):
+    with run(given):
         pass
     (header,) = [record for record in records() if record["type"] == "run"]
     assert header["name"] == "distill · mkdt · 1% · seed 0"

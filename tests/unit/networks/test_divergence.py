@@ -1,4 +1,4 @@
-"""Rates and step sizes that diverge: a stage stops with one sentence and never keeps or returns a set that exploded."""
+"""Learning rates and step sizes that diverge: a stage stops with one sentence and saves no diverged result."""
 
 from collections.abc import Callable
 from typing import Any
@@ -36,8 +36,8 @@ TEACHER = tiny_settings.TEACHER | {
 RATES = [10.0**exponent for exponent in (2, 5, 10, 20, 30)]
 
 
-def test_the_rule() -> None:
-    """Not finite, or a million times the start; a start of nothing counts as one."""
+def test_the_rule_for_divergence() -> None:
+    """A loss diverged if it is not finite or a million times the first loss; a first loss of 0 counts as 1."""
     assert not diverged(EXPLODED, 1.0)
     assert not diverged(1.0, 0.0)
     for loss in (EXPLODED * 1.01, float("nan"), float("inf")):
@@ -47,10 +47,10 @@ def test_the_rule() -> None:
 
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("key", ["image_lr", "target_lr", "step_size.lr", "step_size.initial"])
-def test_distilling_keeps_good_states_only(
+def test_distilling_saves_finite_states_only(
     key: str, rate: float, experts: list[Artifact], spec: dict[str, Any], make_set: Callable[..., SyntheticSet]
 ) -> None:
-    """Whatever is swept: each kept state is finite and its loss within the rule, and so is a set that is returned."""
+    """Each saved state and the returned set are finite, and their losses did not diverge."""
     settings = SETTINGS | {"step_size": dict(SETTINGS["step_size"])}
     (settings["step_size"] if "." in key else settings)[key.split(".")[-1]] = rate
     losses: list[float] = []
@@ -69,13 +69,13 @@ def test_distilling_keeps_good_states_only(
         assert all(bool(part.isfinite().all()) for part in (*final.tensors().values(), history))
     except UserError as stopped:
         assert "lower distill.image_lr" in str(stopped)  # noqa: PT017
-    assert len(kept) == len(losses)  # a state is kept once its own loss is known
+    assert len(kept) == len(losses)  # a state is saved after its loss is known
     assert not any(diverged(loss, max(1.0, losses[0])) for loss in losses)
 
 
 @pytest.mark.parametrize("rate", RATES)
 def test_an_expert_is_finite_or_refused(rate: float, source: tuple[Tensor, Tensor], spec: dict[str, Any]) -> None:
-    """The last step of an epoch is not seen by its loss: the weights are looked at too."""
+    """The loss of an epoch does not include its last step, so the weights are checked as well."""
     training = {"epochs": 3, "batch": 8, "lr": rate, "momentum": 0.9, "weight_decay": 1e-4}
     with pytest.raises(UserError, match=r"diverged in epoch \d.*lower experts\.lr"):
         train_expert(*source, spec, training, seed=0, expert=0)
@@ -84,7 +84,7 @@ def test_an_expert_is_finite_or_refused(rate: float, source: tuple[Tensor, Tenso
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lars"])
 @pytest.mark.parametrize("rate", RATES)
 def test_a_teacher_that_diverges_is_refused(rate: float, optimizer: str, source: tuple[Tensor, Tensor]) -> None:
-    """Before any state of it is kept that is not finite."""
+    """No state that is not finite is saved before."""
     pixels = (source[0] * 50 + 127).clamp(0, 255).to(torch.uint8)
 
     def checkpoint(make: Callable[[], dict[str, Any]]) -> None:
@@ -99,10 +99,10 @@ def test_a_teacher_that_diverges_is_refused(rate: float, optimizer: str, source:
 
 @pytest.mark.parametrize("key", ["lr", "student_lr"])
 @pytest.mark.parametrize("rate", RATES)
-def test_krr_keeps_good_states_only(
+def test_krr_saves_finite_states_only(
     key: str, rate: float, source: tuple[Tensor, Tensor], spec: dict[str, Any], make_set: Callable[..., SyntheticSet]
 ) -> None:
-    """As for distill; the students of its pool may diverge as well."""
+    """Images, targets and the students of the pool may diverge."""
     losses: list[float] = []
 
     def checkpoint(make: Callable[[], dict[str, Any]], now: bool = False) -> None:
@@ -120,10 +120,10 @@ def test_krr_keeps_good_states_only(
     assert not any(diverged(loss, losses[0]) for loss in losses)
 
 
-def test_rates_of_pretraining_that_diverge_are_marked_and_harm_no_other(
+def test_rates_of_pretraining_that_diverge_are_marked_and_do_not_affect_others(
     source: tuple[Tensor, Tensor], spec: dict[str, Any]
 ) -> None:
-    """Every snapshot that counts is finite and within the rule; a good rate has the same bits among bad ones."""
+    """Every valid snapshot is finite; a good rate gives the same bits next to diverging ones."""
     training = {"batch": 4, "momentum": 0.9, "weight_decay": 1e-4}
     alone = pretrain_grid(*source, spec, training, rates=[0.02], steps=[1, 4, 9], seed=0)
     grid = pretrain_grid(*source, spec, training, rates=[*RATES, 0.02], steps=[1, 4, 9], seed=0)

@@ -1,4 +1,4 @@
-"""The report's page: whole in itself, nothing that a config names is taken for markup, equal runs give equal bytes."""
+"""The report's page: it needs no other file, escapes names, and is equal for equal runs."""
 
 import re
 from html.parser import HTMLParser
@@ -22,10 +22,10 @@ VOID = {"meta", "img", "path", "use", "rect", "line", "br"}
 
 
 class Document(HTMLParser):
-    """What a browser would make of a page.
+    """Parses a page as a browser would.
 
     Attributes:
-        tags: all, with their attributes.
+        tags: all tags with their attributes.
         words: the text of each element.
     """
 
@@ -54,7 +54,7 @@ class Document(HTMLParser):
 
 
 def content(methods: list[str], seeds: int = 2, downstream: tuple[str, ...] = ("d",), **more: Any) -> dict[str, Any]:
-    """Everything that a page shows, of a made-up experiment."""
+    """Arguments of ``render`` for a made-up experiment."""
     rng = np.random.default_rng(0)
     values = rng.normal(70, 3, (1, seeds, 2))
     parts = [
@@ -78,7 +78,7 @@ def content(methods: list[str], seeds: int = 2, downstream: tuple[str, ...] = ("
         "accuracy": accuracy,
         "summary": report.summarise(accuracy, methods),
         "points": report.curve(scores, ["1pct"]),
-        "sets": [page.Shown("mkdt", "1pct", "0", one, one, b"png")],
+        "sets": [page.ShownSet("mkdt", "1pct", "0", one, one, b"png")],
         "matching": {
             "mkdt/1pct/0": pd.DataFrame({"step": [1, 2], "loss": [1, 0.5], "step_size": [0.1, 0.2], "image_gradient": [1, 2]})
         },
@@ -89,8 +89,8 @@ def content(methods: list[str], seeds: int = 2, downstream: tuple[str, ...] = ("
     } | more  # fmt: skip
 
 
-def test_the_page_needs_nothing_beside_it_and_names_are_no_markup() -> None:
-    """Whatever a file or a folder is called: it is shown as it is called."""
+def test_the_page_needs_no_other_file_and_escapes_names() -> None:
+    """Names with markup are shown as text."""
     text = page.render(TEMPLATE, **content(["random", "mkdt", HOSTILE]))
     document = Document(text)
     tags = {tag for tag, _ in document.tags}
@@ -120,8 +120,8 @@ def test_the_page_needs_nothing_beside_it_and_names_are_no_markup() -> None:
     assert len(alternatives) == 7
 
 
-def test_equal_runs_give_equal_pages_but_for_cost_and_origin() -> None:
-    """Those two are sections of their own, so that pages can be compared without them."""
+def test_equal_runs_give_equal_pages_except_for_cost_and_origin() -> None:
+    """Cost and origin are separate sections, so that pages can be compared without them."""
     methods = ["random", "mkdt"]
     other = {"command": "snakemake --cores 9", "origin": {"device": "cuda"}, "costs": pd.DataFrame([], columns=COLUMNS)}
     pages = [page.render(TEMPLATE, **content(methods, **more)) for more in ({}, {}, other)]
@@ -131,8 +131,8 @@ def test_equal_runs_give_equal_pages_but_for_cost_and_origin() -> None:
     assert rest[0] == rest[2]
 
 
-def test_what_is_seen_first() -> None:
-    """The distilled sets on the source itself; of many tables the first few, the others on demand."""
+def test_the_page_begins_with_the_distilled_sets_on_the_source() -> None:
+    """Of many tables the first few are shown, the others on demand."""
     text = page.render(TEMPLATE, **content(["random", "mkdt"], downstream=("d", "s", "t")))
     cards = re.findall(r'<div class="card">\s*<small>(.*?)</small>\s*<b>(.*?) %</b>', text)
     assert [words for words, _ in cards] == [
@@ -142,8 +142,8 @@ def test_what_is_seen_first() -> None:
     assert text.index("<summary>2 more tables</summary>") < text.index("<h3>t, linear probe, 2 % of the labels")
 
 
-def test_a_page_of_little() -> None:
-    """One run a method, nothing distilled, nothing to compare with: no interval, no chart, no empty section."""
+def test_a_page_of_one_run() -> None:
+    """Without distilled sets and a second method there is no interval, no chart and no empty section."""
     text = page.render(TEMPLATE, **content(["none"], seeds=1, sets=[], matching={}))
     assert "nan" not in text
     assert 'id="images"' not in text
@@ -151,8 +151,8 @@ def test_a_page_of_little() -> None:
 
 
 @pytest.mark.parametrize("methods", [["full"], ["teacher"], ["full", "teacher"]])
-def test_a_page_of_ceilings_alone(methods: list[str]) -> None:
-    """Nothing is best, nothing fails."""
+def test_a_page_with_ceilings_only(methods: list[str]) -> None:
+    """No method is marked as the best."""
     text = page.render(TEMPLATE, **content(methods, seeds=1, sets=[], matching={}))
     assert "nan" not in text
 
@@ -161,17 +161,17 @@ def test_a_page_of_ceilings_alone(methods: list[str]) -> None:
     ("seconds", "words"), [(7.31, "7.3 s"), (59.96, "1 min 0 s"), (245, "4 min 5 s"), (7800, "2 h 10 min")]
 )
 def test_times_in_words(seconds: float, words: str) -> None:
-    """The larger unit begins where the smaller would be full."""
+    """60 s are a minute, also after rounding."""
     assert page.duration(seconds) == words
 
 
 def test_sizes_in_words() -> None:
-    """Units of 1000."""
+    """Units are multiples of 1000."""
     assert [page.size(count) for count in (0, 999, 146_000, 3.2e9, 5e12)] == ["0 B", "999 B", "146 kB", "3.2 GB", "5e+03 GB"]  # fmt: skip
 
 
-def test_a_config_in_the_page_asks_for_the_same_sizes() -> None:
-    """It is scaled already; where runs are sent, perhaps with a password, is nobody's business."""
+def test_the_config_in_the_page_is_for_the_same_experiment() -> None:
+    """It is scaled already; the tracking address, which may hold a password, is left out."""
     text = page.config_text({"scale": "smoke", "tracking": {"uri": "http://me:hush@host"}, "experts": {"count": 4}})
     assert "hush" not in text
     assert "scale: full" in text

@@ -1,4 +1,4 @@
-"""The scripts of the studies on made scores: their tables, texts and figures."""
+"""The scripts of the studies: tables, texts and figures from made-up and from committed scores."""
 
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import ssl_trajectories
 import torch
 import what_matters
 import yaml
+from configs import settings_of
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -36,7 +37,7 @@ REPOSITORY = Path(__file__).parents[3]
 def scores(
     method: str, student: str, accuracy: float, split: str = "test", seeds: tuple[int, ...] = (0, 1)
 ) -> pd.DataFrame:
-    """Rows of rule probe at one chosen point; a draw moves all methods alike."""
+    """Rows of rule probe at one chosen point; a label draw changes all methods equally."""
     rows = []
     budget = "all" if method in {"none", "full"} else "1pct"
     for distill_seed in seeds if method in {"random", "kmeans", "mkdt"} else (0,):
@@ -63,7 +64,7 @@ def scores(
 
 @pytest.fixture
 def two_students() -> pd.DataFrame:
-    """k-means is the best subset on test; validation prefers random for the AlexNet, and that decides."""
+    """k-means is the best subset on test; for the AlexNet validation prefers random."""
     level = {"none": 70.0, "random": 74.0, "kmeans": 75.0, "mkdt": 78.0, "full": 80.0}
     parts = []
     for student in ("convnet", "alexnet"):
@@ -75,15 +76,15 @@ def two_students() -> pd.DataFrame:
 
 
 def test_the_best_subset_is_the_one_that_validation_prefers(two_students: pd.DataFrame) -> None:
-    """Choosing it on test would favour the subsets."""
+    """A choice on test would favour the subsets."""
     best = report.against_best_subset(two_students, report.accuracies(two_students, ["1pct"]))
-    found = best.set_index("student")[["method", "subset", "difference"]]
-    assert found.loc["convnet"].tolist() == ["mkdt", "kmeans", 3.0]
-    assert found.loc["alexnet"].tolist() == ["mkdt", "random", 4.0]
+    preferred = best.set_index("student")[["method", "subset", "difference"]]
+    assert preferred.loc["convnet"].tolist() == ["mkdt", "kmeans", 3.0]
+    assert preferred.loc["alexnet"].tolist() == ["mkdt", "random", 4.0]
 
 
 def test_the_table_of_architectures(two_students: pd.DataFrame) -> None:
-    """A row a student, in the order given; a star at the edge of the grid; a method that is not measured yet is a dash."""
+    """Each student has a row, in the given order; a star marks the edge of the grid, a dash a method without scores."""
     two_students = two_students[(two_students["student"] == "convnet") | (two_students["method"] != "none")]
     accuracy = report.accuracies(two_students, ["1pct"])
     summary = report.summarise(accuracy, ["none", "random", "kmeans", "mkdt", "full"])
@@ -103,10 +104,10 @@ def test_the_table_of_architectures(two_students: pd.DataFrame) -> None:
     assert [label.get_text() for label in axis.get_yticklabels()] == ["convnet", "alexnet"]
 
 
-def test_the_scores_so_far_make_the_tables(
+def test_tables_are_made_from_the_scores_that_exist(
     two_students: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Methods and budgets that are still to be measured are left out; nothing at all is refused."""
+    """Methods and budgets without scores are left out; no scores at all are an error."""
     monkeypatch.setattr(studies, "RESULTS", tmp_path)
     config = {
         "experiment": "e",
@@ -138,7 +139,7 @@ def test_the_scores_so_far_make_the_tables(
 
 
 def test_the_table_of_protocols(two_students: pd.DataFrame) -> None:
-    """A column a protocol and evaluation; what was not measured is a dash; both configs differ in protocol and batch alone."""
+    """Each protocol and evaluation has a column; a dash means no scores; the configs differ in protocol and batch only."""
     linear = two_students[two_students["student"] == "convnet"]
     knn = linear.assign(evaluation="knn", accuracy=linear["accuracy"] - 1)
     methods = ["none", "random", "mkdt"]
@@ -160,7 +161,7 @@ def test_the_table_of_protocols(two_students: pd.DataFrame) -> None:
 
 
 def test_differences_at_equal_steps(two_students: pd.DataFrame) -> None:
-    """Run by run, at each number of steps alone; what has no budget stands beside each."""
+    """They are paired run by run at each number of steps; a method without a budget is compared at every budget."""
     one = two_students[(two_students["student"] == "convnet") & (two_students["split"] == "test")]
     more = one.assign(steps=80, accuracy=one["accuracy"] + (one["method"] == "mkdt"))
     runs = studies.runs_by_steps(pd.concat([one, more, one.assign(steps=80, accuracy=0.0, chosen_at_steps=False)]))
@@ -172,7 +173,7 @@ def test_differences_at_equal_steps(two_students: pd.DataFrame) -> None:
 
 
 def test_the_figure_of_budgets(two_students: pd.DataFrame) -> None:
-    """A line for each method with a budget, in per cent of the images; the others go across."""
+    """A method with a budget has a line over the share of images; the others are horizontal."""
     one = two_students[two_students["student"] == "convnet"]
     larger = one[one["budget"] != "all"].assign(budget="5pct", accuracy=lambda table: table["accuracy"] + 1)
     accuracy = report.accuracies(pd.concat([one, larger]), ["1pct", "5pct"])
@@ -214,10 +215,8 @@ TINY: dict[str, Any] = {
 }
 
 
-def test_levels_of_another_budget_are_held_against_the_first_of_theirs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Neither the default nor the random subset of 10 images is a baseline for 20; `none` and `full` are for both."""
+def test_the_reference_of_a_level_has_the_same_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 20 images the default and the random subset of 10 are no references; `none` and `full` are for both."""
     monkeypatch.setattr(what_matters, "RUNS", tmp_path)
     study: dict[str, Any] = {
         "base": {"budgets": [10]},
@@ -251,10 +250,8 @@ def test_levels_of_another_budget_are_held_against_the_first_of_theirs(
     assert table.loc[[("VICReg", "mkdt"), ("default", "mkdt")], "vs_reference"].isna().all()
 
 
-def test_a_method_that_diverged_or_is_missing_has_no_figure_and_is_no_baseline(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It is measured once, its file says why; what would be held against it is held against nothing else instead."""
+def test_a_method_that_diverged_or_is_missing_is_no_reference(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is measured once, and its file says why it has no accuracy; no other level takes its place as the reference."""
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr(what_matters, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(what_matters, "RUNS", tmp_path / "runs")
@@ -275,22 +272,22 @@ def test_a_method_that_diverged_or_is_missing_has_no_figure_and_is_no_baseline(
     assert kept.loc["mkdt", "diverged"] == "distill: diverged, in iteration 288."
     assert kept.loc["random", "accuracy"].tolist() == [3, 3]
     table = what_matters.summarise(study)
-    found = table[["level", "method", "accuracy", "vs_random"]].fillna(0).to_numpy().tolist()
-    assert found == [[3, "random", 3.0, 0], [2, "mkdt", 2.0, -1], [4, "mkdt", 4.0, 1]]
+    compared = table[["level", "method", "accuracy", "vs_random"]].fillna(0).to_numpy().tolist()
+    assert compared == [[3, "random", 3.0, 0], [2, "mkdt", 2.0, -1], [4, "mkdt", 4.0, 1]]
     assert not any(column.startswith(("vs_reference", "recovered")) for column in table)
     (tmp_path / "runs/N_3.csv").unlink()
     assert what_matters.summarise(study)[["level", "accuracy"]].to_numpy().tolist() == [[2, 2.0], [4, 4.0]]
 
 
 def test_a_point_of_the_grid_at_which_students_diverged_is_not_chosen() -> None:
-    """However good those are that are left."""
+    """The accuracy of the other students there does not matter."""
     rows = pd.DataFrame({"method": "mkdt", "steps": 2, "rate": [0.1, 0.1, 0.3], "accuracy": [60.0, 62.0, 90.0]})
     assert what_matters.chosen(rows, "mkdt")["accuracy"].tolist() == [60, 62]
 
 
 @pytest.mark.slow
 def test_what_matters_from_the_levels_to_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each level is measured once, with the seeds that its methods have; the first one is what others are held against."""
+    """Each level is measured once, with the seeds that its methods have; the first level is the reference."""
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr(what_matters, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(what_matters, "RUNS", tmp_path / "runs")
@@ -323,7 +320,7 @@ def test_what_matters_from_the_levels_to_the_page(tmp_path: Path, monkeypatch: p
 
 @pytest.fixture
 def ssl_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl_trajectories.Source:
-    """What the workflow makes for study 3, at the smallest size, and loops as short."""
+    """The artifacts of study 3 at the smallest size, and loops of one or two rounds."""
     for name, value in {
         "RUNS": 2,
         "EPOCHS": 1,
@@ -354,10 +351,10 @@ def ssl_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl_trajector
     keep("digits_tuning/data.safetensors", train_images=images, train_labels=torch.arange(24) % 10, mean=mean, std=std)
     keep("digits_tuning/barlow_twins/targets.safetensors", targets=targets)
     for k in range(2):
-        settings = cfg.settings(config, "experts")
+        settings = settings_of(config, "experts")
         expert = train_expert(normal, targets, settings["student"], settings, seed=0, expert=k)
         keep(f"digits_tuning/barlow_twins/convnet/experts/{k:03d}.safetensors", **expert)
-        settings = cfg.settings(config, "sslexperts") | {"batch": 12}
+        settings = settings_of(config, "method_experts", method="mtt_ssl") | {"batch": 12}
         expert = mtt_ssl_expert(
             Source(images, mean, std), settings["student"], settings, seed=0, expert=k, device=torch.device("cpu")
         )
@@ -368,15 +365,15 @@ def ssl_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl_trajector
 
 
 def test_all_objectives_start_from_the_same_backbone(ssl_source: ssl_trajectories.Source) -> None:
-    """Their noise is compared on equal ground; the heads differ."""
+    """Only the heads differ, so the noise of the objectives can be compared."""
     first, *others = (ssl_source.model(objective)[0] for objective in ssl_trajectories.NAMES)
     for other in others:
         assert all(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
 
 
 @pytest.mark.slow
-def test_what_is_drawn_makes_the_noise(ssl_source: ssl_trajectories.Source) -> None:
-    """Without views regression has none from one expert and epoch; SSL has, from its views."""
+def test_the_noise_comes_from_what_is_drawn(ssl_source: ssl_trajectories.Source) -> None:
+    """With one expert and one epoch, regression has no noise; SSL has the noise of its views."""
     weights, gradients, hypergradients = ssl_trajectories.measure(ssl_source)
     assert len(weights) == 5 * 2  # objectives and rates, one epoch
     assert weights["noise_share"].between(0, 2).all()  # of two draws
@@ -392,7 +389,7 @@ def test_what_is_drawn_makes_the_noise(ssl_source: ssl_trajectories.Source) -> N
 
 
 def test_the_figure_of_the_matching_loss() -> None:
-    """A mean a start epoch over windows of 20 iterations, a panel a method."""
+    """Each method has a panel, each start epoch a line of means over 20 iterations."""
     rows = [
         {"method": method, "start_epoch": epoch, "step": step, "loss": float(epoch)}
         for method in ("mkdt", "mtt_ssl")
@@ -409,12 +406,12 @@ STUDIES = REPOSITORY / "docs/studies"
 
 
 def table_rows(text: str) -> list[str]:
-    """The rows of all Markdown tables in a text."""
+    """Return the rows of all Markdown tables in a text."""
     return [line for line in text.splitlines() if line.startswith("|")]
 
 
-def test_the_table_of_the_readme_is_the_demos() -> None:
-    """Its numbers are those of the committed summary.csv of `make demo`, to the digit."""
+def test_the_table_in_the_readme_is_that_of_the_demo() -> None:
+    """It is made from the committed summary.csv of `make demo`, with the same digits."""
     summary = pd.read_csv(STUDIES / "what_matters/demo_summary.csv")
     rows = table_rows(report.as_text(summary[summary["evaluation"] == "linear"], "fair"))
     assert "\n".join(rows) in (REPOSITORY / "README.md").read_text()
@@ -432,7 +429,7 @@ def test_the_table_of_budgets_in_the_readme_is_that_of_the_study() -> None:
 
 
 def test_the_tables_of_the_pages_are_those_of_their_csvs() -> None:
-    """A page copies the text that its script wrote from raw rows; both stand beside it, and say the same."""
+    """A page has the text that its script writes from the committed CSV files."""
     matters = what_matters.as_text(pd.read_csv(STUDIES / "what_matters/table.csv"))
     assert matters == (STUDIES / "what_matters/table.md").read_text()
     assert matters in (STUDIES / "what_matters.md").read_text()
@@ -469,8 +466,8 @@ def test_the_tables_of_the_pages_are_those_of_their_csvs() -> None:
         runs = runs[
             (runs["downstream"] == runs["source"]) & (runs["label_fraction"] == row.get("label_fraction", 0.02))
         ]
-        found = studies.at_equal_steps(runs, [(row["method"], row["baseline"])], [row["budget"]], [320])
-        assert found["difference"].iloc[0] == pytest.approx(row["difference"])
+        again = studies.at_equal_steps(runs, [(row["method"], row["baseline"])], [row["budget"]], [320])
+        assert again["difference"].iloc[0] == pytest.approx(row["difference"])
     for study in ("architectures", "protocols"):
         assert (STUDIES / study / "table.md").read_text() in (STUDIES / f"{study}.md").read_text()
     both = protocols.as_text(pd.read_csv(STUDIES / "protocols/summary.csv"))
@@ -484,20 +481,20 @@ def test_the_tables_of_the_pages_are_those_of_their_csvs() -> None:
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_is_the_step_down_rule(values: list[float]) -> None:
-    """Rejecting what is at most alpha of the corrected p is rejecting by Holm's rule, for every alpha."""
-    found = studies.holm(pd.Series(values))
-    assert ((found >= values) & (found <= 1)).all()
+    """For every alpha, corrected p values up to alpha are those that Holm's rule rejects."""
+    corrected = studies.holm(pd.Series(values))
+    assert ((corrected >= values) & (corrected <= 1)).all()
     for alpha in (0.01, 0.05, 0.3):
         rejected = set()
         for k, row in enumerate(sorted(range(len(values)), key=lambda i: values[i])):
             if values[row] * (len(values) - k) > alpha:
                 break
             rejected.add(row)
-        assert {values[i] for i in rejected} == {values[i] for i in found.index[found <= alpha]}
+        assert {values[i] for i in rejected} == {values[i] for i in corrected.index[corrected <= alpha]}
 
 
 def test_p_is_below_five_per_cent_where_the_interval_excludes_zero() -> None:
-    """Of all differences of study 1."""
+    """This holds for all differences to the best subset of study 1."""
     table = pd.read_csv(STUDIES / "digits/holm.csv")
     best = pd.read_csv(STUDIES / "digits/against_best_subset.csv").set_index(["budget", "method"])
     for row in table[table["family"] == "best subset"].to_dict("records"):
@@ -507,7 +504,7 @@ def test_p_is_below_five_per_cent_where_the_interval_excludes_zero() -> None:
 
 
 def test_the_table_of_steps() -> None:
-    """A row a method that is trained, as many columns as there are numbers of steps."""
+    """Each method that is trained has a row, each number of steps a column."""
     rows = [("random", 20, 64.0), ("random", 80, 65.5), ("mkdt", 80, 68.2), ("none", 0, 60.0)]
     text = fashion.as_text(pd.DataFrame(rows, columns=["method", "steps", "mean"])).splitlines()
     assert text[0] == "| method | 20 | 80 |"
@@ -515,7 +512,7 @@ def test_the_table_of_steps() -> None:
 
 
 def test_the_better_of_two_grids() -> None:
-    """Each method and number of steps comes from the grid with the higher best validation, a mean over label fractions."""
+    """Each method and number of steps comes from the grid with the higher validation accuracy, averaged over label fractions."""
 
     def tables(rate: float, validation: dict[tuple[str, int], tuple[float, float]]) -> list[pd.DataFrame]:
         rows = [

@@ -1,6 +1,6 @@
-"""The processes of one job: what N do together is what one does, and no way of dying leaves one behind or waiting.
+"""Several processes compute what one does, and however one of them dies, none is left behind or waiting.
 
-Every start of a process imports torch (seconds), so one start serves many checks.
+Starting a process takes seconds (it imports torch), so one start serves many checks.
 """
 
 import copy
@@ -61,7 +61,7 @@ SETTINGS: dict[str, Any] = {
 
 @pytest.fixture(scope="module", autouse=True)
 def importable() -> Any:
-    """The other processes find the functions of this file, and nobody uses more than one thread."""
+    """Let other processes import this file."""
     with pytest.MonkeyPatch.context() as patch:
         path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.getenv("PYTHONPATH")])])
         patch.setenv("PYTHONPATH", path)
@@ -202,16 +202,16 @@ def test_a_failure_ends_all_with_its_reason(
 
 
 def children(pid: int) -> list[int]:
-    """Process ids of the children of a process that are not dead."""
-    found = []
+    """Process ids of the living children of a process, without multiprocessing's resource tracker, which stays."""
+    pids = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
         except OSError:
             continue
-        if int(fields[1]) == pid and fields[0] != "Z":
-            found.append(int(entry.name))
-    return found
+        if int(fields[1]) == pid and fields[0] != "Z" and b"resource_tracker" not in (entry / "cmdline").read_bytes():
+            pids.append(int(entry.name))
+    return pids
 
 
 def alive(pid: int) -> bool:
@@ -243,7 +243,6 @@ distributed.run(wait_for_ever, 2, torch.device("cpu"), {{"folder": {str(folder)!
         [sys.executable, "-c", code],
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
     )
     deadline = time.monotonic() + 60
     while not (folder / "1").is_file() or not (folder / "1").read_text():

@@ -1,4 +1,4 @@
-"""Checkpoints from elsewhere: random weights in each published form, and every way in which a file can be wrong."""
+"""Imported teachers: random weights in each published format, and files with each kind of fault."""
 
 import pickle
 import sys
@@ -19,16 +19,17 @@ from mkdt import artifacts
 from mkdt.errors import UserError
 from mkdt.networks.backbones import build_backbone
 from mkdt.networks.flat import flatten_state
+from mkdt.teacher.checkpoint_formats import TeacherCheckpoint
 from mkdt.teacher.encoding import load_teacher, represent
-from mkdt.teacher.external_checkpoint import Checkpoint, describe, fill, load_checkpoint
+from mkdt.teacher.external_checkpoint import load_checkpoint, load_weights, summary
 from mkdt.teacher.external_file import sha256
 
 OPTIONS: dict[str, Any] = dict.fromkeys(("model", "sha256", "image_size", "mean", "std", "padding"))
 Weights = dict[str, Tensor]
 
 
-def shaken(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Random weights and running statistics that matter, in eval mode."""
+def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Set random weights and running statistics, and eval mode."""
     stream = torch.Generator().manual_seed(seed)
     for name, value in model.state_dict().items():
         if name.endswith("running_var") or (name.endswith("weight") and value.ndim == 1):
@@ -39,17 +40,17 @@ def shaken(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def small_resnet(padding: int, make: Callable[..., nn.Module] = resnet18, *, max_pool: bool = False) -> nn.Module:
-    """torchvision's ResNet with the first convolution that papers use for small images, built by hand."""
+    """Build torchvision's ResNet with the first convolution that papers use for small images."""
     model = make()
     model.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=padding, bias=False)
     if not max_pool:
         model.maxpool = nn.Identity()
     model.fc = nn.Identity()
-    return shaken(model)
+    return randomised(model)
 
 
 class MixBT(nn.Module):
-    """The module that mix-bt saves: a Sequential of the ResNet's children, and a projection head."""
+    """The module saved by mix-bt: a Sequential of the children of the ResNet, and a projection head."""
 
     def __init__(self, resnet: nn.Module, *, tiny_imagenet: bool) -> None:
         super().__init__()
@@ -61,12 +62,12 @@ class MixBT(nn.Module):
 
 
 def projector() -> nn.Module:
-    """solo-learn's Barlow Twins head, narrower."""
+    """Build the Barlow Twins head of solo-learn with fewer units."""
     return nn.Sequential(nn.Linear(512, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 8))
 
 
 def lightning(weights: Weights) -> dict[str, Any]:
-    """What PyTorch Lightning writes around a state dict."""
+    """Put a state dict into the content of a PyTorch Lightning file."""
     return {
         "epoch": 999, "global_step": 195_000, "pytorch-lightning_version": "1.5.8", "state_dict": weights,
         "loops": {"fit_loop": {"state_dict": {}}}, "callbacks": {}, "optimizer_states": [{"state": {}}],
@@ -75,33 +76,33 @@ def lightning(weights: Weights) -> dict[str, Any]:
 
 
 def prefixed(prefix: str, model: nn.Module) -> Weights:
-    """A state dict under a prefix."""
+    """Return a state dict with a prefix before each key."""
     return {prefix + key: value for key, value in model.state_dict().items()}
 
 
 def written(folder: Path, content: Any, name: str = "weights.pt") -> Path:
-    """``content`` as a PyTorch file."""
+    """Write ``content`` as a PyTorch file."""
     torch.save(content, folder / name)
     return folder / name
 
 
-def load(path: Path | None, channels: int = 3, size: int = 32, **options: Any) -> Checkpoint:
-    """What the rule teacher_import does."""
+def load(path: Path | None, channels: int = 3, size: int = 32, **options: Any) -> TeacherCheckpoint:
+    """Load a checkpoint as the rule teacher_import does."""
     return load_checkpoint(path, OPTIONS | options, channels, size)
 
 
-def features(found: Checkpoint, images: Tensor, folder: Path, mean: Tensor, std: Tensor) -> Tensor:
-    """The rest of the way: into teacher.safetensors, out of it, and over the images in the rule targets' manner."""
+def features(checkpoint: TeacherCheckpoint, images: Tensor, folder: Path, mean: Tensor, std: Tensor) -> Tensor:
+    """Write and read ``teacher.safetensors``, then encode images as the rule targets does."""
     path = folder / "teacher.safetensors"
-    parameters = {"backbone": found.backbone, "view": found.view}
-    artifacts.save(path, found.weights, stage="teacher", parameters=parameters)
+    parameters = {"backbone": checkpoint.backbone, "view": checkpoint.view}
+    artifacts.save(path, checkpoint.weights, stage="teacher", parameters=parameters)
     teacher = artifacts.Artifact(path, "teacher")
     backbone, mean, std = load_teacher(teacher, images.shape[1], images.shape[2], mean, std)
     return represent(backbone, images, mean, std, torch.device("cpu"))
 
 
 def pixels(channels: int = 3, size: int = 32) -> Tensor:
-    """Four random images."""
+    """Return four random images uint8."""
     stream = torch.Generator().manual_seed(1)
     return torch.randint(0, 256, (4, channels, size, size), dtype=torch.uint8, generator=stream)
 
@@ -144,19 +145,19 @@ SMALL: dict[str, tuple[Callable[[], Any], str, nn.Module]] = {
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_published_form_gives_the_features_of_its_own_code(name: str, tmp_path: Path) -> None:
-    """Right keys with the wrong padding or pool would load without complaint and give other features."""
-    content, origin, model = SMALL[name]
+def test_a_published_format_gives_the_features_of_its_own_code(name: str, tmp_path: Path) -> None:
+    """A wrong padding or max-pool would load without an error and give other features."""
+    content, name_of_format, model = SMALL[name]
     found = load(written(tmp_path, content()))
-    assert found.format == origin
+    assert found.format == name_of_format
     images = pixels()
     wanted = model((images.float() / 255 - MEAN[:, None, None]) / STD[:, None, None])
     torch.testing.assert_close(features(found, images, tmp_path, MEAN, STD), wanted, rtol=1e-4, atol=1e-4)
     assert not {key.split(".")[0] for key in found.left_out} - {"projector", "classifier", "g"}
 
 
-def test_the_padding_of_the_config_wins(tmp_path: Path) -> None:
-    """A ResNet with torchvision's names from other code than KRR-ST's."""
+def test_the_config_overrides_the_padding(tmp_path: Path) -> None:
+    """Code other than KRR-ST may use the same names with another padding."""
     path = written(tmp_path, KRR_ST.state_dict())
     plain = small_resnet(1)
     plain.load_state_dict(KRR_ST.state_dict())
@@ -169,11 +170,11 @@ def test_the_padding_of_the_config_wins(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("make", "with_classifier"), [(resnet18, True), (resnet50, False)])
-def test_torchvision_sees_large_normalised_images(
+def test_torchvision_gets_large_normalised_images(
     make: Callable[..., nn.Module], with_classifier: bool, tmp_path: Path
 ) -> None:
-    """Small images are enlarged to what the weights were trained on, with ImageNet's statistics."""
-    model = shaken(make())
+    """Small images are enlarged to the size of the training and normalised with the statistics of ImageNet."""
+    model = randomised(make())
     path = tmp_path / "weights.safetensors"
     save_file({k: v for k, v in model.state_dict().items() if with_classifier or not k.startswith("fc.")}, path)
     found = load(path)
@@ -188,8 +189,8 @@ def test_torchvision_sees_large_normalised_images(
     torch.testing.assert_close(features(found, images, tmp_path, MEAN, STD), wanted, rtol=1e-3, atol=1e-3)
 
 
-def test_the_view_may_be_given(tmp_path: Path) -> None:
-    """Statistics and size that a checkpoint was trained with are in no file."""
+def test_the_config_can_set_input_size_and_statistics(tmp_path: Path) -> None:
+    """A checkpoint does not store the statistics and size that it was trained with."""
     path = written(tmp_path, KRR_ST.state_dict())
     found = load(path, size=16, mean=[0.1, 0.2, 0.3], std=[1.0, 2.0, 3.0], image_size=32)
     images = pixels(size=16)
@@ -203,8 +204,8 @@ def test_the_view_may_be_given(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("own_statistics", [True, False])
-def test_grey_images_are_repeated_for_a_teacher_of_colour(tmp_path: Path, own_statistics: bool) -> None:
-    """MNIST and a CIFAR teacher fit together; a teacher of grey does not take colour."""
+def test_grey_images_are_repeated_for_a_teacher_of_colour_images(tmp_path: Path, own_statistics: bool) -> None:
+    """A teacher trained on CIFAR can encode MNIST."""
     given = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.3]} if own_statistics else {}
     found = load(written(tmp_path, KRR_ST.state_dict()), channels=1, **given)
     images = pixels(channels=1)
@@ -215,16 +216,16 @@ def test_grey_images_are_repeated_for_a_teacher_of_colour(tmp_path: Path, own_st
 
 
 def own_file(folder: Path, channels: int = 1) -> tuple[Path, nn.Module]:
-    """A teacher.safetensors as the rule teacher writes it."""
+    """Write a ``teacher.safetensors`` as the rule teacher does."""
     spec = {"architecture": "resnet", "blocks": [1, 1], "width": 4}
-    model = shaken(build_backbone(spec, channels, 8))
+    model = randomised(build_backbone(spec, channels, 8))
     path = folder / "own.safetensors"
     artifacts.save(path, model.state_dict(), stage="teacher", parameters={"seed": 0, "backbone": spec})
     return path, model
 
 
-def test_a_teacher_of_this_project_comes_back(tmp_path: Path) -> None:
-    """Trained elsewhere with the same program; and a checkpoint that was imported once can be imported again."""
+def test_a_teacher_of_this_project_can_be_imported(tmp_path: Path) -> None:
+    """A teacher that was imported can be imported again; a teacher of grey images does not take colour."""
     path, model = own_file(tmp_path)
     found = load(path, channels=1, size=8)
     assert found.format == "mkdt"
@@ -237,23 +238,23 @@ def test_a_teacher_of_this_project_comes_back(tmp_path: Path) -> None:
         load(path, channels=3, size=8)
 
 
-def test_halves_become_floats(tmp_path: Path) -> None:
-    """Weights stored in half precision are a teacher like any other."""
+def test_half_precision_becomes_float32(tmp_path: Path) -> None:
+    """Integer tensors keep their type."""
     weights = {key: value.half() if value.is_floating_point() else value for key, value in KRR_ST.state_dict().items()}
     found = load(written(tmp_path, weights))
     assert {value.dtype for value in found.weights.values()} == {torch.float32, torch.int64}
 
 
-def test_what_the_profiler_left_in_mix_bt_files_is_no_weight(tmp_path: Path) -> None:
-    """mix-bt counts operations with thop, some versions of which leave their counters in the modules."""
+def test_buffers_of_a_profiler_in_mix_bt_files_are_ignored(tmp_path: Path) -> None:
+    """mix-bt counts operations with thop; some versions leave their counters in the modules."""
     weights = MixBT(small_resnet(1), tiny_imagenet=False).state_dict()
     weights |= {"total_ops": torch.zeros(1), "f.0.total_ops": torch.zeros(1), "f.0.total_params": torch.zeros(1)}
     assert load(written(tmp_path, weights)).format == "mix_bt"
 
 
-def test_the_log_says_what_was_recognised_assumed_and_left_out(tmp_path: Path) -> None:
-    """A padding that was assumed is nothing to keep silent about."""
-    line = describe(load(written(tmp_path, SMALL["solo-learn"][0]())))
+def test_the_log_names_the_format_the_assumed_padding_and_the_tensors_left_out(tmp_path: Path) -> None:
+    """The padding is not in the file, so the log shows it."""
+    line = summary(load(written(tmp_path, SMALL["solo-learn"][0]())))
     assert all(word in line for word in ("solo_learn", '"padding": 2', "left out: classifier.bias"))
 
 
@@ -272,8 +273,8 @@ WRONG: dict[str, tuple[Callable[[Weights], Any], list[str]]] = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_does_not_fit_is_named(case: str, tmp_path: Path) -> None:
-    """One sentence with the file and the first keys at fault; half a teacher is no teacher."""
+def test_tensors_that_do_not_fit_are_named(case: str, tmp_path: Path) -> None:
+    """The message is one sentence with the file and the first keys at fault."""
     change, words = WRONG[case]
     path = written(tmp_path, change(dict(KRR_ST.state_dict())))
     with pytest.raises(UserError) as caught:
@@ -284,8 +285,8 @@ def test_what_does_not_fit_is_named(case: str, tmp_path: Path) -> None:
     assert "\n" not in message
 
 
-def test_another_file_than_expected_is_refused(tmp_path: Path) -> None:
-    """The digest of a publication is the proof that this is its teacher."""
+def test_a_file_with_another_digest_is_refused(tmp_path: Path) -> None:
+    """The message names both digests and the key."""
     path = written(tmp_path, KRR_ST.state_dict())
     assert load(path, sha256=sha256(path)).identity == sha256(path)
     with pytest.raises(UserError, match=r"SHA-256 [0-9a-f]{64}, but teacher\.checkpoint\.sha256 is 0{64}"):
@@ -304,7 +305,7 @@ class Trap:
 
 @pytest.mark.parametrize("plain_pickle", [True, False])
 def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, plain_pickle: bool) -> None:
-    """A checkpoint from the net is somebody else's program unless only tensors are read."""
+    """Only tensors and plain values are unpickled."""
     sprung, path = tmp_path / "sprung", tmp_path / "trap.pt"
     content = {"state_dict": KRR_ST.state_dict(), "hyper_parameters": Trap(sprung)}
     if plain_pickle:
@@ -320,7 +321,7 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, plain_pickle: bool) -
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
 @pytest.mark.parametrize("length", [0, 100, 100_000])
 def test_a_truncated_file_is_named(tmp_path: Path, suffix: str, length: int) -> None:
-    """An interrupted download."""
+    """A download may be interrupted."""
     path = tmp_path / f"weights.{suffix}"
     (torch.save if suffix == "pt" else save_file)(KRR_ST.state_dict(), path)  # type: ignore[operator]
     path.write_bytes(path.read_bytes()[:length])
@@ -329,15 +330,15 @@ def test_a_truncated_file_is_named(tmp_path: Path, suffix: str, length: int) -> 
 
 
 def test_images_that_are_too_small_are_refused_before_any_training(tmp_path: Path) -> None:
-    """A padding of 0 leaves nothing of a 2x2 image."""
+    """A padding of 0 reduces a 2x2 image to nothing."""
     with pytest.raises(UserError, match=r"does not take images of 2x2.*image_size"):
         load(written(tmp_path, KRR_ST.state_dict()), size=2, padding=0)
 
 
 def timm_file(folder: Path, name: str, **changes: Any) -> tuple[Path, nn.Module]:
-    """Random weights of a timm model as its authors publish them, with classifier; and the model without."""
+    """Write random weights of a timm model with classifier; return the file and the model without classifier."""
     timm = pytest.importorskip("timm")
-    model = shaken(timm.create_model(name, pretrained=False))
+    model = randomised(timm.create_model(name, pretrained=False))
     path = folder / "timm.safetensors"
     save_file({key: value.contiguous() for key, value in (model.state_dict() | changes).items()}, path)
     model.reset_classifier(0)
@@ -345,19 +346,19 @@ def timm_file(folder: Path, name: str, **changes: Any) -> tuple[Path, nn.Module]
 
 
 @pytest.mark.parametrize("name", ["test_vit", "test_resnet", "test_convnext"])
-def test_a_model_of_timm_sees_images_as_timm_says(name: str, tmp_path: Path) -> None:
-    """Its size, statistics and interpolation; its classifier dropped by timm's own name for it."""
+def test_a_model_of_timm_gets_images_as_timm_specifies(name: str, tmp_path: Path) -> None:
+    """Size, statistics, interpolation and the name of the classifier come from timm."""
     path, model = timm_file(tmp_path, name)
     found = load(path, model=f"timm:{name}")
     assert found.format == "timm"
     assert found.left_out
     from timm.data import resolve_model_data_config
 
-    seen = resolve_model_data_config(model)
+    config = resolve_model_data_config(model)
     images = pixels()[:2]
-    size, mode = seen["input_size"][1:], seen["interpolation"]
+    size, mode = config["input_size"][1:], config["interpolation"]
     large = nn.functional.interpolate(images.float() / 255, size, mode=mode, antialias=True)
-    mean, std = (torch.tensor(seen[key])[:, None, None] for key in ("mean", "std"))
+    mean, std = (torch.tensor(config[key])[:, None, None] for key in ("mean", "std"))
     with torch.no_grad():
         wanted = model.eval()((large - mean) / std)
     torch.testing.assert_close(features(found, images, tmp_path, MEAN, STD), wanted, rtol=1e-3, atol=1e-3)
@@ -366,7 +367,7 @@ def test_a_model_of_timm_sees_images_as_timm_says(name: str, tmp_path: Path) -> 
 
 
 def test_faults_of_timm_checkpoints_are_named(tmp_path: Path) -> None:
-    """An unknown name, a tensor that is left over, weights that cannot be fetched, a size that does not suit."""
+    """Faults: an unknown name, an extra tensor, an image size that does not fit, a padding."""
     path, _ = timm_file(tmp_path, "test_vit", extra=torch.zeros(2))
     with pytest.raises(UserError, match="timm has no model 'nothing_like_it'"):
         load(path, model="timm:nothing_like_it")
@@ -380,7 +381,7 @@ def test_faults_of_timm_checkpoints_are_named(tmp_path: Path) -> None:
 
 
 class TinyTimm(nn.Module):
-    """As much of a timm model as is used here."""
+    """The parts of a timm model that are used here."""
 
     num_features = 6
     pretrained_cfg = {"classifier": "head", "input_size": (3, 10, 10)}  # noqa: RUF012
@@ -391,13 +392,13 @@ class TinyTimm(nn.Module):
         self.head = nn.Linear(6, num_classes) if num_classes else nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features, or scores."""
+        """Compute features, or scores if there is a classifier."""
         return self.head(self.stem(images).flatten(1))
 
 
 @pytest.fixture
 def fake_timm(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """timm's interface, without timm and without a net: its downloads are what the returned dict holds."""
+    """Replace timm by a module that downloads nothing: it returns the weights in the returned dict."""
     published: dict[str, Any] = {}
 
     def create_model(name: str, pretrained: bool, num_classes: int = 10, in_chans: int = 3) -> nn.Module:
@@ -417,8 +418,8 @@ def fake_timm(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 @pytest.mark.parametrize("from_file", [True, False])
 def test_weights_for_timm_from_a_file_or_from_timm(fake_timm: dict[str, Any], tmp_path: Path, from_file: bool) -> None:
-    """The same features either way, and a digest of what was fetched in the header."""
-    model = shaken(TinyTimm(10))
+    """Both give the same features; the identity is a digest of the file or of the downloaded tensors."""
+    model = randomised(TinyTimm(10))
     fake_timm["model"] = model
     path = written(tmp_path, model.state_dict()) if from_file else None
     found = load(path, size=8, model="timm:tiny")
@@ -431,10 +432,10 @@ def test_weights_for_timm_from_a_file_or_from_timm(fake_timm: dict[str, Any], tm
     torch.testing.assert_close(features(found, images, tmp_path, MEAN, STD), wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_weights_that_timm_cannot_fetch_and_a_missing_timm(
+def test_weights_that_timm_cannot_download_and_a_missing_timm(
     fake_timm: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One sentence that says what to do, where there is no net and where timm is not installed."""
+    """The message says what to do without network and without timm."""
     with pytest.raises(UserError, match=r"timm could not provide weights for 'tiny'.*teacher\.checkpoint\.file"):
         load(None, size=8, model="timm:tiny")
     monkeypatch.setitem(sys.modules, "timm", None)
@@ -447,8 +448,8 @@ KEYS = sorted(NETWORK.state_dict())
 
 
 @given(key=st.sampled_from(KEYS), fault=st.sampled_from(["lacks", "left over", "of shape", "not finite in"]))
-def test_any_single_fault_is_found_and_named(key: str, fault: str) -> None:
-    """Whichever tensor it is, weights or statistics: nothing is loaded in part."""
+def test_any_single_fault_is_named(key: str, fault: str) -> None:
+    """Each tensor is checked, and nothing is loaded if one has a fault."""
     weights = dict(NETWORK.state_dict())
     named = key
     if fault == "lacks":
@@ -462,7 +463,7 @@ def test_any_single_fault_is_found_and_named(key: str, fault: str) -> None:
         weights[key] = torch.full(weights[key].shape, torch.inf)
     before = flatten_state(NETWORK)
     with pytest.raises(UserError) as caught:
-        fill(NETWORK, weights, "theirs.pt")
+        load_weights(NETWORK, weights, "theirs.pt")
     assert named in str(caught.value)
     assert fault in str(caught.value)
     assert torch.equal(flatten_state(NETWORK), before)

@@ -1,4 +1,4 @@
-"""Representations from elsewhere: accepted forms, the order of rows, and what is refused."""
+"""Imported targets: accepted files, the order of rows, and refused files."""
 
 import logging
 import pickle
@@ -16,15 +16,15 @@ from mkdt.artifacts import Artifact
 from mkdt.errors import UserError
 from mkdt.teacher.external_targets import load_representations
 
-PUBLISHED = 10  # rows of the data set, of which seven are training images
+PUBLISHED = 10  # rows of the data set; seven are training images
 ROWS = torch.tensor([0, 2, 3, 5, 6, 8, 9])
-ALL = torch.arange(PUBLISHED * 3).reshape(PUBLISHED, 3).float()  # a row says which it is
+ALL = torch.arange(PUBLISHED * 3).reshape(PUBLISHED, 3).float()  # the values of a row show its place
 WANTED = ALL[ROWS]
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Artifact:
-    """A source with seven training images of ten."""
+    """Make a source with seven training images of ten."""
     path = tmp_path / "data.safetensors"
     images = torch.arange(7, dtype=torch.uint8)[:, None, None, None].expand(7, 1, 2, 2)
     artifacts.save(path, {"train_images": images, "train_index": ROWS}, stage="data")
@@ -32,27 +32,27 @@ def data(tmp_path: Path) -> Artifact:
 
 
 def safetensors(path: Path, tensors: dict[str, Tensor], **metadata: str) -> Path:
-    """A user's file."""
+    """Write a safetensors file of a user."""
     save_file(tensors, path / "theirs.safetensors", metadata or None)
     return path / "theirs.safetensors"
 
 
 def numpy(path: Path, array: Any) -> Path:
-    """A user's file."""
+    """Write a NumPy file of a user."""
     np.save(path / "theirs.npy", array)
     return path / "theirs.npy"
 
 
 def pytorch(path: Path, content: Any) -> Path:
-    """A user's file."""
+    """Write a PyTorch file of a user."""
     torch.save(content, path / "theirs.pt")
     return path / "theirs.pt"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
 @pytest.mark.parametrize("rows", [ROWS, torch.arange(PUBLISHED)])
-def test_one_row_an_image_in_any_container(tmp_path: Path, data: Artifact, dtype: torch.dtype, rows: Tensor) -> None:
-    """In the order of the training images, or of the data set as published; unproven, so with a warning."""
+def test_one_row_per_image_in_any_file_format(tmp_path: Path, data: Artifact, dtype: torch.dtype, rows: Tensor) -> None:
+    """Rows may be in the order of the training images or in the published order; the log warns, since neither is proven."""
     values = ALL[rows].to(dtype)
     for path in (
         safetensors(tmp_path, {"targets": values}),
@@ -67,8 +67,8 @@ def test_one_row_an_image_in_any_container(tmp_path: Path, data: Artifact, dtype
         assert "proves no order" in found.order
 
 
-def test_an_index_puts_rows_in_order(tmp_path: Path, data: Artifact) -> None:
-    """Shuffled rows with their place in the published order, more of them than are needed or just enough."""
+def test_an_index_orders_the_rows(tmp_path: Path, data: Artifact) -> None:
+    """Rows may be shuffled, and there may be more than needed."""
     for shuffled in (torch.randperm(PUBLISHED), ROWS.flip(0)):
         found = load_representations(pytorch(tmp_path, {"targets": ALL[shuffled], "index": shuffled}), data, PUBLISHED)
         assert torch.equal(found.targets, WANTED)
@@ -76,7 +76,7 @@ def test_an_index_puts_rows_in_order(tmp_path: Path, data: Artifact) -> None:
 
 
 def test_the_digest_of_the_images_proves_the_order(tmp_path: Path, data: Artifact) -> None:
-    """What the rule data printed, carried in the file; another split of the same data set has another."""
+    """The rule data logs this digest; another split of the same data set has another digest."""
     digest = data.header["digests"]["train_images"]
     for path in (
         safetensors(tmp_path, {"targets": WANTED}, images=digest),
@@ -88,7 +88,7 @@ def test_the_digest_of_the_images_proves_the_order(tmp_path: Path, data: Artifac
 
 
 def test_targets_of_this_project_name_their_data(tmp_path: Path, data: Artifact) -> None:
-    """From another machine, with the identity of the data in the header."""
+    """The header has the identity of the data."""
     path = tmp_path / "targets.safetensors"
     tensors = {"targets": WANTED, "validation_targets": WANTED.clone()}
     artifacts.save(path, tensors, stage="targets", inputs={"data": data.identity})
@@ -120,8 +120,8 @@ WRONG: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("content", "words"), WRONG, ids=lambda value: value if isinstance(value, str) else "")
-def test_what_cannot_be_targets_is_refused(tmp_path: Path, data: Artifact, content: Any, words: str) -> None:
-    """In one sentence with the file, before anything is written."""
+def test_files_without_valid_targets_are_refused(tmp_path: Path, data: Artifact, content: Any, words: str) -> None:
+    """The message is one sentence with the file."""
     path = pytorch(tmp_path, content)
     with pytest.raises(UserError, match=words) as caught:
         load_representations(path, data, PUBLISHED)
@@ -130,7 +130,7 @@ def test_what_cannot_be_targets_is_refused(tmp_path: Path, data: Artifact, conte
 
 
 def test_objects_in_an_array_are_not_unpickled(tmp_path: Path, data: Artifact) -> None:
-    """A .npy of objects is a pickle."""
+    """A .npy file of objects is a pickle."""
     path = numpy(tmp_path, np.array([{"a": 1}], dtype=object))
     with pytest.raises(UserError, match="more than tensors"):
         load_representations(path, data, PUBLISHED)

@@ -1,4 +1,4 @@
-"""SSL losses against loop-based transcriptions of their papers, and the random views."""
+"""SSL losses compared with transcriptions of their papers as loops, and the random views."""
 
 import math
 from typing import Any
@@ -36,7 +36,7 @@ FULL: dict[str, Any] = {
 
 
 def barlow_by_loops(first: np.ndarray, second: np.ndarray, weight: float) -> float:
-    """Equation 1 of Zbontar et al. (2021), one entry of the correlation matrix at a time, divided by D."""
+    """Compute equation 1 of Zbontar et al. (2021), one entry of the correlation matrix at a time, divided by D."""
     count, dimension = first.shape
     total = 0.0
     for i in range(dimension):
@@ -49,7 +49,7 @@ def barlow_by_loops(first: np.ndarray, second: np.ndarray, weight: float) -> flo
 
 
 def nt_xent_by_loops(first: np.ndarray, second: np.ndarray, temperature: float) -> float:
-    """Equation 1 of Chen et al. (2020), one pair at a time."""
+    """Compute equation 1 of Chen et al. (2020), one pair at a time."""
     views = [*first, *second]
     count = len(first)
 
@@ -66,7 +66,7 @@ def nt_xent_by_loops(first: np.ndarray, second: np.ndarray, temperature: float) 
 
 
 def vicreg_by_loops(first: np.ndarray, second: np.ndarray, weights: tuple[float, float, float]) -> float:
-    """Algorithm 1 of Bardes et al. (2022), one entry of each covariance matrix at a time."""
+    """Compute algorithm 1 of Bardes et al. (2022), one entry of each covariance matrix at a time."""
     count, dimension = first.shape
     invariance = sum((first[n, j] - second[n, j]) ** 2 for n in range(count) for j in range(dimension))
     hinge = redundancy = 0.0
@@ -80,7 +80,7 @@ def vicreg_by_loops(first: np.ndarray, second: np.ndarray, weights: tuple[float,
 
 
 def pair(count: int, dimension: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Two related sets of projections."""
+    """Return two related sets of projections."""
     stream = torch.Generator().manual_seed(seed)
     first = torch.randn(count, dimension, generator=stream, dtype=torch.float64)
     return first, first + 0.5 * torch.randn(count, dimension, generator=stream, dtype=torch.float64)
@@ -88,7 +88,7 @@ def pair(count: int, dimension: int, seed: int) -> tuple[Tensor, Tensor]:
 
 @given(st.integers(2, 6), st.integers(1, 5), st.integers(0, 99), st.floats(0, 0.1))
 def test_barlow_twins_equals_its_equation(count: int, dimension: int, seed: int, weight: float) -> None:
-    """A swapped axis or a missing square would still train, to something else."""
+    """A swapped axis or a missing square would change the result."""
     first, second = pair(count, dimension, seed)
     wanted = barlow_by_loops(first.numpy(), second.numpy(), weight)
     assert float(barlow_twins(first, second, off_diagonal=weight)) == pytest.approx(wanted, rel=1e-9)
@@ -96,7 +96,7 @@ def test_barlow_twins_equals_its_equation(count: int, dimension: int, seed: int,
 
 @given(st.integers(2, 6), st.integers(1, 5), st.integers(0, 99), st.floats(0.1, 2))
 def test_nt_xent_equals_its_equation(count: int, dimension: int, seed: int, temperature: float) -> None:
-    """The partner of each view must be the other view of the same image, and the view itself no negative."""
+    """The positive of each view is the other view of the same image; the view itself is not a negative."""
     first, second = pair(count, dimension, seed)
     wanted = nt_xent_by_loops(first.numpy(), second.numpy(), temperature)
     assert float(nt_xent(first, second, temperature=temperature)) == pytest.approx(wanted, rel=1e-9)
@@ -109,8 +109,10 @@ WEIGHT = st.floats(0, 30)
 def test_vicreg_equals_its_algorithm(
     count: int, dimension: int, seed: int, weights: tuple[float, float, float]
 ) -> None:
-    """Three terms that could each be scaled by the batch or the dimension once too often."""
-    first, second = (0.7 * view for view in pair(count, dimension, seed))  # deviations on both sides of the hinge
+    """Each of the three terms has the right scale in batch size and dimension."""
+    first, second = (
+        0.7 * view for view in pair(count, dimension, seed)
+    )  # standard deviations on both sides of the hinge
     wanted = vicreg_by_loops(first.numpy(), second.numpy(), weights)
     options = dict(zip(("invariance", "variance", "covariance"), weights, strict=True))
     assert float(vicreg(first, second, **options)) == pytest.approx(wanted, rel=1e-9, abs=1e-12)
@@ -125,7 +127,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize(("name", "options"), OPTIONS.items())
 def test_losses_prefer_matching_views_and_have_finite_gradients(name: str, options: dict[str, float]) -> None:
-    """Pairing the wrong images must cost; constant (collapsed) projections must not give NaN."""
+    """Pairing views of different images raises the loss; constant (collapsed) projections give no NaN."""
     first, second = pair(8, 4, 0)
     loss = LOSSES[name]
     assert float(loss(first, second, **options)) < float(loss(first, second.roll(1, 0), **options))
@@ -137,14 +139,14 @@ def test_losses_prefer_matching_views_and_have_finite_gradients(name: str, optio
 
 
 def draw(views: nn.Module, images: Tensor, seed: int = 0) -> Tensor:
-    """One view of each image from a named stream."""
+    """Draw one view of each image from a named random stream."""
     with torch.no_grad(), seeding.global_stream(seed, "views"):
         return views(images)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_views_keep_shape_are_decided_by_the_stream_and_leave_the_images(channels: int) -> None:
-    """Grey and colour, all steps on: same stream, same views; another stream, others."""
+def test_views_keep_the_shape_depend_on_the_stream_only_and_do_not_change_the_images(channels: int) -> None:
+    """Equal random streams give equal views of grey and colour images, with all steps on."""
     views = build_views(FULL, channels, 16)
     images = torch.rand(4, channels, 16, 16)
     before = images.clone()
@@ -171,8 +173,8 @@ STEPS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: next(iter(step)))
-def test_each_step_acts_and_every_image_has_its_own_draw(step: dict[str, Any]) -> None:
-    """A draw shared by the batch would make SSL far easier; 16 copies of an image must not all look alike."""
+def test_each_step_changes_images_and_draws_for_each_image(step: dict[str, Any]) -> None:
+    """16 copies of an image do not all get the same view."""
     image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     copies = draw(build_views(PLAIN | step, 3, 16), image.expand(16, -1, -1, -1).contiguous())
     distinct = {copy.numpy().tobytes() for copy in copies}
@@ -181,9 +183,9 @@ def test_each_step_acts_and_every_image_has_its_own_draw(step: dict[str, Any]) -
 
 
 @given(batch=st.integers(1, 12), parts=st.integers(1, 4), channels=st.sampled_from([1, 3]), seed=st.integers(0, 99))
-@example(batch=4, parts=2, channels=3, seed=0)  # kornia's parameters that are not one an image have four entries too
-def test_the_views_of_a_part_are_those_of_the_whole_batch(batch: int, parts: int, channels: int, seed: int) -> None:
-    """However a batch is shared among processes, each image gets the same views; nothing is drawn while applying."""
+@example(batch=4, parts=2, channels=3, seed=0)  # the parameters of kornia that are not per image have four entries too
+def test_the_views_of_a_part_equal_those_of_the_whole_batch(batch: int, parts: int, channels: int, seed: int) -> None:
+    """The views of an image do not depend on how processes share the batch."""
     views = build_views(FULL, channels, 8)
     images = torch.rand(batch, channels, 8, 8, generator=torch.Generator().manual_seed(seed))
     whole = draw(views, images, seed)
@@ -196,13 +198,13 @@ def test_the_views_of_a_part_are_those_of_the_whole_batch(batch: int, parts: int
 
 
 def test_with_every_step_off_a_view_is_the_image() -> None:
-    """0 and false must really leave a step out."""
+    """0 and false leave a step out."""
     image = torch.rand(3, 3, 16, 16)
     torch.testing.assert_close(draw(build_views(PLAIN, 3, 16), image), image, rtol=1e-3, atol=1e-3)
 
 
 def test_grey_images_stay_grey_through_the_colour_steps() -> None:
-    """Digits and MNIST have one channel: colour steps must be skipped or act on brightness only."""
+    """Digits and MNIST have one channel: colour steps are skipped or change brightness and contrast only."""
     for step in ({"jitter": 0.8}, {"grayscale": 1.0}):
         assert draw(build_views(PLAIN | step, 1, 8), torch.rand(4, 1, 8, 8)).shape == (4, 1, 8, 8)
 

@@ -1,4 +1,4 @@
-"""Data sets whose images are files: which there are, in which split, and their bytes, read without unpacking anything."""
+"""Read data sets of image files from their archives without unpacking them, or from a folder where they are unpacked."""
 
 import io
 import tarfile
@@ -10,25 +10,25 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from mkdt.data.readers import downloads
 from mkdt.config.catalogue import DATASETS, FILES
+from mkdt.data.readers import downloads
 from mkdt.errors import UserError
 
-# No image or list of any of these sets comes near; what claims to be larger is a bomb.
+# Every image and list of these sets is far smaller; a member that claims to be larger is a decompression bomb.
 LARGEST_MEMBER = 256 << 20
 UNREADABLE = (OSError, EOFError, KeyError, ValueError, IndexError, zlib.error, tarfile.TarError, zipfile.BadZipFile)
 
 
 class Container(Protocol):
-    """Where the files of a data set lie: a folder or an archive."""
+    """A folder or an archive that holds the files of a data set."""
 
     path: Path
 
     def texts(self, names: Collection[str]) -> dict[str, bytes]:
-        """The contents of a few small files; what is not there is left out."""
+        """Return the contents of a few small files by name; missing ones are left out."""
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, Callable[[], bytes]]]:
-        """Each named file and how to read it, in an order that is always the same; what is not there is left out."""
+        """Yield each named file and a function that reads it, always in the same order; missing files are left out."""
 
 
 @dataclass
@@ -42,13 +42,13 @@ class Folder:
         return {name: (self.path / name).read_bytes() for name in names if (self.path / name).is_file()}
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, Callable[[], bytes]]]:
-        """See ``Container``; by name."""
+        """See ``Container``; the order is by name."""
         for name in sorted(names):
             yield name, partial(_file_bytes, self.path / name)
 
 
 def _file_bytes(path: Path) -> bytes:
-    if not path.is_file():  # a pipe would be waited for
+    if not path.is_file():  # reading a pipe would block
         raise OSError("is no file, or a link to nothing")
     if path.stat().st_size > LARGEST_MEMBER:
         raise OSError(f"has {path.stat().st_size} bytes")
@@ -70,7 +70,7 @@ class Zip:
         return {name: read() for name, read in self.read(names)}
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, Callable[[], bytes]]]:
-        """See ``Container``; by name. Members are decompressed where they are read."""
+        """See ``Container``; the order is by name. Members are decompressed when they are read."""
         there = set(self._archive.namelist())
         for name in sorted(there.intersection(names)):
             yield name, partial(_zip_bytes, self._archive, self._archive.getinfo(name))
@@ -93,7 +93,7 @@ class Tar:
         return {name: read() for name, read in self.read(names)}
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, Callable[[], bytes]]]:
-        """See ``Container``; in the order of the archive, which is read once from its start."""
+        """See ``Container``; the order is that of the archive, which is read once from its start."""
         wanted = set(names)
         with tarfile.open(self.path) as archive:
             for member in archive:
@@ -107,7 +107,7 @@ class Tar:
 
 
 def _tar_bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | str:
-    """The bytes of a member now, since the stream goes on; a sentence where there are none."""
+    """Return the bytes of a member, read at once because the stream moves on; or a sentence that says why it has none."""
     if not member.isreg():
         return "is a link or a device in the archive"
     if member.size > LARGEST_MEMBER:
@@ -117,10 +117,10 @@ def _tar_bytes(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | str
     return file.read()
 
 
-def _content(found: bytes | str) -> bytes:
-    if isinstance(found, str):
-        raise OSError(found)
-    return found
+def _content(result: bytes | str) -> bytes:
+    if isinstance(result, str):
+        raise OSError(result)
+    return result
 
 
 @dataclass
@@ -128,9 +128,9 @@ class Pictures:
     """A data set of image files.
 
     Attributes:
-        container: what holds the files.
-        names: files by published split (``train``, and ``validation``, ``test`` where there are), in published order.
-        labels: their classes from 0 on, by split; empty where they are unlabelled.
+        container: the folder or archive that holds the files.
+        names: file names by published split (``train``; ``validation`` and ``test`` if they exist), in published order.
+        labels: classes, numbered from 0, by split; empty if the set is unlabelled.
     """
 
     container: Container
@@ -139,10 +139,10 @@ class Pictures:
 
 
 def open_pictures(kind: str, root: str | Path, download: bool) -> Pictures:
-    """A published data set of image files: from its archive under ``root``, or from where torchvision unpacked it.
+    """Open a published data set of image files: its archive under ``root``, or the folder where torchvision unpacked it.
 
     Raises:
-        UserError: files are missing, damaged, cannot be fetched, or do not hold the published images.
+        UserError: files are missing, damaged, cannot be downloaded, or do not hold the published images.
     """
     unpacked, open_set = SETS[kind]
     folder, archives = Path(root) / unpacked, [Path(root) / file.name for file in FILES[kind]]
@@ -157,13 +157,13 @@ def open_pictures(kind: str, root: str | Path, download: bool) -> Pictures:
         pictures = open_set(parts)
     except UNREADABLE as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"data set '{kind}': {place} is not as published ({reason}): fetch it again.") from error
+        raise UserError(f"data set '{kind}': {place} is not as published ({reason}): download it again.") from error
     facts = DATASETS[kind]
     for split, published in (("train", facts.train), ("validation", facts.validation), ("test", facts.test)):
-        found = len(pictures.names.get(split, []))
-        if found != published:
+        listed = len(pictures.names.get(split, []))
+        if listed != published:
             raise UserError(
-                f"data set '{kind}': {place} lists {found} {split} images, published are {published}: fetch it again."
+                f"data set '{kind}': {place} lists {listed} {split} images, published are {published}: download it again."
             )
     return pictures
 
@@ -177,13 +177,13 @@ def _mat(content: bytes) -> dict[str, Any]:
 
     try:
         matrices: dict[str, Any] = loadmat(io.BytesIO(content), squeeze_me=True)
-    except Exception as error:  # MatReadError and whatever its parser stumbles over
+    except Exception as error:  # MatReadError, and any error of its parser
         raise ValueError(f"no MATLAB file: {error}") from error
     return matrices
 
 
 def _tiny_imagenet(parts: list[Container]) -> Pictures:
-    """``wnids.txt`` names the classes, ``train/WNID/WNID_boxes.txt`` their images, ``val_annotations.txt`` the others."""
+    """Read ``wnids.txt`` (classes), ``train/WNID/WNID_boxes.txt`` (training images), ``val_annotations.txt`` (test)."""
     container, top = parts[0], "tiny-imagenet-200"
     texts = container.texts([f"{top}/wnids.txt", f"{top}/val/val_annotations.txt"])
     classes = sorted(_lines(texts[f"{top}/wnids.txt"]))
@@ -201,7 +201,7 @@ def _tiny_imagenet(parts: list[Container]) -> Pictures:
 
 
 def _aircraft(parts: list[Container]) -> Pictures:
-    """Classes are the variants; ``trainval`` is the training split."""
+    """Read the variants as classes and ``trainval`` as the training split."""
     container, top = parts[0], "fgvc-aircraft-2013b/data"
     names = {"train": f"{top}/images_variant_trainval.txt", "test": f"{top}/images_variant_test.txt"}
     texts = container.texts([*names.values(), f"{top}/variants.txt"])
@@ -217,7 +217,7 @@ def _aircraft(parts: list[Container]) -> Pictures:
 
 
 def _cub200(parts: list[Container]) -> Pictures:
-    """Three tables share the number of the image: its file, its class from 1 on, and whether it is for training."""
+    """Read three tables by image number: its file, its class (from 1) and whether it is a training image."""
     container, top = parts[0], "CUB_200_2011"
     tables = ("images", "image_class_labels", "train_test_split")
     texts = container.texts([f"{top}/{name}.txt" for name in tables])
@@ -233,7 +233,7 @@ def _cub200(parts: list[Container]) -> Pictures:
 
 
 def _dogs(parts: list[Container]) -> Pictures:
-    """``train_list.mat`` and ``test_list.mat``: files below ``Images`` and classes from 1 on."""
+    """Read ``train_list.mat`` and ``test_list.mat``: files below ``Images`` and classes (from 1)."""
     lists, container = parts
     texts = lists.texts(["train_list.mat", "test_list.mat"])
     splits = []
@@ -245,7 +245,7 @@ def _dogs(parts: list[Container]) -> Pictures:
 
 
 def _flowers102(parts: list[Container]) -> Pictures:
-    """``setid.mat`` names the images of each split by number, ``imagelabels.mat`` the class from 1 on of each number."""
+    """Read ``setid.mat`` (image numbers by split) and ``imagelabels.mat`` (class, from 1, by image number)."""
     sets, labels = (
         _mat(part.texts([n])[n]) for part, n in zip(parts[:2], ("setid.mat", "imagelabels.mat"), strict=True)
     )
@@ -271,7 +271,7 @@ def _pictures(
     )
 
 
-# Kind: the folder under data.root that shows it is unpacked, and what lists its images.
+# Kind: the folder under data.root that exists if the set is unpacked, and the function that lists its images.
 SETS: dict[str, tuple[str, Callable[[list[Container]], Pictures]]] = {
     "tiny_imagenet": ("tiny-imagenet-200", _tiny_imagenet),
     "aircraft": ("fgvc-aircraft-2013b", _aircraft),

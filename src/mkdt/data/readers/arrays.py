@@ -1,4 +1,4 @@
-"""Data sets that come as arrays: torchvision's classes read them, from files that are found or fetched here."""
+"""Read data sets that are published as arrays, with torchvision's classes."""
 
 import gzip
 import shutil
@@ -15,28 +15,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mkdt.data.readers import downloads
 from mkdt.config.catalogue import FILES, PUBLISHED
+from mkdt.data.readers import downloads
 from mkdt.errors import UserError
 
-Split = tuple[Tensor, Tensor | None]  # images uint8 [n,C,H,W], labels int64 [n]
+Split = tuple[Tensor, Tensor | None]  # images uint8 [n,C,H,W]; labels int64 [n], None if unlabelled
 
-# What torchvision raises for files that are missing or damaged.
+# Errors that torchvision raises for missing or damaged files.
 UNREADABLE = (RuntimeError, OSError, AssertionError, KeyError, ValueError)
-# Where the idx files of the MNIST family may lie under data.root: torchvision's place, then Debian's package.
+# Folders under data.root that may hold the idx files: first torchvision's, then that of Debian's package.
 IDX_FOLDERS = {
     "mnist": ("MNIST/raw", "mnist"),
     "fashion_mnist": ("FashionMNIST/raw", "fashion-mnist"),
     "kmnist": ("KMNIST/raw",),
 }
 IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-LARGEST_ARCHIVE = 16 << 30  # bytes unpacked; STL-10, the largest that is unpacked, has 3.3 GB
+LARGEST_ARCHIVE = 16 << 30  # bytes unpacked; the largest of these sets, STL-10, has 3.3 GB
 
 
 def load_raw(kind: str, root: str | Path, download: bool = True) -> dict[str, Split]:
-    """A set that comes as arrays: ``{"train": ..., "test": ...}``, or ``{"all": ...}`` where nothing is split.
+    """Read a data set: ``{"train": ..., "test": ...}``, or ``{"all": ...}`` if it has no published splits.
 
-    Reads what lies under ``root``; what is missing is downloaded there with checksums, if ``download`` allows.
+    Files are read under ``root``. Missing ones are downloaded there and checked if ``download`` is true.
 
     Raises:
         UserError: files are missing, damaged or cannot be downloaded.
@@ -52,6 +52,11 @@ def load_raw(kind: str, root: str | Path, download: bool = True) -> dict[str, Sp
         return cast(dict[str, Split], import_module(f"mkdt.extensions.{kind}").load(Path(root), download))
     if kind in IDX_FOLDERS:
         return _load_idx(kind, Path(root), download)
+    return _load_torchvision(kind, root, download)
+
+
+def _load_torchvision(kind: str, root: str | Path, download: bool) -> dict[str, Split]:
+    """Read SVHN, STL-10 or CIFAR."""
     from torchvision import datasets
 
     if kind == "svhn":
@@ -81,39 +86,38 @@ def _as_splits(pair: list[tuple[Any, Any]]) -> dict[str, Split]:
 
 
 def _load_archive(kind: str, root: Path, download: bool, read: Callable[[Path], Any]) -> Any:
-    """What ``read`` makes of torchvision's folder under ``root``, or of the archive, unpacked aside for the moment."""
+    """Call ``read`` with the folder of an unpacked set: ``root``, or a temporary one in which the archive is unpacked."""
     try:
         return read(root)
     except UNREADABLE:
         (archive,) = downloads.locate(kind, FILES[kind], root, download)
-    with tempfile.TemporaryDirectory() as aside:
-        _unpack(archive, Path(aside))
-        return _read(kind, archive, lambda: read(Path(aside)))
+    with tempfile.TemporaryDirectory() as temporary:
+        unpack(archive, Path(temporary))
+        return _read(kind, archive, lambda: read(Path(temporary)))
 
 
-def _unpack(archive: Path, folder: Path) -> None:
+def unpack(archive: Path, folder: Path) -> None:
     """Unpack the regular files of a tar archive.
 
     Raises:
-        UserError: the archive is damaged, would write outside of ``folder``, has links, or is a bomb.
+        UserError: the archive is damaged, has links or devices, would write outside ``folder`` or unpack to more than
+            ``LARGEST_ARCHIVE`` bytes.
     """
     total, inside = 0, folder.resolve()
-    # One by one and by hand: Python before 3.11.4, which Debian 12 has, knows no filter of its own for this.
+    # Python before 3.11.4 (Debian 12) has no extraction filter, so each member is checked here.
     try:
         with tarfile.open(archive) as tar:
             for member in tar:
                 total += member.size
                 if not (member.isreg() or member.isdir()):
                     raise UserError(
-                        f"{archive}: the member {member.name} is a link or a device; nothing like it belongs there."
+                        f"{archive}: the member {member.name} is a link or a device, which does not belong there."
                     )
                 if total > LARGEST_ARCHIVE:
                     raise UserError(f"{archive} would unpack to more than {LARGEST_ARCHIVE >> 30} GiB.")
                 place = folder / member.name
                 if not place.resolve().is_relative_to(inside):
-                    raise UserError(
-                        f"{archive}: the member {member.name} would leave the folder that it is unpacked in."
-                    )
+                    raise UserError(f"{archive}: the member {member.name} would be written outside the folder.")
                 if member.isdir():
                     place.mkdir(parents=True, exist_ok=True)
                 elif content := tar.extractfile(member):
@@ -122,7 +126,7 @@ def _unpack(archive: Path, folder: Path) -> None:
                         shutil.copyfileobj(content, file)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise UserError(
-            f"{archive} cannot be unpacked in {folder} ({' '.join(str(error).split())}): fetch it again, or set TMPDIR."
+            f"{archive} cannot be unpacked in {folder} ({' '.join(str(error).split())}): download it again, or set TMPDIR."
         ) from error
 
 
@@ -131,32 +135,37 @@ def _read(kind: str, place: str | Path, read: Callable[[], Any]) -> Any:
         return read()
     except UNREADABLE as error:
         raise UserError(
-            f"data set '{kind}': {place} is not as published ({' '.join(str(error).split())}): fetch it again."
+            f"data set '{kind}': {place} is not as published ({' '.join(str(error).split())}): download it again."
         ) from error
 
 
 def _load_idx(kind: str, root: Path, download: bool) -> dict[str, Split]:
-    """The MNIST family: torchvision reads unpacked files only, so packed ones are unpacked aside."""
+    """Read MNIST, Fashion-MNIST or KMNIST. torchvision reads unpacked files only: packed ones are unpacked temporarily."""
     from torchvision import datasets
 
     dataset_class = {"mnist": datasets.MNIST, "fashion_mnist": datasets.FashionMNIST, "kmnist": datasets.KMNIST}[kind]
-    place, folders = root, [root / name for name in IDX_FOLDERS[kind]]
-    with tempfile.TemporaryDirectory() as aside:
-        whole = all((folders[0] / name).is_file() for name in IDX_FILES)
-        if not whole:
+    folders = [root / name for name in IDX_FOLDERS[kind]]
+    with tempfile.TemporaryDirectory() as temporary:
+        place = root
+        if not all((folders[0] / name).is_file() for name in IDX_FILES):
             candidates = [[folder / f"{name}.gz" for name in IDX_FILES] for folder in folders]
-            there = [paths for paths in candidates if all(path.is_file() for path in paths)]
-            packed = there[0] if there else downloads.locate(kind, FILES[kind], root, download)
-            place, raw = Path(aside), Path(aside) / IDX_FOLDERS[kind][0]
-            raw.mkdir(parents=True)
-            try:
-                for path in packed:
-                    with gzip.open(path) as source, (raw / path.stem).open("wb") as sink:
-                        shutil.copyfileobj(source, sink)
-            except (OSError, EOFError, zlib.error) as error:
-                raise UserError(f"{path} is damaged ({error}): delete it and fetch it again.") from error
+            complete = [paths for paths in candidates if all(path.is_file() for path in paths)]
+            packed = complete[0] if complete else downloads.locate(kind, FILES[kind], root, download)
+            place = Path(temporary)
+            _decompress(packed, place / IDX_FOLDERS[kind][0])
         splits: dict[str, Split] = {}
         for split in ("train", "test"):
             data = _read(kind, root, partial(dataset_class, place, train=split == "train"))
             splits[split] = data.data[:, None].contiguous(), data.targets.long()
         return splits
+
+
+def _decompress(files: list[Path], folder: Path) -> None:
+    """Write gzip files without their ``.gz`` into a new folder."""
+    folder.mkdir(parents=True)
+    for path in files:
+        try:
+            with gzip.open(path) as source, (folder / path.stem).open("wb") as sink:
+                shutil.copyfileobj(source, sink)
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"{path} is damaged ({error}): delete it and download it again.") from error

@@ -1,36 +1,34 @@
-"""Files of data sets: found where they lie, or fetched whole, with retries, resumption and checksums."""
+"""Find the published files of a data set on disk, or download them with retries, resumption and checksums."""
 
-import errno
-import hashlib
-import http.client
+import itertools
 import logging
 import os
+import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-from tqdm import tqdm
+import pooch
+from filelock import FileLock
+from requests import RequestException
 
 from mkdt.config.catalogue import File
 from mkdt.errors import UserError
 
 log = logging.getLogger(__name__)
 
-TRIES = 3  # in a row without a byte more; as long as bytes arrive, a broken connection is taken up again
+TRIES = 3  # failures in a row that bring no further bytes
 TIMEOUT = 60  # seconds without a byte
-BLOCK = 1 << 20
-OUR_SIDE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}  # no server can help with these
+BLOCK = 1 << 16  # bytes read at a time; a broken connection loses at most as many
+RANGE_NOT_SATISFIABLE = 416  # HTTP status: the part on disk is already as long as the file
 
 
 def locate(kind: str, files: tuple[File, ...], root: str | Path, download: bool) -> list[Path]:
-    """The paths of a data set's files under ``root``, their checksums verified; what is missing is fetched there.
+    """Return the paths of a data set's files under ``root`` with verified checksums; download what is missing.
 
-    Nothing is written where nothing is missing, so ``root`` may be read-only.
+    Nothing is written when no file is missing, so ``root`` may be read-only.
 
     Raises:
-        UserError: a file is missing, damaged or cannot be fetched; says which file belongs where.
+        UserError: a file is missing, damaged or cannot be downloaded; the message says which file belongs where.
     """
     return [_locate(kind, file, Path(root), download) for file in files]
 
@@ -38,117 +36,85 @@ def locate(kind: str, files: tuple[File, ...], root: str | Path, download: bool)
 def _locate(kind: str, file: File, root: Path, download: bool) -> Path:
     path = root / file.name
     by_hand = f"put {file.urls[0]} at {path}"
-    if not path.is_file():
-        if not download:
-            raise UserError(
-                f"data set '{kind}' is not (or not whole) under data.root '{root}': {by_hand}, or set data.download to true."
-            )
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # One file for all who share the root: the second waits and then finds it there.
-            lock = FileLock(path.with_name(f".{path.name}.lock"))
-            try:
-                lock.acquire(timeout=0.5)
-            except Timeout:
-                log.info("another job fetches %s: waiting for it.", path)
-                lock.acquire()
-            try:
-                if not path.is_file():
-                    _fetch(kind, file, path, by_hand)
-            finally:
-                lock.release()
-        except OSError as error:
-            raise UserError(
-                f"data set '{kind}' cannot be stored under data.root ({error}): free or unlock it, or {by_hand}."
-            ) from error
+    if path.is_file():
+        _verify(kind, file, path, "run again to download it" if download else by_hand)
         return path
-    try:
-        found = digest(path, file.checksum)
-    except OSError as error:
-        raise UserError(f"data set '{kind}': {path} cannot be read ({error}).") from error
-    if found != file.checksum:
+    if not download:
         raise UserError(
-            f"data set '{kind}': {path} is damaged or another file ({found}, published is {file.checksum}): delete it "
-            f"and {by_hand if not download else 'run again to fetch it anew'}."
+            f"data set '{kind}' is not (or not whole) under data.root '{root}': {by_hand}, or set data.download to true."
         )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Jobs may share the root: the second one waits here and then finds the file.
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            if not path.is_file():
+                _download(kind, file, path, by_hand)
+    except OSError as error:
+        raise UserError(
+            f"data set '{kind}' cannot be stored under data.root ({error}): free or unlock it, or {by_hand}."
+        ) from error
     return path
 
 
-def digest(path: Path, like: str) -> str:
-    """A file's checksum by the algorithm of ``like``, in the same form (``md5:...``)."""
+def _verify(kind: str, file: File, path: Path, remedy: str) -> None:
+    try:
+        actual = checksum(path, file.checksum)
+    except OSError as error:
+        raise UserError(f"data set '{kind}': {path} cannot be read ({error}).") from error
+    if actual != file.checksum:
+        raise UserError(
+            f"data set '{kind}': {path} is damaged or another file ({actual}, published is {file.checksum}): "
+            f"delete it and {remedy}."
+        )
+
+
+def checksum(path: Path, like: str) -> str:
+    """Return a file's checksum, by the algorithm and in the form of ``like`` (``md5:...``, ``sha256:...``)."""
     algorithm = like.partition(":")[0]
-    with path.open("rb") as file:
-        return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
+    return f"{algorithm}:{pooch.file_hash(path, algorithm)}"
 
 
-def _fetch(kind: str, file: File, path: Path, by_hand: str) -> None:
-    """Fetch into ``.NAME.part``, going on where an earlier try stopped, verify, and rename into place."""
+def _download(kind: str, file: File, path: Path, by_hand: str) -> None:
+    """Download into ``.NAME.part`` and rename it once it is whole; the addresses take turns."""
     part = path.with_name(f".{path.name}.part")
-    failures, tried, reason = 0, 0, ""
+    failures, addresses = 0, itertools.cycle(file.urls)
     while failures < TRIES:
-        before = part.stat().st_size if part.is_file() else 0
-        url = file.urls[tried % len(file.urls)]
-        tried += 1
-        try:
-            log.info("fetching %s%s.", url, f" from byte {before}" if before else "")
-            _append(url, part)
-            if (found := digest(part, file.checksum)) == file.checksum:
-                with part.open("rb+") as whole:
-                    os.fsync(whole.fileno())
-                part.replace(path)
-                return
-            reason = f"checksum {found}, published is {file.checksum}"
-            part.unlink()
-            failures += 1
-        except (OSError, http.client.HTTPException) as error:
-            if isinstance(error, OSError) and error.errno in OUR_SIDE:
-                raise
-            reason = str(error) or type(error).__name__
-            after = part.stat().st_size if part.is_file() else 0
-            failures = 1 if after > before else failures + 1
-        log.info("%s: %s.", url, reason)
+        url, before = next(addresses), _size(part)
+        log.info("downloading %s%s.", url, f" from byte {before}" if before else "")
+        problem = _continue(url, part, file.checksum)
+        if problem is None:
+            part.replace(path)
+            return
+        log.info("%s: %s.", url, problem)
+        failures = 1 if _size(part) > before else failures + 1
         if failures < TRIES:
             time.sleep(2**failures)
     raise UserError(
-        f"data set '{kind}' could not be downloaded after {TRIES} tries ({reason}): check the connection, or {by_hand}."
+        f"data set '{kind}' could not be downloaded after {TRIES} tries ({problem}): check the connection, or {by_hand}."
     )
 
 
-def _append(url: str, part: Path) -> None:
-    """Add to ``part`` what it lacks; from the start where the server cannot go on in the middle.
+def _continue(url: str, part: Path, wanted: str) -> str | None:
+    """Append what ``part`` lacks; return None if it has the wanted checksum, else the reason.
 
-    Raises:
-        OSError: no connection, an HTTP error, or fewer bytes than were announced.
+    A server that ignores the range sends the whole file again: the checksum then differs and the next try starts anew.
     """
-    have = part.stat().st_size if part.is_file() else 0
-    request = urllib.request.Request(
-        url, headers={"User-Agent": "mkdt"} | ({"Range": f"bytes={have}-"} if have else {})
-    )
+    have = _size(part)
+    headers = {"User-Agent": "mkdt", "Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+    fetch = pooch.HTTPDownloader(sys.stderr.isatty(), BLOCK, timeout=TIMEOUT, headers=headers)
     try:
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            return  # nothing is lacking: the checksum says whether it is the file
-        raise
-    with response:
-        goes_on = response.status == http.client.PARTIAL_CONTENT
-        start = have if goes_on else 0
-        length = response.headers.get("Content-Length")
-        with (
-            part.open("ab" if goes_on else "wb") as sink,
-            tqdm(
-                total=int(length) + start if length else None,
-                initial=start,
-                unit="B",
-                unit_scale=True,
-                desc=part.name.strip(".").removesuffix(".part"),
-                disable=None,
-                leave=False,
-            ) as bar,
-        ):
-            while block := response.read(BLOCK):
-                sink.write(block)
-                bar.update(len(block))
-            got = sink.tell()
-    if length and got < int(length) + start:
-        raise ConnectionError(f"the connection ended after {got} of {int(length) + start} bytes")
+        with part.open("ab") as sink:
+            fetch(url, sink, None)
+            os.fsync(sink.fileno())
+    except RequestException as error:
+        if error.response is None or error.response.status_code != RANGE_NOT_SATISFIABLE:
+            return str(error) or type(error).__name__
+    actual = checksum(part, wanted)
+    if actual == wanted:
+        return None
+    part.unlink()
+    return f"checksum {actual}, published is {wanted}"
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0

@@ -1,0 +1,109 @@
+"""Check the entry of a data set in a config: its folder, labels and splits. No torch here."""
+
+from mkdt.config import plan, sizes
+from mkdt.config.sections import Config
+from mkdt.config.slices import FOLDER_OPTIONS
+from mkdt.errors import UserError
+
+
+def fail_if(condition: bool, sentence: str) -> None:
+    """Raise a ``UserError`` about the config, where the condition holds."""
+    if condition:
+        raise UserError(f"config: {sentence}")
+
+
+def check_dataset(config: Config, name: str) -> None:
+    """Check one used data set of a config.
+
+    Raises:
+        UserError: one sentence that names the first key at fault.
+    """
+    _check_folder(config, name)
+    _check_labels(config, name)
+    _check_published(config, name)
+    _check_splits(config, name)
+    for fraction in config["probe"]["label_fractions"] if name in plan.scored_datasets(config) else ():
+        count = sizes.train_images(config, name)
+        fail_if(
+            round(fraction * count) < 2,
+            f"probe.label_fractions: {fraction:g} of the {count} training labels of '{name}' is less than two labels.",
+        )
+
+
+def _check_folder(config: Config, name: str) -> None:
+    """The keys that belong to folders, there and nowhere else."""
+    entry, key = config["datasets"][name], f"datasets.{name}"
+    if entry["kind"] == "folder":
+        fail_if(entry.get("path") is None, f"{key}.path is missing: where is the folder?")
+    else:
+        given = [option for option in FOLDER_OPTIONS if entry.get(option) is not None]
+        fail_if(bool(given), f"{key}.{', '.join(given)} belongs to kind folder, not to {entry['kind']}.")
+
+
+def _check_labels(config: Config, name: str) -> None:
+    """A set that is scored has labels of two classes or more; one of pictures says their size."""
+    entry, facts, kind = config["datasets"][name], sizes.facts_of(config, name), config["datasets"][name]["kind"]
+    scored = name in plan.scored_datasets(config)
+    fail_if(
+        scored and not facts.classes,
+        f"probe names the data set '{name}', which is unlabelled ({kind}): it can be the source, but the selection set "
+        "and the downstream sets need labels.",
+    )
+    fail_if(scored and facts.classes == 1, f"probe names the data set '{name}', which has one class: it needs two.")
+    fail_if(
+        entry["image_size"] is None and not facts.size,
+        f"datasets.{name}.image_size must be a number: the images of {kind} vary in size.",
+    )
+
+
+def _check_published(config: Config, name: str) -> None:
+    """A split is cut where none is published, and nowhere else."""
+    entry, facts, key = config["datasets"][name], sizes.facts_of(config, name), f"datasets.{name}"
+    splits = [
+        ("test", entry["test"], facts.test, name in config["probe"]["downstream"]),
+        ("validation", entry["validation"], facts.validation, True),
+    ]
+    for split, value, published, needed in splits:
+        fail_if(
+            bool(published) and value is not None,
+            f"{key}.{split} must be null: {entry['kind']} has a published {split} split.",
+        )
+        fail_if(
+            not published and value is None and needed,
+            f"{key}.{split} must be a number: {entry['kind']} has no published {split} split.",
+        )
+
+
+def _check_splits(config: Config, name: str) -> None:
+    """The splits are whole numbers of images, fit into the set, and have an image of each class."""
+    entry, facts, key = config["datasets"][name], sizes.facts_of(config, name), f"datasets.{name}"
+    given = {"train": entry["train"], "validation": entry["validation"], "test": entry["test"]}
+    for split, value in given.items():
+        fail_if(
+            value is not None and value >= 1 and value != int(value),
+            f"{key}.{split} ({value}) is neither a fraction below 1 nor a whole number.",
+        )
+    train, validation, test = sizes.cut_sizes(config, name)
+    least = max(1, facts.classes)
+    for split, count in (("validation", validation), ("test", test)):
+        fail_if(
+            0 < count < least or (count == 0 and given[split] not in {None, 0}),
+            f"{key}.{split} ({given[split]}) is less than one image a class ({least}).",
+        )
+    fail_if(
+        validation == 0 and name in {config["source"], config["probe"]["selection"]},
+        f"{key}.validation is 0, which only sets can have that are neither source nor probe.selection.",
+    )
+    split_off = (0 if entry["validation"] is None else validation) + (0 if entry["test"] is None else test)
+    left = facts.train - split_off
+    fail_if(
+        left < max(least, train),
+        f"{key}: {facts.train} images cannot give {split_off} for validation and test and "
+        f"{max(least, train)} for training.",
+    )
+    fail_if(train < 1, f"{key}.train ({entry['train']}) is less than one image.")
+    fail_if(
+        entry["train"] is not None and 0 < left - train < facts.classes,
+        f"{key}.train ({train}) leaves {left - train} images out, too few to draw a subset "
+        f"stratified by {facts.classes} classes: take {left} (or null), or at most {left - facts.classes}.",
+    )

@@ -1,0 +1,94 @@
+"""Counts of images: splits and budgets."""
+
+import math
+from typing import Any
+
+from mkdt.config.catalogue import DATASETS, PICTURES, Dataset
+from mkdt.config.image_folder import find
+from mkdt.config.results import LISTINGS, RESULTS
+from mkdt.config.sections import Config
+from mkdt.errors import UserError
+
+
+def facts_of(config: Config, dataset: str) -> Dataset:
+    """Return the published shape and sizes of a data set of the config; of a folder, those of the images in it."""
+    entry = config["datasets"][dataset]
+    if entry["kind"] != "folder":
+        return DATASETS[entry["kind"]]
+    listing = folder_listing(config, dataset)
+    train, test, validation = (listing.get(split, 0) for split in ("train", "test", "validation"))
+    return Dataset(entry.get("channels") or 3, 0, listing["classes"], train, test, validation, entry["path"] or "")
+
+
+def folder_listing(config: Config, dataset: str) -> dict[str, Any]:
+    """Return the number of images of each split and of classes in a folder, and a digest of all names."""
+    entry = config["datasets"][dataset]
+    try:
+        return find(entry["path"] or "", entry.get("labelled") is not False, RESULTS / LISTINGS)
+    except UserError as error:
+        raise UserError(f"config: datasets.{dataset}.path: {error}") from error
+
+
+def image_shape(config: Config, dataset: str) -> tuple[int, int]:
+    """Return the number of channels of a data set's images, and their height and width in pixels."""
+    facts = facts_of(config, dataset)
+    return facts.channels, config["datasets"][dataset]["image_size"] or facts.size
+
+
+def split_sizes(config: Config, dataset: str) -> tuple[int, int, int]:
+    """Return the numbers of training, validation and test images, each at most ``limit``."""
+    train, validation, test = cut_sizes(config, dataset)
+    limit = config["datasets"][dataset].get("limit") or math.inf
+    return int(min(train, limit)), int(min(validation, limit)), int(min(test, limit))
+
+
+def cut_sizes(config: Config, dataset: str) -> tuple[int, int, int]:
+    """Return the numbers of images as the splits are cut, before ``limit``.
+
+    A fraction is one of the published training images.
+    """
+    entry, facts = config["datasets"][dataset], facts_of(config, dataset)
+    given = {"train": entry["train"], "validation": entry["validation"], "test": entry["test"]}
+    counts = {
+        split: round(value * facts.train) if value < 1 else int(value)
+        for split, value in given.items()
+        if value is not None
+    }
+    left = facts.train - counts.get("validation", 0) - counts.get("test", 0)
+    return counts.get("train", left), counts.get("validation", facts.validation), counts.get("test", facts.test)
+
+
+def train_images(config: Config, dataset: str) -> int:
+    """Return the number of training images after the splits."""
+    return split_sizes(config, dataset)[0]
+
+
+def budget_count(config: Config, budget: float) -> int:
+    """Return the number of images of a budget; a fraction is one of the published training images, as in papers."""
+    if budget >= 1:
+        return int(budget)
+    entry, facts = config["datasets"][config["source"]], facts_of(config, config["source"])
+    train, _, test = split_sizes(config, config["source"])
+    chosen = entry["train"] is not None or entry.get("limit") is not None
+    return round(budget * (train if chosen else facts.train - (test if entry["test"] else 0)))
+
+
+def budget_label(budget: float) -> str:
+    """Return the budget as it stands in a path: ``1pct`` or ``14img``."""
+    return f"{100 * budget:.6g}pct" if budget < 1 else f"{int(budget)}img"
+
+
+def budget_words(label: str) -> str:
+    """Return a label of ``budget_label`` for people: ``1%`` or ``14 images``."""
+    return f"{label[:-3]}%" if label.endswith("pct") else label.replace("img", " images")
+
+
+def budget_images(config: Config, label: str) -> int:
+    """Return the number of images a method trains on, by the budget in its path; of ``all``, all training images."""
+    counts = {budget_label(budget): budget_count(config, budget) for budget in config["budgets"]}
+    return counts.get(label, train_images(config, config["source"]))
+
+
+def consists_of_files(config: Config, dataset: str) -> bool:
+    """Return whether a data set is image files, which are decoded a chunk at a time; others are published as arrays."""
+    return config["datasets"][dataset]["kind"] in {*PICTURES, "folder"}

@@ -1,0 +1,223 @@
+"""STAGES: everything that rules, jobs and tools know of a stage, one entry each. No other file spells these paths.
+
+A path holds names in braces. The config decides ``source``, ``teacher``, ``expert_student`` and ``experiment``; the others
+are wildcards of the stage's rule. What stands in a path is what experiments share a file by.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+
+from mkdt.config import needs, slices
+from mkdt.config.extensions import is_extension
+from mkdt.config.methods import METHODS
+from mkdt.config.needs import Need
+from mkdt.config.plan import Job, distilled, matched, teacher_origin
+from mkdt.config.results import BENCHMARKS, LOGS, RESULTS
+from mkdt.config.sections import Config, Names, Settings
+
+EXPERTS = "{source}/{teacher}/{expert_student}/experts"
+METHOD_EXPERTS = "{experiment}/experts/{method}"
+SET = "{experiment}/sets/{method}/{budget}/{distill_seed}"
+STUDENTS = "{experiment}/pretrain/{student}/{method}/{budget}/{distill_seed}"
+SCORES = "{experiment}/probe/{student}/{method}/{budget}"
+REPORT = "{experiment}/report"
+
+
+def _none(config: Config, names: Names) -> list[str]:
+    return []
+
+
+def _reader(config: Config, names: Names) -> list[str]:
+    kind = config["datasets"][names["dataset"]]["kind"]
+    return [f"extensions.{kind}"] if is_extension(kind) else []
+
+
+def _network(config: Config, student: str) -> list[str]:
+    architecture = config["students"][student]["architecture"]
+    return [f"extensions.{architecture}"] if is_extension(architecture) else []
+
+
+def _student(config: Config, names: Names) -> list[str]:
+    return _network(config, names["student"])
+
+
+def _method(config: Config, names: Names) -> list[str]:
+    method = METHODS[names["method"]]
+    student = config["krr_st"]["student"] if method.section == "krr_st" else config["student"]
+    encoding = ["teacher.encoding"] if method.teacher else []
+    return [method.module, *encoding, *_network(config, student)]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the workflow.
+
+    Attributes:
+        name: of the stage, of its rule and of its script.
+        outputs: path of each output below the results, by its role.
+        job: path of its log and of its benchmark, below folders of their own and without suffix.
+        settings: the slice of the config that it is given.
+        need: the memory and disk of one job.
+        hours: time limit of one job on a cluster, generous at the paper's sizes; each attempt gets as much again.
+        modules: names below ``mkdt`` of the code that it imports by name when it runs, beside what its script imports.
+        gpu: whether it computes on a GPU where there is one.
+        artifact: what its main output is; another stage may make the same from what the user brings.
+        optional: by role whether a config has this output.
+    """
+
+    name: str
+    outputs: Mapping[str, str]
+    job: str
+    settings: Callable[[Config, Names], Settings]
+    need: Callable[[Config, Names], Need]
+    hours: float
+    modules: Callable[[Config, Names], list[str]] = _none
+    gpu: bool = True
+    artifact: str = ""
+    optional: Mapping[str, Callable[[Config], bool]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Name the artifact after the stage where nothing else is said."""
+        object.__setattr__(self, "artifact", self.artifact or self.name)
+
+    def path(self, config: Config, role: str, names: Mapping[str, str] | None = None) -> str:
+        """Return the path of an output; names that neither the config nor ``names`` gives stay in braces."""
+        return str(RESULTS / fill(self.outputs[role], config, names or {}))
+
+    def log(self, config: Config, names: Mapping[str, str] | None = None) -> str:
+        """Return the path of the log file, as ``path`` does."""
+        return str(RESULTS / LOGS / f"{fill(self.job, config, names or {})}.log")
+
+    def benchmark(self, config: Config, names: Mapping[str, str] | None = None) -> str:
+        """Return the path of Snakemake's benchmark file, as ``path`` does."""
+        return str(RESULTS / BENCHMARKS / f"{fill(self.job, config, names or {})}.tsv")
+
+    def slice(self, config: Config, names: Names) -> Settings:
+        """Return the settings that a job is given, in canonical order, with the root seed."""
+        settings: Settings = slices.canonical({"seed": config["seed"]} | self.settings(config, names))
+        return settings
+
+    @cached_property
+    def patterns(self) -> dict[str, re.Pattern[str]]:
+        """By role a pattern of the paths of an output below the results."""
+        return {
+            role: re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(path)))
+            for role, path in self.outputs.items()
+        }
+
+
+def fill(template: str, config: Config, names: Mapping[str, str]) -> str:
+    """Replace the names in a template; those that neither the config nor ``names`` gives stay in braces."""
+    known = {
+        "source": config["source"],
+        "teacher": config["teacher"]["name"],
+        "expert_student": config["student"],
+        "experiment": config["experiment"],
+        **names,
+    }
+    return re.sub(r"\{(\w+)\}", lambda match: str(known.get(match[1], match[0])), template)
+
+
+_TEACHER = "{source}/{teacher}"
+STAGES = {
+    stage.name: stage
+    for stage in [
+        Stage(
+            "data", {"data": "{dataset}/data.safetensors"}, "{dataset}/data",
+            slices.data, needs.data, hours=4, modules=_reader, gpu=False,
+        ),
+        Stage(
+            "teacher", {"teacher": f"{_TEACHER}/teacher.safetensors", "metrics": f"{_TEACHER}/teacher.jsonl"},
+            f"{_TEACHER}/teacher", slices.teacher, needs.teacher, hours=24,
+        ),
+        Stage(
+            "teacher_import", {"teacher": f"{_TEACHER}/teacher.safetensors"}, f"{_TEACHER}/teacher",
+            slices.teacher_import, needs.teacher_import, hours=1, gpu=False, artifact="teacher",
+        ),
+        Stage(
+            "targets", {"targets": f"{_TEACHER}/targets.safetensors"}, f"{_TEACHER}/targets",
+            slices.targets, needs.targets, hours=4,
+        ),
+        Stage(
+            "targets_import", {"targets": f"{_TEACHER}/targets.safetensors"}, f"{_TEACHER}/targets",
+            slices.targets_import, needs.targets_import, hours=1, gpu=False, artifact="targets",
+        ),
+        Stage(
+            "targets_probe", {"metrics": f"{_TEACHER}/targets_probe.jsonl"}, f"{_TEACHER}/targets_probe",
+            slices.targets_probe, needs.targets_probe, hours=4, gpu=False,
+        ),
+        Stage(
+            "experts", {"experts": f"{EXPERTS}/{{expert}}.safetensors", "metrics": f"{EXPERTS}/{{first}}-{{last}}.jsonl"},
+            "{source}/{teacher}/{expert_student}/experts_{first}", slices.experts, needs.experts, hours=12,
+        ),
+        Stage(
+            "method_experts",
+            {"experts": f"{METHOD_EXPERTS}/{{expert}}.safetensors", "metrics": f"{METHOD_EXPERTS}/{{first}}-{{last}}.jsonl"},
+            f"{METHOD_EXPERTS}_{{first}}", slices.method_experts, needs.method_experts, hours=12, modules=_method,
+        ),
+        Stage("subset", {"set": f"{SET}.safetensors"}, SET, slices.subset, needs.subset, hours=4, modules=_method),
+        Stage(
+            "distill", {"set": f"{SET}.safetensors", "metrics": f"{SET}.jsonl", "evolution": f"{SET}.png"}, SET,
+            slices.distill, needs.distill, hours=24, modules=_method,
+        ),
+        Stage(
+            "pretrain", {"students": f"{STUDENTS}/{{seed}}.safetensors", "metrics": f"{STUDENTS}/metrics.jsonl"}, STUDENTS,
+            slices.pretrain, needs.pretrain, hours=12, modules=_student,
+        ),
+        Stage(
+            "probe", {"scores": f"{SCORES}.csv"}, SCORES, slices.probe, needs.probe, hours=24, modules=_student,
+        ),
+        Stage(
+            "report",
+            {
+                name.replace(".", "_"): f"{REPORT}/{name}"
+                for name in (
+                    "accuracy.csv", "summary.csv", "summary.md", "curve.csv", "curve.png", "sets.png", "matching.png",
+                    "index.html",
+                )
+            },
+            REPORT, slices.report, needs.report, hours=1, gpu=False,
+            optional={"sets_png": lambda config: bool(distilled(config)), "matching_png": lambda config: bool(matched(config))},
+        ),
+    ]
+}  # fmt: skip
+
+
+def files(config: Config, job: Job) -> Iterator[str]:
+    """Yield the paths of all outputs of a job; a name with several values makes several of the outputs that hold it."""
+    stage = STAGES[job.stage]
+    for role, template in stage.outputs.items():
+        if not stage.optional.get(role, lambda config: True)(config):
+            continue
+        several = {
+            name: value for name, value in job.names.items() if isinstance(value, tuple) and f"{{{name}}}" in template
+        }
+        single = {name: value for name, value in job.names.items() if isinstance(value, str)}
+        for values in product(*several.values()):
+            yield stage.path(config, role, single | dict(zip(several, values, strict=True)))
+
+
+def maker(config: Config, artifact: str) -> Stage:
+    """Return the stage that makes an artifact: teacher and targets may come from elsewhere."""
+    origin = teacher_origin(config)
+    if (artifact, origin) in {("teacher", "checkpoint"), ("targets", "file")}:
+        return STAGES[f"{artifact}_import"]
+    return STAGES[artifact]
+
+
+def place(path: str | Path) -> tuple[str, dict[str, str]] | None:
+    """Return the artifact that lies at a path below the results, and the names in the path; None for other paths.
+
+    A training set is a ``subset`` or of ``distill``, by the method in its path.
+    """
+    for stage in STAGES.values():
+        for pattern in stage.patterns.values():
+            if match := pattern.fullmatch(Path(path).as_posix()):
+                names = match.groupdict()
+                made = METHODS[names["method"]].stage if stage.name == "subset" and names["method"] in METHODS else ""
+                return made or stage.artifact, names
+    return None

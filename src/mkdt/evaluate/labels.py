@@ -1,0 +1,91 @@
+"""Labelled data sets for evaluation, and which of their training labels are revealed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mkdt import seeding
+from mkdt.data.pixels import Images
+
+LabelDraws = dict[tuple[float, int], Tensor]  # rows of the training split, by label fraction and number of the draw
+
+
+@dataclass(frozen=True)
+class Downstream:
+    """A labelled data set in the source's shape and normalisation.
+
+    Attributes:
+        name: of the data set.
+        train, validation, test: images float32 [n,C,H,W] and labels int64 [n].
+    """
+
+    name: str
+    train: tuple[Images, Tensor]
+    validation: tuple[Images, Tensor]
+    test: tuple[Images, Tensor]
+
+    def split(self, name: str) -> tuple[Images, Tensor]:
+        """Return images and labels of the ``validation`` or ``test`` split."""
+        return self.validation if name == "validation" else self.test
+
+
+def draw_labels(labels: Tensor, fraction: float, seed: int, dataset: str, draw: int) -> Tensor:
+    """Draw the rows whose labels are revealed: stratified by class, the same for every method.
+
+    Args:
+        labels: int64 [n] of the training split.
+        fraction: share of the rows, in (0, 1].
+        seed, dataset, draw: the identity of the draw.
+
+    Returns:
+        int64, ascending, round(fraction * n) rows. With fewer rows than classes (1 % of the paper's fine-grained sets),
+        the classes that get one row each are drawn too.
+    """
+    classes, counts = labels.unique(return_counts=True)
+    total = round(fraction * len(labels))
+    stream = seeding.generator(seed, "label draw", dataset, f"{fraction:g}", draw)
+    if total < len(classes):
+        quota = torch.zeros_like(counts)
+        quota[torch.randperm(len(classes), generator=stream)[:total]] = 1
+    else:
+        quota = _quotas(counts, fraction, total)
+    rows = []
+    for label, wanted in zip(classes, quota.tolist(), strict=True):
+        members = (labels == label).nonzero().flatten()
+        rows.append(members[torch.randperm(len(members), generator=stream)[:wanted]])
+    return torch.cat(rows).sort().values
+
+
+def _quotas(counts: Tensor, fraction: float, total: int) -> Tensor:
+    """Share ``total`` rows among classes in proportion to their size, at least one each.
+
+    Rounding is by largest remainders. Of equal remainders the first classes win, in every draw. The large classes give up
+    the rows that small classes get beyond their share.
+
+    Args:
+        counts: int64 [classes], rows of each class.
+        fraction: share of the rows.
+        total: rows to share, at least one a class.
+
+    Returns:
+        int64 [classes] with the sum ``total``.
+    """
+    share = counts.double() * fraction
+    small = share < 1
+    while small.any():  # small classes get one row each; sharing the rest may make another class small
+        share = torch.where(small, 1.0, counts * ((total - small.sum()) / counts[~small].sum()))
+        if not (share < 1).any():
+            break
+        small |= share < 1
+    quota = share.floor().long()
+    missing = total - int(quota.sum())
+    quota[(share - quota).argsort(descending=True, stable=True)[:missing]] += 1
+    return quota
+
+
+def all_draws(data: Downstream, fractions: Sequence[float], draws: int, seed: int) -> LabelDraws:
+    """Draw labels of a data set's training split for every label fraction, ``draws`` times each."""
+    labels = data.train[1]
+    return {(f, draw): draw_labels(labels, f, seed, data.name, draw) for f in fractions for draw in range(draws)}

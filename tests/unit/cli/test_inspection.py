@@ -1,0 +1,70 @@
+"""`mkdt inspect`: what a file is, what it was made from, and whether it is damaged."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from made_results import SET, STUDENT
+from safetensors.torch import save_file
+
+from mkdt import artifacts
+from mkdt.artifacts import Artifact
+from mkdt.cli.inspection import describe
+from mkdt.cli.main import main
+from mkdt.distill.synthetic_set import SyntheticSet
+
+
+def test_inspect_says_what_a_file_is_and_what_it_was_made_from(
+    results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It prints kind, tensors with ranges, place and inputs; of a file outside of the results, what its header has."""
+    assert main(["inspect", str(results / STUDENT)]) == 0
+    text = capsys.readouterr().out
+    for words in ("a pre-trained student", "experiment    study", "distill seed  0", "Intact"):
+        assert words in text
+    assert f"set: results/{SET}" in text
+    assert "teacher: results/digits/bt/teacher.safetensors" in text
+    assert re.search(r"losses +float32 +\[2, 2\]", text)
+    assert "with the config of study" in text
+    copy = results.parent / "elsewhere.safetensors"
+    copy.write_bytes((results / SET).read_bytes())
+    assert "outside of a results folder" in describe(copy)
+
+
+def test_inspect_finds_a_flipped_bit_and_foreign_files(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A missing, truncated, altered or foreign file gives one sentence and an exit code."""
+    whole = (results / SET).read_bytes()
+    cases = {
+        "truncated": whole[:-5],
+        "altered": whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:],
+        "text": b"no tensors",
+        "empty": b"",
+    }
+    for name, content in cases.items():
+        (tmp_path / name).write_bytes(content)
+    save_file({"x": torch.zeros(2)}, tmp_path / "foreign")
+    for name in (*cases, "foreign", "missing"):
+        assert main(["inspect", str(tmp_path / name)]) == 1
+        printed = capsys.readouterr()
+        assert not printed.out
+        assert printed.err.startswith("mkdt: ")
+        assert printed.err.count("\n") == 1
+
+
+def test_experts_of_both_kinds_are_one_input(results: Path, tiny: SyntheticSet) -> None:
+    """A set names its experts by one digest; inspect shows how many they are, and what each is."""
+    folder = results / "study/ssl_experts"
+    for expert in range(2):
+        trajectory = {"trajectory": torch.full((3, 5), float(expert))}
+        artifacts.save(folder / f"{expert:03d}.safetensors", trajectory, stage="sslexperts", parameters={}, inputs={})
+    identities = [Artifact(folder / f"{expert:03d}.safetensors").identity for expert in range(2)]
+    path = results / "study/sets/mtt_ssl/4img/0.safetensors"
+    inputs = {"experts": artifacts.digest(identities)}
+    artifacts.save(path, tiny.tensors(), stage="mtt", parameters={}, inputs=inputs)
+    assert "study/ssl_experts, 2 experts" in describe(path)
+    text = describe(folder / "001.safetensors")
+    assert "an expert of SSL: 3 times its 5 weights" in text
+    assert "with the config of study" in text

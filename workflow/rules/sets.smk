@@ -1,0 +1,72 @@
+def initial_set(wildcards):
+    """The subset that distillation starts from; one method's subset may be the same for all distill seeds."""
+    return STAGES["subset"].path(config, "set", plan.initial_set(config, wildcards))
+
+
+def experts_of(method):
+    """The experts that a method looks at: those of regression, or those of its own kind."""
+    stage = "method_experts" if METHODS[method].own_experts else "experts" if METHODS[method].experts else ""
+    chosen = [job for job in JOBS if job.stage == stage and job.names.get("method", method) == method]
+    return [path for job in chosen for path in files_of(config, job) if not path.endswith(".jsonl")]
+
+
+def set_inputs(wildcards):
+    """What the function of a method looks at, as the table of methods says."""
+    method = METHODS[wildcards.method]
+    inputs = {"initial": initial_set(wildcards)} if method.distilled else {"data": SOURCE}
+    inputs |= {"data": SOURCE, "targets": TARGETS} if method.data else {}
+    inputs |= {"experts": experts_of(wildcards.method)} if method.experts or method.own_experts else {}
+    return inputs | ({"teacher": TEACHER} if method.teacher else {})
+
+
+rule subset:
+    input:
+        unpack(set_inputs),
+    output:
+        **outputs("subset"),
+    log:
+        STAGES["subset"].log(config),
+    benchmark:
+        STAGES["subset"].benchmark(config)
+    wildcard_constraints:
+        method="|".join(methods_that(stage="subset")),
+    conda:
+        ENVIRONMENT
+    threads: THREADS
+    resources:
+        **resources_of("subset") | {"gpu": lambda wildcards: GPU if METHODS[wildcards.method].teacher else 0},
+    params:
+        **params_of("subset"),
+    script:
+        "../scripts/subset.py"
+
+
+# All methods that distil, built-in ones and those of `mkdt.extensions`.
+rule distill:
+    input:
+        unpack(set_inputs),
+    output:
+        **outputs("distill")
+        | {
+            "evolution": report(
+                output("distill", "evolution"),
+                caption="../report/evolution.rst",
+                category="Synthetic sets",
+                labels={"method": "{method}", "budget": "{budget}", "distill seed": "{distill_seed}"},
+            )
+        },
+    log:
+        STAGES["distill"].log(config),
+    benchmark:
+        STAGES["distill"].benchmark(config)
+    wildcard_constraints:
+        method="|".join(methods_that(stage="distill")),
+    conda:
+        ENVIRONMENT
+    threads: THREADS
+    resources:
+        **resources_of("distill"),
+    params:
+        **params_of("distill"),
+    script:
+        "../scripts/distill.py"

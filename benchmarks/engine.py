@@ -1,6 +1,6 @@
-"""The engine's gradient, memory and time against the plain unroll, in one run: `make bench`.
+"""Compare the hypergradient with the plain unroll in error, memory and time: `make bench`.
 
-Every figure is a ratio or an error; results go to results/benchmarks/engine.json. benchmarks/README.md explains the rows.
+Writes results/benchmarks/engine.json; benchmarks/README.md explains the rows. All goals are for ratios and errors.
 """
 
 import argparse
@@ -29,16 +29,15 @@ DEMO = {"architecture": "convnet", "depth": 2, "width": 32, "norm": "instance"}
 
 
 class Case:
-    """Tensors of one matching problem.
+    """The tensors of one matching problem.
 
     Args:
         spec: the student.
         shape: channels and size of the images.
-        count: synthetic images; all of them are one batch.
+        count: number of synthetic images; each batch has all of them.
         dimension: of the targets.
         steps: N.
-        dtype: of everything.
-        device: of everything.
+        dtype, device: of all tensors.
     """
 
     def __init__(
@@ -63,6 +62,7 @@ class Case:
         self.compiled = CompiledStep(self.loss_fn)
 
     def ours(self, retain: int = 0, compiled: CompiledStep | None = None) -> tuple[Tensor, ...]:
+        """Compute loss and gradients by ``match_trajectory``."""
         return match_trajectory(
             self.loss_fn,
             self.theta0,
@@ -76,26 +76,29 @@ class Case:
         )
 
     def plain(self) -> tuple[Tensor, ...]:
+        """Compute loss and gradients by ``plain_unroll``."""
         return plain_unroll(self.loss_fn, self.theta0, self.target, self.images, self.targets, self.lr, self.batches)
 
     def run(self, variant: str) -> tuple[Tensor, ...]:
+        """Compute loss and gradients by a variant: ``plain``, ``compiled``, or a number that is ``retain``."""
         if variant == "plain":
             return self.plain()
         return self.ours(compiled=self.compiled) if variant == "compiled" else self.ours(int(variant))
 
 
 def relative(first: Tensor, second: Tensor) -> float:
+    """Return the norm of the difference, relative to the norm of ``second``."""
     return float((first - second).norm() / second.norm())
 
 
 def gradient_errors() -> dict[str, float]:
-    """Worst relative error of loss and gradients in float64, against the plain unroll and finite differences."""
+    """Return the largest relative error of loss and gradients (float64), to the plain unroll and finite differences."""
     case = Case({**DEMO, "width": 8}, (1, 8), 6, 5, 8, torch.float64)
     wanted = case.plain()
     worst = max(relative(a, b) for retain in (0, 3, 8) for a, b in zip(case.ours(retain), wanted, strict=True))
     direction = [torch.randn_like(value) for value in (case.images, case.targets, case.lr)]
     slope = sum(float((g * d).sum()) for g, d in zip(case.ours(0)[1:], direction, strict=True))
-    # Small: ReLU switches make the unrolled steps jump, and a wide difference would step over one.
+    # A small step, because the loss jumps where a ReLU switches, and a large one would step over such a place.
     step, values = 1e-7, []
     originals = case.images, case.targets, case.lr
     for sign in (1, -1):
@@ -108,7 +111,7 @@ def gradient_errors() -> dict[str, float]:
 
 
 def _tensors(case: Case, variant: str) -> int:
-    """Extra peak of bytes in tensors, from the profiler: what a GPU's allocator would have to give."""
+    """Measure the extra peak of bytes in tensors by the profiler: the memory that a GPU's allocator would provide."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         case.run(variant)
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
@@ -117,7 +120,7 @@ def _tensors(case: Case, variant: str) -> int:
 
 
 def _resident(case: Case, variant: str) -> int:
-    """Extra peak of the resident set in bytes: tensors, and what the C library's allocator keeps of freed ones."""
+    """Measure the extra peak of the resident set in bytes: tensors, and freed memory that the C library keeps."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     case.run(variant)
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
@@ -126,12 +129,14 @@ def _resident(case: Case, variant: str) -> int:
 def _measure(measure: Callable[[Case, str], int], arguments: tuple[Any, ...], variant: str, queue: Any) -> None:
     torch.set_num_threads(1)
     case = Case(*arguments)
-    case.loss_fn(case.theta0, case.images[:1], case.targets[:1])  # lazy initialisation is no cost of a method
+    case.loss_fn(
+        case.theta0, case.images[:1], case.targets[:1]
+    )  # before the measurement, for what torch initialises at its first use
     queue.put(measure(case, variant))
 
 
 def peak(measure: Callable[[Case, str], int], arguments: tuple[Any, ...], variant: str) -> int:
-    """Extra peak bytes of one call, in a process of its own: the peak of one case would hide the next one's."""
+    """Measure the extra peak bytes of one call in a new process, because a peak would hide a later, smaller one."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     process = context.Process(target=_measure, args=(measure, arguments, variant, queue))
@@ -142,7 +147,7 @@ def peak(measure: Callable[[Case, str], int], arguments: tuple[Any, ...], varian
 
 
 def times(case: Case, variants: Sequence[str], threads: int, repeats: int) -> dict[str, float]:
-    """Median seconds of each variant, interleaved so that a disturbance meets all alike."""
+    """Return the median seconds of each variant; runs are interleaved, so that a disturbance affects all variants."""
     torch.set_num_threads(threads)
     for variant in variants:
         case.run(variant)
@@ -168,7 +173,7 @@ def _side(seconds: float, start: Any, queue: Any) -> None:
 
 
 def side_by_side(seconds: float = 10.0) -> float:
-    """Time of an outer step with another job beside it, over its time alone (demo's size, one thread each)."""
+    """Return the time of an outer step beside another job over its time alone (demo's size, one thread each)."""
     context = multiprocessing.get_context("spawn")
 
     def measure(jobs: int) -> float:
@@ -185,10 +190,10 @@ def side_by_side(seconds: float = 10.0) -> float:
 
 
 def main() -> None:
-    """Measure, print one line a row, write the JSON."""
+    """Measure, print one line for each row, and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5, help="interleaved runs of each variant")
-    parser.add_argument("--small", action="store_true", help="a tenth of the sizes: a quick look, not for the table")
+    parser.add_argument("--small", action="store_true", help="smaller sizes for a quick look, not for the table")
     options = parser.parse_args()
     batch, steps = (8, 10) if options.small else (32, 40)
     results: dict[str, Any] = {}
@@ -214,7 +219,9 @@ def main() -> None:
         row(f"growth of {name}, N={counts[0]} to {counts[2]} beyond N vectors", "< 0.1", lambda g=growth: g)
 
     for threads in (1, 2):
-        case = Case(*size, 20, torch.float32)  # per-step costs hardly depend on N; 20 bounds the plain unroll's memory
+        case = Case(
+            *size, 20, torch.float32
+        )  # the time of a step hardly depends on N; 20 limits the plain unroll's memory
         taken = times(case, ["plain", "20", "0", "compiled"], threads, options.repeats)
         row(f"time, retain=N / plain unroll, {threads} thread(s)", "<= 1.05", lambda t=taken: t["20"] / t["plain"])
         goal = "<= 1.4" if threads == 1 else "<= 1.2"

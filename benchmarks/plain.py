@@ -1,4 +1,4 @@
-"""What the benchmarks compare against: the same numbers in the straightforward way, as one would first write it."""
+"""Plain implementations of the same computations, which the benchmarks compare with."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ def plain_unroll(
     lr: Tensor,
     batches: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The matching loss and its gradients with all N graphs alive, by one call of autograd."""
+    """Compute the matching loss and its gradients by one call of autograd, which keeps all N graphs."""
     images, targets, lr = (value.detach().requires_grad_() for value in (images, targets, lr))
     theta = theta0.detach().requires_grad_()
     for rows in batches:
@@ -29,7 +29,7 @@ def plain_unroll(
 
 
 def plain_targets(backbone: torch.nn.Module, images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """The teacher's representations, one image at a time."""
+    """Compute the teacher's representations, float32 [n,D], one image at a time."""
     with torch.no_grad():
         rows = [backbone(((image / 255 - mean[:, None, None]) / std[:, None, None])[None]) for image in images.float()]
     return torch.cat(rows)
@@ -38,7 +38,7 @@ def plain_targets(backbone: torch.nn.Module, images: Tensor, mean: Tensor, std: 
 def plain_epoch(
     model: torch.nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, targets: Tensor, batch: int, workers: int
 ) -> Any:
-    """One epoch of an expert with a DataLoader that hands out single items."""
+    """Train an expert for one epoch with a DataLoader of single items."""
     loader = DataLoader(TensorDataset(images, targets), batch_size=batch, shuffle=True, num_workers=workers)
     for pixels, wanted in loader:
         loss = torch.nn.functional.mse_loss(model(pixels), wanted)

@@ -1,6 +1,6 @@
-"""Targets, experts and the start of a job against plain ways to do the same, in one run: `make bench`.
+"""Compare targets, experts, recording and the start of a job with plain implementations: `make bench`.
 
-Every figure is a ratio; results go to results/benchmarks/stages.json. benchmarks/README.md explains the rows.
+Writes ratios to results/benchmarks/stages.json; benchmarks/README.md explains the rows.
 """
 
 import json
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 
 
 def seconds(function: Callable[[], Any], repeats: int = 3) -> float:
-    """Median of a few runs, after one that is not counted."""
+    """Return the median seconds of a few calls, after one that is not counted."""
     function()
     taken = []
     for _ in range(repeats):
@@ -38,7 +38,7 @@ def seconds(function: Callable[[], Any], repeats: int = 3) -> float:
 
 
 def targets(spec: dict[str, Any], shape: tuple[int, int], count: int) -> float:
-    """Time of one image at a time over time of the stage."""
+    """Return the time of one image at a time over the time of the stage."""
     torch.manual_seed(0)
     backbone = build_backbone(spec, *shape).eval()
     images = torch.randint(0, 256, (count, shape[0], shape[1], shape[1]), dtype=torch.uint8)
@@ -48,7 +48,7 @@ def targets(spec: dict[str, Any], shape: tuple[int, int], count: int) -> float:
 
 
 def experts() -> float:
-    """Time of an epoch with a DataLoader of single items (4 workers) over an epoch of the stage (demo's student)."""
+    """Return the time of an epoch with a DataLoader of single items (4 workers) over an epoch of the stage."""
     spec = {"architecture": "convnet", "depth": 2, "width": 32, "norm": "instance"}
     settings = {"batch": 256, "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4}
     torch.manual_seed(0)
@@ -60,12 +60,12 @@ def experts() -> float:
     def epochs(count: int) -> Callable[[], Any]:
         return lambda: train_expert(images, wanted, spec, {**settings, "epochs": count}, seed=0, expert=0)
 
-    # Two more epochs cost what two epochs cost: start and the losses after epoch 1 cancel.
+    # The difference is the time of two epochs: the start, and the losses after epoch 1, are in both.
     return 2 * plain / (seconds(epochs(3)) - seconds(epochs(1)))
 
 
 def start() -> float:
-    """Time to import what a distillation job needs over `import torch` alone, each in fresh processes, interleaved."""
+    """Return the time to import what a distillation job needs over that of `import torch`, in new processes."""
     statements = {
         "torch": "import torch",
         "job": "import mkdt.jobs.stage, mkdt.distill.mkdt, mkdt.distill.synthetic_set",
@@ -80,7 +80,7 @@ def start() -> float:
 
 
 def tracking() -> float:
-    """CPU time of recording over time of distilling: a report an outer step of the demo's size, for twelve seconds."""
+    """Return the CPU time of recording over the time of distilling, with one report for each step, for 12 seconds."""
     case = Case(DEMO, (1, 8), 14, 128, 20, torch.float32)
     pace, step = seconds(lambda: case.ours(20), 20), 0
     values = dict.fromkeys(["loss", "step_size", "image_gradient", "expert", "start_epoch"], 0.123456789)
@@ -97,7 +97,7 @@ def tracking() -> float:
 
 
 def main() -> None:
-    """Measure on one thread, print one line a row, write the JSON."""
+    """Measure on one thread, print one line for each row, and write the JSON."""
     torch.set_num_threads(1)
     results: dict[str, float] = {}
     rows: list[tuple[str, str, Callable[[], float]]] = [

@@ -1,7 +1,7 @@
-"""A step of the inner loop as two compiled functions: its gradient, and its products with second derivatives.
+"""An inner step as two compiled functions: its gradient, and products with its second derivatives.
 
-``torch.compile`` does not differentiate twice. So the derivatives are traced first (``make_fx`` runs the function
-once and writes down the plain operators that autograd called), and what is compiled has no derivative in it any more.
+``torch.compile`` does not differentiate twice. So the derivatives are traced first: ``make_fx`` runs the function once
+and records the operators that autograd calls. The compiled function then contains no derivative.
 """
 
 import logging
@@ -17,14 +17,13 @@ log = logging.getLogger("mkdt")
 
 
 class CompiledStep:
-    """Gradient and products of ``loss_fn``, compiled once a shape of batch.
+    """Gradient and products of ``loss_fn``, compiled once for each batch size.
+
+    Without a compiler the same traced operators run uncompiled, after one warning: slower, and with other last bits.
 
     Args:
         loss_fn: as for ``match_trajectory``.
         learn_targets: whether ``sweep`` differentiates by the targets.
-
-    Where no compiler is found, the same traced operators run uncompiled, after one warning: slower, and with other
-    last bits.
     """
 
     def __init__(self, loss_fn: LossFn, learn_targets: bool = True) -> None:
@@ -33,7 +32,7 @@ class CompiledStep:
         self._warned = False
 
     def gradient(self, theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
-        """g = grad l(theta), float [P]."""
+        """Return g = grad l(theta), float [P]."""
 
         def gradient(theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
             leaf = theta.detach().requires_grad_()
@@ -43,7 +42,7 @@ class CompiledStep:
         return result
 
     def sweep(self, theta: Tensor, images: Tensor, targets: Tensor, lam: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """g, and <g, lam> differentiated by theta, images and, where they are learned, targets."""
+        """Return g, and <g, lam> differentiated by theta, images and, if they are learned, targets."""
 
         def sweep(theta: Tensor, images: Tensor, targets: Tensor, lam: Tensor) -> tuple[Tensor, ...]:
             leaves = [theta.detach().requires_grad_(), images.detach().requires_grad_()]
@@ -61,7 +60,7 @@ class CompiledStep:
         arguments = tuple(argument.detach() for argument in arguments)
         key = function.__name__, arguments[1].shape
         if key not in self._functions:
-            from torch.fx.experimental.proxy_tensor import make_fx  # slow to import, and mostly not needed
+            from torch.fx.experimental.proxy_tensor import make_fx  # slow to import, and rarely needed
 
             traced = make_fx(function)(*arguments)
             self._functions[key] = self._compile(traced, arguments)
@@ -71,14 +70,14 @@ class CompiledStep:
     def _compile(self, traced: Callable[..., Any], arguments: tuple[Tensor, ...]) -> Callable[..., Any]:
         if self._warned:
             return traced
-        torch._inductor.config.compile_threads = 1  # a job takes its rule's threads, not a pool of processes
-        # A tensor's sizes never change under one key: nothing to gain from kernels for any size.
+        torch._inductor.config.compile_threads = 1  # a job uses the threads of its rule, not a pool of processes
+        # Each key has one size, so kernels for any size would gain nothing.
         compiled: Callable[..., Any] = torch.compile(traced, dynamic=False)
         try:
             with torch.no_grad():
-                compiled(*arguments)  # compiles now
+                compiled(*arguments)  # the first call compiles
         except Exception as error:
             self._warned = True
-            log.warning("distill.compile: there is no working compiler here (%s): it runs uncompiled.", error)
+            log.warning("distill.compile: no compiler works here (%s), so the steps run uncompiled.", error)
             return traced
         return compiled

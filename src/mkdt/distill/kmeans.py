@@ -1,4 +1,4 @@
-"""Subset method ``kmeans``: the images nearest to the centroids of as many clusters in the teacher's space."""
+"""Subset method ``kmeans``: cluster the targets, and take the image nearest to each centroid."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from mkdt.distill.source import Source
 
 
 def clusters(features: Tensor, count: int, seed: int, purpose: str, distill_seed: int) -> tuple[Tensor, Tensor]:
-    """Lloyd's k-means from one k-means++ start: centroids float32 [count,D] and assignments int64 [n].
+    """Run Lloyd's k-means from one k-means++ start; return centroids float32 [count,D] and assignments int64 [n].
 
     Args:
         features: float32 [n,D], with at least ``count`` rows.
@@ -25,13 +25,13 @@ def clusters(features: Tensor, count: int, seed: int, purpose: str, distill_seed
 
 
 def kmeans_subset(source: Source, settings: Mapping[str, Any], seed: int, distill_seed: int) -> Tensor:
-    """For each of ``count`` centroids the nearest image that no earlier centroid took, int64 [count]."""
+    """Choose for each of ``count`` centroids the nearest image that no earlier centroid took, int64 [count]."""
     targets = source.targets
     centroids, _ = clusters(targets, settings["count"], seed, "kmeans subset", distill_seed)
     squares = targets.square().sum(1)
     free = torch.zeros(len(targets))
     rows = []
-    for centroid in centroids:  # one at a time: all distances at once would be as large as the data set
+    for centroid in centroids:  # one at a time, because all distances at once take count x n numbers
         distance = squares - 2 * targets @ centroid + free
         rows.append(int(distance.argmin()))
         free[rows[-1]] = torch.inf

@@ -1,12 +1,13 @@
-"""Distillation method ``mtt_ssl``: the trajectories of self-supervised training itself are matched.
+"""Distillation method ``mtt_ssl``: match the trajectories of self-supervised training itself.
 
-What the paper shows to fail (section 3), and why MKDT goes by way of a teacher: supervised trajectory matching (Cazenavette
-et al., CVPR 2022) with an SSL loss in the place of the supervised one. The experts are students with a projector that
-train by the teacher's SSL loss on random views; a student that takes N steps of the same loss on views of the synthetic
-images is to arrive where an expert is M epochs later.
+This is supervised trajectory matching (Cazenavette et al., CVPR 2022) with an SSL loss in place of the supervised one.
+The paper shows that it fails (section 3), which is why MKDT uses a teacher. The experts are students with a projector,
+trained by the teacher's SSL loss on random views. A student takes N steps of the same loss on views of the synthetic
+images, and is compared with an expert M epochs later.
 
-The views of a step do not depend on the weights. So those of all N steps are drawn first, the matching is differentiated by
-them, and that is pulled back through the augmentations to the images once: the hypergradient stays exact.
+The views of a step do not depend on the weights. So the views of all N steps are drawn first, the matching loss is
+differentiated by the views, and that gradient is pulled back through the augmentations once: the hypergradient is
+exact.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,7 +33,7 @@ from mkdt.teacher.ssl import LOSSES, Views, build_views
 def build_ssl_student(
     student: Spec, channels: int, size: int, projector: list[int], seed: int, purpose: str, *who: int
 ) -> nn.Module:
-    """A student's backbone and an SSL head, without running statistics; weights by (seed, purpose, who) alone."""
+    """Build a student with an SSL head, without running statistics; (seed, purpose, who) decide its weights."""
     with seeding.global_stream(seed, purpose, *who):
         backbone = build_backbone(student, channels, size)
         widths = [int(backbone.dimension), *projector]  # type: ignore[arg-type]
@@ -40,9 +41,13 @@ def build_ssl_student(
 
 
 def draw_views(images: Tensor, views: Views, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """Two random views of each image, float [n,C,H,W] normalised, differentiable by ``images`` of the same form.
+    """Draw two random views of each image, differentiable by the images.
 
     kornia draws from torch's global generators: wrap calls in ``seeding.global_stream``.
+
+    Args:
+        images: float [n,C,H,W], normalised with ``mean`` and ``std`` [C], as the views are.
+        views: the augmentation of pixels in [0, 1].
     """
     mean, std = mean[:, None, None], std[:, None, None]
     pixels = images * std + mean
@@ -51,7 +56,7 @@ def draw_views(images: Tensor, views: Views, mean: Tensor, std: Tensor) -> tuple
 
 
 def flat_ssl(module: nn.Module, settings: Mapping[str, Any]) -> LossFn:
-    """``loss(theta, views, _)``: the SSL loss of first and second views [2n,C,H,W], one half after the other."""
+    """Return ``loss(theta, views, _)``, the SSL loss of views [2n,C,H,W]: first views, then second views."""
     forward, loss, options = flat_forward(module), LOSSES[settings["method"]], settings["loss"]
 
     def of_views(theta: Tensor, views: Tensor, _: Tensor) -> Tensor:
@@ -120,7 +125,7 @@ def mtt_ssl_expert(
 def views_of_steps(
     settings: Mapping[str, Any], initial: SyntheticSet, device: torch.device, seed: int, distill_seed: int
 ) -> Callable[[Tensor, list[Tensor], int], tuple[Tensor, list[Tensor]]]:
-    """``views`` for ``match_experts``: two views of the images of each step, drawn anew at every iteration."""
+    """Return ``views`` for ``match_experts``: two views of the images of each step, drawn again in each iteration."""
     augment = build_views(settings["augment"], initial.images.shape[1], initial.images.shape[2]).to(device)
     mean, std = initial.mean.to(device), initial.std.to(device)
 
@@ -158,8 +163,8 @@ def mtt_ssl_set(
         seed, distill_seed, device, state, report, checkpoint: as for ``match_experts``.
 
     Returns:
-        the set and its history, as ``match_experts``. SSL gives the images no targets, and pre-training does not use the
-        loss that the step size is for: targets and step size stay those of ``initial``.
+        the set and its history, as ``match_experts``. Targets and step size stay those of ``initial``: SSL gives the
+        images no targets, and pre-training does not use the loss that the step size is for.
 
     Raises:
         Diverged, UserError: as ``match_experts``.

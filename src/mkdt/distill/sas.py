@@ -1,14 +1,15 @@
-"""Subset method ``sas``: images whose random views are most like those of the others of their latent class.
+"""Subset method ``sas``: images whose random views are most similar to those of other images of their latent class.
 
-Joshi and Mirzasoleiman, "Data-efficient contrastive self-supervised learning", ICML 2023 (arXiv 2302.09195): within each
-approximate latent class V_k, maximise F(S) = sum over i in V_k \\ S and j in S of s_ij, greedily, with the budget shared in
-proportion to the classes; s_ij is a constant minus the expected distance of a view of i and a view of j under a proxy
-model. Here the proxy is the teacher and the latent classes are clusters of its targets: no labels.
+Joshi and Mirzasoleiman, "Data-efficient contrastive self-supervised learning", ICML 2023 (arXiv 2302.09195). Within
+each approximate latent class V_k, F(S) = sum over i in V_k \\ S and j in S of s_ij is maximised greedily; the budget is
+shared in proportion to the class sizes. s_ij is a constant minus the expected distance between a view of i and a view
+of j under a proxy model. Here the proxy is the teacher, and the latent classes are clusters of its targets, so no
+labels are needed.
 
-With unit representations z and squared distances, s_ij = const + 2 E<z_i, z_j>. The constant adds the same to F for
-every set of one size, and views are drawn independently, so for i != j the mean over all pairs of views is the product
-of mean vectors, <m_i, m_j>. Hence the gain of adding e is <m_e, T - m_e - 2 sum of m over S>, T the sum over V_k: the
-greedy step is exact in n D operations, and no n x n matrix is needed.
+With unit representations z and squared distances, s_ij = const + 2 E<z_i, z_j>. The constant adds the same to F for all
+sets of one size. Views are drawn independently, so for i != j the mean over all pairs of views is <m_i, m_j>, the
+product of the mean vectors. With T the sum of m over V_k, adding e gains <m_e, T - m_e - 2 sum of m over S>: the greedy
+step is exact in n D operations, without an n x n matrix.
 """
 
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ ENCODE_BATCH = 1024
 
 
 def mean_views(source: Source, augment: Mapping[str, Any], views: int, seed: int, distill_seed: int) -> Tensor:
-    """The mean unit representation of ``views`` random views of each image, float32 [n,D]."""
+    """Average the unit representations of ``views`` random views of each image, float32 [n,D]."""
     assert source.teacher is not None
     teacher, device = source.teacher.to(source.device).eval(), source.device
     augmentation = build_views(augment, *source.images.shape[1:3]).to(device)
@@ -46,7 +47,7 @@ def mean_views(source: Source, augment: Mapping[str, Any], views: int, seed: int
 
 
 def greedy(vectors: Tensor, count: int) -> Tensor:
-    """Greedy maximisation of F over sets of ``count`` rows, int64 [count] in the order of their choice.
+    """Maximise F greedily over sets of ``count`` rows; return int64 [count], in the order of choice.
 
     Args:
         vectors: float [k,D], the mean unit representations of one latent class.
@@ -66,7 +67,7 @@ def greedy(vectors: Tensor, count: int) -> Tensor:
 
 
 def proportional(sizes: Tensor, count: int) -> list[int]:
-    """Shares of ``count`` in proportion to ``sizes`` (int64 [K], sum at least ``count``), largest remainders first."""
+    """Divide ``count`` in proportion to ``sizes`` (int64 [K], sum at least ``count``), largest remainders first."""
     exact = sizes.double() * count / int(sizes.sum())
     shares = exact.floor().long()
     missing = count - int(shares.sum())
@@ -75,11 +76,11 @@ def proportional(sizes: Tensor, count: int) -> list[int]:
 
 
 def sas_subset(source: Source, settings: Mapping[str, Any], seed: int, distill_seed: int) -> Tensor:
-    """``count`` distinct rows, int64, class after class.
+    """Choose ``count`` distinct rows, int64, class after class.
 
     Args:
-        source: with the teacher.
-        settings: ``count``; ``classes``, the number of latent classes; ``views``, how many of each image; ``augment``.
+        source: its images, mean and std, targets and teacher.
+        settings: ``count``; ``classes``, number of latent classes; ``views``, number of views of an image; ``augment``.
         seed, distill_seed: decide the views and the start of k-means.
     """
     total, count = len(source.images), settings["count"]

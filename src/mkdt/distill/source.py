@@ -19,7 +19,7 @@ class Source:
 
     Attributes:
         images: uint8 [n,C,H,W], the training images.
-        mean, std: float32 [C], which normalise images for the teacher; of a method without the teacher, those of the images.
+        mean, std: float32 [C], which normalise images for the teacher; without the teacher, those of the images.
         targets: float32 [n,D], the teacher's representations of the images.
         losses: float32 [n] for each expert, the loss of each image after the first epoch.
         teacher: the backbone that made the targets, for methods that encode other images with it.

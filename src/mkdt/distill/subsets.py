@@ -12,21 +12,21 @@ from torch import Tensor
 from mkdt import seeding
 from mkdt.distill.source import Source
 
-# What a real subset stores as its step size, which the paper's protocol pre-trains with: the published start value.
+# The step size stored with a real subset, which the paper's protocol pre-trains with: the published start value.
 STEP_SIZE = 0.1
 
 
 def random_subset(source: Source, settings: Mapping[str, Any], seed: int, distill_seed: int) -> Tensor:
-    """``count`` distinct rows, int64, drawn by (seed, distill_seed)."""
+    """Draw ``count`` distinct rows, int64, by (seed, distill_seed)."""
     stream = seeding.generator(seed, "random subset", distill_seed)
     return torch.randperm(len(source.images), generator=stream)[: settings["count"]].clone()
 
 
 def high_loss_subset(source: Source, settings: Mapping[str, Any], seed: int, distill_seed: int) -> Tensor:
-    """The ``count`` rows with the highest loss after epoch 1, averaged over all experts (paper, section 4.2).
+    """Choose the ``count`` rows with the highest loss after epoch 1, averaged over all experts (paper, section 4.2).
 
     Returns:
-        int64 [count], hardest first; equal losses keep the order of the rows. The seeds decide nothing.
+        int64 [count], highest loss first; equal losses keep the order of the rows. The seeds have no effect.
     """
     mean = torch.stack(list(source.losses)).double().mean(0)
     return torch.sort(mean, descending=True, stable=True).indices[: settings["count"]].clone()

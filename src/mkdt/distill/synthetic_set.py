@@ -1,4 +1,4 @@
-"""The synthetic set, in one form for distilled sets, real subsets and sets that somebody else distilled."""
+"""The synthetic set: one form for distilled sets, real subsets and sets that somebody else distilled."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,10 +19,10 @@ class SyntheticSet:
 
     Attributes:
         images: float32 [m,C,H,W], normalised with ``mean`` and ``std``.
-        targets: float32 [m,D], what a student is to predict for them.
-        step_size: float32 [], the learned SGD step size; what it started from for a real subset.
-        mean, std: float32 [C], the source's pixel statistics in [0, 1].
-        init_index: int64 [m], the training row that each image started from.
+        targets: float32 [m,D], the values that a student learns to predict for the images.
+        step_size: float32 [], the learned SGD step size; a start value for a real subset.
+        mean, std: float32 [C], the statistics of the source's pixels in [0, 1].
+        init_index: int64 [m], the row of the training image that each image started from.
         provenance: the file's header (stage, parameters, code, inputs, digests).
     """
 
@@ -40,23 +40,21 @@ class SyntheticSet:
         return len(self.images)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors by name, as they are stored."""
+        """Return the tensors by name, as they are stored."""
         return {name: getattr(self, name) for name in self.NAMES}
 
     def pixels(self, images: Tensor | None = None) -> Tensor:
-        """The images (or others in the same normalisation) as uint8 [m,C,H,W]; values no pixel can have are clamped."""
+        """Return the images, or others in the same normalisation, as uint8 [m,C,H,W], clamped to [0, 255]."""
         return denormalise(self.images if images is None else images, self.mean, self.std)
 
     def normalised(self, mean: Tensor, std: Tensor) -> Tensor:
-        """The images in the normalisation of ``mean`` and ``std``, float32 [C]: the same pixels for another source's probe.
+        """Return the same images, normalised with the ``mean`` and ``std`` (float32 [C]) of another source.
 
         Raises:
             UserError: the number of channels differs.
         """
         if mean.shape != self.mean.shape:
-            raise UserError(
-                f"the set has {len(self.mean)} channels, the source has {len(mean)}: they do not fit together."
-            )
+            raise UserError(f"the set has {len(self.mean)} channels, but the source has {len(mean)}.")
         if torch.equal(mean, self.mean) and torch.equal(std, self.std):
             return self.images
         pixels = self.images * self.std[:, None, None] + self.mean[:, None, None]
@@ -64,80 +62,103 @@ class SyntheticSet:
 
 
 def moments(settings: Mapping[str, Any]) -> list[int]:
-    """Iterations of which a picture is kept: 0, then ``pictures`` evenly spaced ones, the last iteration included."""
+    """Return the iterations whose pictures are kept: 0, and ``pictures`` evenly spaced ones up to the last."""
     count, iterations = settings["pictures"], settings["iterations"]
     return sorted({0, *(round(iterations * (k + 1) / count) for k in range(count))})
 
 
 def first_images(images: Tensor, count: int = 16) -> Tensor:
-    """A copy of the first images on the CPU: they show the set as it forms, and bound what the history costs."""
+    """Copy the first images to the CPU, for the history of the set; their number limits its size."""
     return images[:count].detach().cpu().clone()
 
 
-def check_distilled(method: str, initial: SyntheticSet, found: SyntheticSet, history: Tensor) -> None:
-    """What a method of one's own returned, before anything of it is saved.
+class History:
+    """The first images of a set at the iterations of ``moments``.
+
+    Args:
+        initial: the subset that the set starts from.
+        settings: ``iterations`` and ``pictures``.
+        state: a resume state, with what ``frames`` returned as ``history``; None at the start.
+    """
+
+    def __init__(self, initial: SyntheticSet, settings: Mapping[str, Any], state: Mapping[str, Any] | None) -> None:
+        self._initial, self._moments = initial, set(moments(settings))
+        self._frames = [first_images(initial.images)] if state is None else list(state["history"])
+
+    def record(self, iteration: int, images: Tensor) -> Tensor | None:
+        """Keep the first of the images, float32 [m,C,H,W], at a moment; then return all as uint8, otherwise None."""
+        if iteration not in self._moments:
+            return None
+        self._frames.append(first_images(images))
+        return self._initial.pixels(images.detach().cpu())
+
+    def frames(self) -> Tensor:
+        """Return the first images so far, float32 [k,m',C,H,W] on the CPU."""
+        return torch.stack(self._frames)
+
+
+def check_distilled(method: str, initial: SyntheticSet, distilled: SyntheticSet, history: Tensor) -> None:
+    """Check the result of a method before it is saved.
 
     Args:
         method: its name.
         initial: the subset that it started from.
-        found: the set that it returned.
+        distilled: the set that it returned.
         history: the first images of the set at k moments, float32 [k,m',C,H,W].
 
     Raises:
-        UserError: a tensor has not the shape and type of the subset's or is not finite; the history is no such tensor.
+        UserError: a tensor differs in shape or type from that of the subset or is not finite; or the history does not
+            have this form.
     """
     for name, tensor in initial.tensors().items():
-        made = getattr(found, name)
+        made = getattr(distilled, name)
         if made.shape != tensor.shape or made.dtype != tensor.dtype or not bool(made.isfinite().all()):
             raise UserError(
                 f"{method}: its {name} are {made.dtype} {list(made.shape)} or not finite; expected {tensor.dtype} "
-                f"{list(tensor.shape)}, as in the subset that it started from."
+                f"{list(tensor.shape)}, as in the initial subset."
             )
-    shape = list(history.shape) if isinstance(history, Tensor) else type(history).__name__
-    if (
-        not isinstance(history, Tensor)
-        or history.ndim != 5
-        or history.shape[2:] != found.images.shape[1:]
-        or 0 in shape
-    ):
+    image = list(distilled.images.shape[1:])
+    is_tensor = isinstance(history, Tensor)
+    if not (is_tensor and history.ndim == 5 and list(history.shape[2:]) == image and history.numel()):
+        given = list(history.shape) if is_tensor else type(history).__name__
         raise UserError(
-            f"{method}: its history is {shape}; expected a tensor [k,m',{','.join(map(str, found.images.shape[1:]))}], "
-            "the first images of the set at k moments, k and m' from 1 on."
+            f"{method}: its history is {given}; expected a tensor [k,m',{','.join(map(str, image))}], the first images of "
+            "the set at k moments, with k and m' at least 1."
         )
 
 
 def load_synthetic(path: str | Path | artifacts.Artifact, stage: str | None = None) -> SyntheticSet:
-    """Read a synthetic set or real subset from its safetensors file, every tensor checked.
+    """Read a synthetic set or real subset from its safetensors file and check all tensors.
 
     Args:
         path: the file, or the open artifact.
-        stage: the rule that must have made it; None takes any.
+        stage: the rule that must have made it; None for any.
 
     Raises:
         UserError: the file is missing, damaged, or its tensors do not fit together.
     """
     file = path if isinstance(path, artifacts.Artifact) else artifacts.Artifact(path, stage)
     tensors = {name: file.tensor(name) for name in SyntheticSet.NAMES}
-    found = SyntheticSet(**tensors, provenance=file.header)
-    m = found.images.shape[0] if found.images.ndim else 0
-    channels = found.images.shape[1] if found.images.ndim == 4 else -1
+    loaded = SyntheticSet(**tensors, provenance=file.header)
+    m = loaded.images.shape[0] if loaded.images.ndim else 0
+    channels = loaded.images.shape[1] if loaded.images.ndim == 4 else -1
     fits = (
         channels > 0
         and m > 0
-        and found.images.dtype == found.targets.dtype == torch.float32
-        and found.targets.ndim == 2
-        and len(found.targets) == m
-        and found.init_index.shape == (m,)
-        and found.mean.shape == found.std.shape == (channels,)
-        and found.step_size.shape == ()
+        and loaded.images.dtype == loaded.targets.dtype == torch.float32
+        and loaded.targets.ndim == 2
+        and len(loaded.targets) == m
+        and loaded.init_index.shape == (m,)
+        and loaded.mean.shape == loaded.std.shape == (channels,)
+        and loaded.step_size.shape == ()
     )
     if not fits:
         raise UserError(
             f"{file.path} is not a synthetic set: expected images float32 [m,C,H,W], targets float32 [m,D], "
             "step_size [], mean and std [C], init_index [m] (docs/artifacts.md)."
         )
-    if not found.step_size > 0:
-        raise UserError(f"{file.path}: step_size is {float(found.step_size)}, it must be positive.")
-    if not bool((found.std > 0).all()):
-        raise UserError(f"{file.path}: std must be positive in every channel, got {found.std.tolist()}.")
-    return found
+    if not loaded.step_size > 0:
+        raise UserError(f"{file.path}: step_size is {float(loaded.step_size)}, it must be positive.")
+    if not bool((loaded.std > 0).all()):
+        raise UserError(f"{file.path}: std must be positive in every channel, got {loaded.std.tolist()}.")
+    return loaded

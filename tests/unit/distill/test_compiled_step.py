@@ -1,4 +1,4 @@
-"""The compiled steps against the plain ones, and what happens without a compiler."""
+"""Compare compiled steps with plain ones, with and without a compiler."""
 
 import logging
 from typing import Any
@@ -14,7 +14,7 @@ from mkdt.networks.students import build_student
 
 
 def problem() -> tuple[Any, ...]:
-    """Loss, theta0, target, images, targets, step size and batches of two sizes, float64."""
+    """Make a loss, theta0, target, images, targets, step size and batches of two sizes, float64."""
     student = build_student({"architecture": "convnet", "depth": 1, "width": 3, "norm": "instance"}, 1, 4, 2, 0, "x")
     student = student.double()
     stream = torch.Generator().manual_seed(0)
@@ -32,7 +32,7 @@ def problem() -> tuple[Any, ...]:
 def test_traced_steps_equal_the_plain_ones(
     learn_targets: bool, momentum: float, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without a compiler the traced operators run; one warning, however many shapes there are, and the same numbers."""
+    """Without a compiler the traced operators run, with the same numbers and one warning for all shapes."""
 
     def no_compiler(function: Any, **options: Any) -> Any:
         def fail(*arguments: Any) -> None:
@@ -53,7 +53,7 @@ def test_traced_steps_equal_the_plain_ones(
 
 @pytest.mark.slow
 def test_compiled_steps_equal_the_plain_ones(caplog: pytest.LogCaptureFixture) -> None:
-    """The real compiler, where there is one: no warning, and the exact gradient."""
+    """With a compiler there is no warning, and the gradient is exact."""
     arguments = problem()
     with caplog.at_level(logging.WARNING, "mkdt"):
         got = match_trajectory(*arguments, compiled=CompiledStep(arguments[0]))

@@ -1,4 +1,4 @@
-"""Experts and their trajectories."""
+"""Test the training of experts and their trajectories."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,12 +19,12 @@ Source = tuple[Tensor, Tensor]
 
 
 def train(source: Source, spec: dict[str, Any], expert: int = 0, seed: int = 0, **changes: Any) -> dict[str, Tensor]:
-    """A short expert."""
+    """Train an expert for a few epochs."""
     return train_expert(*source, spec, TRAINING | changes, seed=seed, expert=expert)
 
 
 def test_rows_are_copies_of_the_weights_at_each_epoch(source: Source, spec: dict[str, Any]) -> None:
-    """Fault of the public code: snapshots aliased the live weights on CPU, so every row was the last."""
+    """The public code stored references to the live weights on the CPU, so all rows equalled the last."""
     trajectory = train(source, spec)["trajectory"]
     count = sum(parameter.numel() for parameter in build_student(spec, 1, 8, 3, 0, "x").parameters())
     assert trajectory.shape == (TRAINING["epochs"] + 1, count)
@@ -36,13 +36,13 @@ def test_rows_are_copies_of_the_weights_at_each_epoch(source: Source, spec: dict
 
 
 def test_row_zero_is_the_initial_student(source: Source, spec: dict[str, Any]) -> None:
-    """Distillation starts there at epoch 0; weights after some steps would shift every start epoch."""
+    """Distillation from epoch 0 starts there; weights after some steps would shift all start epochs."""
     initial = flatten(build_student(spec, 1, 8, 3, 0, "expert weights", 2))
     assert torch.equal(train(source, spec, expert=2)["trajectory"][0], initial)
 
 
 def test_the_first_epoch_is_plain_sgd_on_the_mse(source: Source, spec: dict[str, Any]) -> None:
-    """One full batch, by hand: theta - lr * (gradient + weight_decay * theta)."""
+    """With one full batch the result is theta - lr * (gradient + weight_decay * theta)."""
     images, targets = source
     made = train(source, spec, epochs=1, batch=len(images), lr=0.2, weight_decay=0.1)["trajectory"]
     model = build_student(spec, 1, 8, 3, 0, "x")
@@ -53,7 +53,7 @@ def test_the_first_epoch_is_plain_sgd_on_the_mse(source: Source, spec: dict[str,
 
 
 def test_images_that_stay_bytes_give_the_same_weights(source: Source, spec: dict[str, Any]) -> None:
-    """Every bit of what all images as floats in memory give."""
+    """Normalising batches of uint8 images gives the same bits as normalising all images at once."""
     pixels = torch.arange(source[0].numel(), dtype=torch.uint8).reshape(source[0].shape)
     mean, std = torch.tensor([0.4]), torch.tensor([0.3])
     lazy, whole = (
@@ -67,7 +67,7 @@ def test_images_that_stay_bytes_give_the_same_weights(source: Source, spec: dict
 
 
 def test_losses_are_each_images_mse_after_the_first_epoch(source: Source, spec: dict[str, Any]) -> None:
-    """They rank the images for the initial set: another epoch, or a mean over images, would choose others."""
+    """They rank the images for the initial set; another epoch, or a mean over images, would choose other images."""
     images, targets = source
     made = train(source, spec)
     model = build_student(spec, 1, 8, 3, 0, "x").eval()
@@ -79,7 +79,7 @@ def test_losses_are_each_images_mse_after_the_first_epoch(source: Source, spec: 
 
 
 def test_an_expert_is_the_same_whichever_were_trained_before(source: Source, spec: dict[str, Any]) -> None:
-    """Fault of the public code: experts raced for names. Here expert k is a function of k alone."""
+    """In the public code experts competed for names. Here expert k depends on k only."""
     torch.manual_seed(0)
     alone = train(source, spec, expert=3)
     torch.manual_seed(1)
@@ -90,7 +90,7 @@ def test_an_expert_is_the_same_whichever_were_trained_before(source: Source, spe
 
 
 def test_different_experts_and_seeds_differ_in_start_and_order(source: Source, spec: dict[str, Any]) -> None:
-    """K equal experts are one expert. The order must differ too, not just the start."""
+    """Equal experts would count as one expert. Initial weights and order of rows must both differ."""
     made = [train(source, spec, expert, seed)["trajectory"] for expert, seed in ((0, 0), (1, 0), (0, 1))]
     for k in range(3):
         for other in range(k):
@@ -105,7 +105,7 @@ def test_different_experts_and_seeds_differ_in_start_and_order(source: Source, s
 
 
 def test_training_lowers_the_reported_loss(source: Source, spec: dict[str, Any]) -> None:
-    """The report is the mean over images of the epoch, and it falls."""
+    """The reported mean loss over images falls."""
     seen: list[tuple[int, dict[str, float]]] = []
     train_expert(
         *source,
@@ -120,7 +120,7 @@ def test_training_lowers_the_reported_loss(source: Source, spec: dict[str, Any])
 
 
 def test_a_diverging_expert_names_itself_and_the_key(source: Source, spec: dict[str, Any]) -> None:
-    """Otherwise a NaN trajectory would be found only in distillation."""
+    """Otherwise distillation would be the first to notice a NaN trajectory."""
     with pytest.raises(UserError, match=r"expert 4: diverged in epoch \d+.* lower experts\.lr"):
         train(source, spec, expert=4, lr=1e20, epochs=5)
 
@@ -128,7 +128,7 @@ def test_a_diverging_expert_names_itself_and_the_key(source: Source, spec: dict[
 def test_a_resumed_expert_equals_a_straight_one(
     source: Source, spec: dict[str, Any], freeze: Callable[[Any], Any]
 ) -> None:
-    """Bit for bit, from the state after any epoch: momentum and the losses of epoch 1 are part of it."""
+    """Resuming from each state gives the same bits, so the state has momentum and the losses of epoch 1."""
     states: list[dict[str, Any]] = []
     training = TRAINING | {"epochs": 4}
     straight = train_expert(
@@ -153,7 +153,7 @@ def test_a_resumed_expert_equals_a_straight_one(
 
 
 def test_epoch_losses_are_what_was_reported(source: Source, spec: dict[str, Any]) -> None:
-    """The curve that is stored and the one that is drawn must be one: the mean over images."""
+    """The stored curve and the reported one are the same: the mean over images."""
     seen: list[float] = []
     made = train_expert(
         *source,

@@ -1,8 +1,7 @@
-"""The hypergradient against an independent plain unroll and against finite differences."""
+"""Compare the hypergradient with an independent plain unroll and with finite differences."""
 
 import gc
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mkdt.distill import hypergradient as unroll
-from mkdt.distill.hypergradient import bytes_per_step, choose_retain, match_trajectory
-from mkdt.networks.flat import flat_mse, flatten
+from mkdt.distill.hypergradient import match_trajectory
+from mkdt.networks.flat import LossFn, flat_mse, flatten
 from mkdt.networks.students import build_student
-
-LossFn = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass
@@ -33,7 +29,7 @@ class Case:
     batches: list[Tensor]
 
     def match(self, **options: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The library's answer."""
+        """Compute loss and gradients by the library."""
         return match_trajectory(
             self.loss_fn,
             self.theta0,
@@ -47,7 +43,7 @@ class Case:
 
 
 def two_layers(inputs: int, hidden: int, outputs: int) -> LossFn:
-    """A small network whose second derivatives are dense, as a function of one parameter vector."""
+    """Return the loss of a small network with dense second derivatives, as a function of one parameter vector."""
 
     def loss(theta: Tensor, images: Tensor, targets: Tensor) -> Tensor:
         first, second = theta.split([inputs * hidden, hidden * outputs])
@@ -60,7 +56,7 @@ def two_layers(inputs: int, hidden: int, outputs: int) -> LossFn:
 def make_case(
     m: int, channels: int, size: int, outputs: int, batches: list[list[int]], lr: float = 0.3, seed: int = 0
 ) -> Case:
-    """Random tensors for given shapes and batches."""
+    """Make random tensors for given shapes and batches."""
     stream = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -80,7 +76,7 @@ def make_case(
 
 
 def plain_unroll(case: Case, momentum: float = 0.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """All steps in one graph: what the paper's equation says, with the memory that it costs."""
+    """Compute loss and gradients with all steps in one graph, as the paper's equation says."""
     images, targets = case.images.clone().requires_grad_(), case.targets.clone().requires_grad_()
     lr = torch.tensor(case.lr, dtype=torch.float64, requires_grad=True)
     theta, velocity = case.theta0.clone().requires_grad_(), torch.zeros_like(case.theta0)
@@ -94,7 +90,7 @@ def plain_unroll(case: Case, momentum: float = 0.0) -> tuple[Tensor, Tensor, Ten
 
 
 def plain_loss(case: Case, images: Tensor, targets: Tensor, lr: float, momentum: float) -> float:
-    """The matching loss alone, for finite differences."""
+    """Compute the matching loss only, for finite differences."""
     leaf = torch.nn.Parameter(case.theta0.clone())
     optimizer = torch.optim.SGD([leaf], lr, momentum=momentum)
     for rows in case.batches:
@@ -106,13 +102,13 @@ def plain_loss(case: Case, images: Tensor, targets: Tensor, lr: float, momentum:
 
 
 def error(got: Tensor, wanted: Tensor) -> float:
-    """Largest difference, relative to the largest entry."""
+    """Return the largest difference, relative to the largest entry."""
     return float((got - wanted).abs().max() / wanted.abs().max().clamp_min(1e-30))
 
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    """Any shapes and batches: uneven ones, rows named twice in a batch, rows that are never used."""
+    """Draw shapes and batches: of different sizes, with a row twice in a batch, with unused rows."""
     m = draw(st.integers(1, 5))
     batches = draw(st.lists(st.lists(st.integers(0, m - 1), min_size=1, max_size=4), min_size=1, max_size=5))
     return make_case(
@@ -128,7 +124,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 @given(case=cases(), retain=st.integers(0, 8), momentum=st.sampled_from([0.0, 0.5, 0.9]))
 def test_loss_and_gradients_equal_the_plain_unroll(case: Case, retain: int, momentum: float) -> None:
-    """The one formula the whole method rests on; it must be exact, however many graphs are kept."""
+    """The gradient is exact for any number of kept graphs."""
     for got, wanted in zip(case.match(retain=retain, momentum=momentum), plain_unroll(case, momentum), strict=True):
         assert got.shape == wanted.shape
         assert error(got, wanted) < 1e-10
@@ -136,7 +132,7 @@ def test_loss_and_gradients_equal_the_plain_unroll(case: Case, retain: int, mome
 
 @given(case=cases())
 def test_unused_rows_have_no_gradient(case: Case) -> None:
-    """A row that no step used cannot matter; a gradient there would be another row's."""
+    """A gradient at a row that no step used would belong to another row."""
     _, d_images, d_targets, _ = case.match()
     unused = sorted(set(range(len(case.images))) - set(torch.cat(case.batches).tolist()))
     assert not d_images[unused].any()
@@ -144,7 +140,7 @@ def test_unused_rows_have_no_gradient(case: Case) -> None:
 
 
 def test_a_row_twice_in_a_batch_counts_twice() -> None:
-    """Assignment instead of accumulation would lose one of them (the same row also recurs over the steps)."""
+    """Assignment instead of accumulation would lose one of them; rows also recur over the steps."""
     case = make_case(3, 1, 2, 2, [[0, 0, 1], [1, 0], [1, 1]])
     for got, wanted in zip(case.match(), plain_unroll(case), strict=True):
         assert error(got, wanted) < 1e-10
@@ -153,7 +149,7 @@ def test_a_row_twice_in_a_batch_counts_twice() -> None:
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 @pytest.mark.parametrize("retain", [0, 2])
 def test_gradients_equal_central_differences(retain: int, momentum: float) -> None:
-    """Independent of autograd, with torch's own SGD inside: moving a value must change the loss as the gradient says."""
+    """Moving a value changes the loss as the gradient says; the loss here is from torch's own SGD."""
     case = make_case(3, 1, 2, 2, [[0, 1], [2, 1], [0, 0, 2]])
     _, d_images, d_targets, d_lr = case.match(retain=retain, momentum=momentum)
     width = 1e-5
@@ -175,7 +171,7 @@ def test_gradients_equal_central_differences(retain: int, momentum: float) -> No
 
 @pytest.mark.parametrize("norm", ["instance", "group", "none"])
 def test_the_real_student_equals_the_plain_unroll(norm: str) -> None:
-    """Convolution, norm and pooling must be differentiated twice as well as a toy network."""
+    """Second derivatives of convolution, norm and pooling are exact too."""
     spec = {"architecture": "convnet", "depth": 2, "width": 3, "norm": norm}
     student = build_student(spec, 2, 8, 2, 0, "test").double()
     stream = torch.Generator().manual_seed(1)
@@ -192,7 +188,7 @@ def test_the_real_student_equals_the_plain_unroll(norm: str) -> None:
 
 @given(case=cases(), retain=st.integers(0, 8))
 def test_fixed_targets_have_zero_gradient_and_change_no_other(case: Case, retain: int) -> None:
-    """`learn_targets: false` must save work, not change the result."""
+    """`learn_targets: false` saves work and does not change other results."""
     loss, d_images, d_targets, d_lr = case.match(retain=retain)
     fixed = case.match(retain=retain, learn_targets=False)
     assert not fixed[2].any()
@@ -203,7 +199,7 @@ def test_fixed_targets_have_zero_gradient_and_change_no_other(case: Case, retain
 
 @pytest.mark.parametrize("retain", [0, 1, 9])
 def test_inputs_are_left_as_they_were(retain: int) -> None:
-    """theta0 and target are rows of a memory-mapped expert, images and targets the set itself."""
+    """theta0 and target are rows of a memory-mapped expert; images and targets are the set itself."""
     case = make_case(3, 1, 2, 2, [[0, 1], [2]])
     names = ("theta0", "target", "images", "targets")
     before = {name: getattr(case, name).clone() for name in names}
@@ -220,7 +216,7 @@ def test_inputs_are_left_as_they_were(retain: int) -> None:
 
 
 def test_without_kept_graphs_memory_does_not_grow_with_the_steps() -> None:
-    """The reason for the module: what autograd keeps at any time must be one step's, whatever N is."""
+    """Autograd keeps the tensors of one step at any time, for any N."""
 
     class Box:
         """Holds one tensor that autograd saved."""
@@ -244,16 +240,16 @@ def test_without_kept_graphs_memory_does_not_grow_with_the_steps() -> None:
         return most
 
     gc.collect()
-    gc.disable()  # a graph must go by itself, at once
+    gc.disable()  # a graph must be freed by itself, at once
     try:
         assert most_alive(12, 0) == most_alive(3, 0)
-        assert most_alive(12, 12) > 2 * most_alive(3, 3)  # shows that the count sees what is kept
+        assert most_alive(12, 12) > 2 * most_alive(3, 3)  # shows that kept graphs are counted
     finally:
         gc.enable()
 
 
 def test_impossible_requests_are_refused() -> None:
-    """Each would otherwise give NaN or an untouched set, much later."""
+    """Each would otherwise give NaN, or a set that never changes."""
     case = make_case(2, 1, 1, 1, [[0]])
     with pytest.raises(ValueError, match="retain"):
         case.match(retain=-1)
@@ -263,31 +259,3 @@ def test_impossible_requests_are_refused() -> None:
     case.batches, case.target = [torch.tensor([0])], case.theta0.clone()
     with pytest.raises(ValueError, match="no length"):
         case.match()
-
-
-def test_auto_keeps_as_many_graphs_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With little free memory nothing is kept, with plenty everything; in between the number follows the memory."""
-    case = make_case(3, 1, 2, 2, [[0, 1], [2, 1], [0, 0, 2], [1]])
-    arguments = (case.loss_fn, case.theta0, case.images, case.targets, case.batches)
-    need = bytes_per_step(case.loss_fn, case.theta0, case.images, case.targets, case.batches[2])
-    vectors = (len(case.batches) + 4) * case.theta0.nbytes
-    for free, kept in [(0, 0), (vectors + 2 * need, 2), (vectors + 3 * need - 1, 2), (10**12, 4)]:
-        monkeypatch.setattr(unroll, "free_bytes", lambda device, free=free: free)
-        assert choose_retain(*arguments, share=1.0) == kept
-
-
-def test_bytes_per_step_grow_with_the_batch() -> None:
-    """The estimate counts activations: twice the images, about twice the bytes; parameters count once."""
-    student = build_student({"architecture": "convnet", "depth": 2, "width": 8, "norm": "instance"}, 1, 8, 4, 0, "x")
-    loss_fn, theta = flat_mse(student), flatten(student)
-    images, targets = torch.randn(64, 1, 8, 8), torch.randn(64, 4)
-    small, large = (bytes_per_step(loss_fn, theta, images, targets, torch.arange(count)) for count in (32, 64))
-    assert 1.7 < large / small < 2.1
-    assert small > 32 * 8 * 8 * 8 * 4  # at least one feature map
-
-
-def test_free_memory_is_what_the_machine_says() -> None:
-    """A number between nothing and all of the machine's memory."""
-    import psutil
-
-    assert 0 < unroll.free_bytes(torch.device("cpu")) <= psutil.virtual_memory().total

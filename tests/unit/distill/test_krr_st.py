@@ -1,4 +1,4 @@
-"""KRR-ST: its loss against an independent solution and finite differences, its pool, its updates, and resuming."""
+"""Test KRR-ST: its loss against an independent solution and finite differences, its pool, updates and resuming."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +22,7 @@ Run = Callable[..., tuple[SyntheticSet, Tensor]]
 
 
 def parts(seed: int = 0, m: int = 5, features: int = 4) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Features and targets of a synthetic set and of real images, float64."""
+    """Make features and targets of a synthetic set and of real images, float64."""
     stream = torch.Generator().manual_seed(seed)
     shapes = ((m, features), (m, 2), (7, features), (7, 2))
     return tuple(torch.randn(shape, generator=stream, dtype=torch.float64) for shape in shapes)  # type: ignore[return-value]
@@ -30,7 +30,7 @@ def parts(seed: int = 0, m: int = 5, features: int = 4) -> tuple[Tensor, Tensor,
 
 @pytest.mark.parametrize(("m", "features"), [(5, 4), (3, 8), (9, 2)])
 def test_the_loss_is_that_of_the_best_last_layer(m: int, features: int) -> None:
-    """The same in weights instead of kernels: ridge regression's normal equations, bias among the weights."""
+    """The loss equals that of ridge regression by normal equations in the weights, with the bias among them."""
     ours, targets, real, wanted = (part.numpy() for part in parts(m, m, features))
     a, b = (np.concatenate([part, np.ones((len(part), 1))], 1) for part in (ours, real))
     ridge = 1e-6 * (a**2).sum()
@@ -39,7 +39,7 @@ def test_the_loss_is_that_of_the_best_last_layer(m: int, features: int) -> None:
 
 
 def test_gradients_against_finite_differences() -> None:
-    """By features and targets; the ridge moves with the features but is not differentiated, as published."""
+    """The ridge depends on the features but is not differentiated, as published."""
     ours, targets, real, wanted = parts()
     ours.requires_grad_()
     targets.requires_grad_()
@@ -80,7 +80,7 @@ def run(source: tuple[Tensor, Tensor], make_set: MakeSet, batch_norm_spec: dict[
 def test_a_student_is_trained_by_mse_and_begun_anew_after_its_steps(
     source: tuple[Tensor, Tensor], batch_norm_spec: dict[str, Any]
 ) -> None:
-    """Fault of the public code: its counter is never reset, so that after the first round every student is a fresh one."""
+    """The public code never resets its counter, so all students are fresh ones after the first round."""
     images, targets = source
     built: list[tuple[int, int]] = []
 
@@ -108,7 +108,7 @@ def test_a_student_is_trained_by_mse_and_begun_anew_after_its_steps(
 
 
 def test_the_loss_falls(run: Run) -> None:
-    """Of a student that stands still, on all images: what is moved must be moved downhill."""
+    """With a fixed student and all images, the updates of the set lower the loss."""
     losses: list[float] = []
     still = {"students": 1, "student_lr": 1e-12, "student_steps": 1000}
     final, history = run(
@@ -125,16 +125,16 @@ def test_the_loss_falls(run: Run) -> None:
 
 
 def test_the_learning_rate_falls_linearly(run: Run) -> None:
-    """To a thousandth, as published; Adam's first update is the rate in size."""
+    """It falls to a thousandth, as published."""
     states: list[dict[str, Any]] = []
-    # A state is from before its update: the first has not had one.
+    # States are saved before the update, so the first one has the start rate.
     run(iterations=5, checkpoint=lambda make, now=False: states.append(make()))
     rates = [state["optimizer"]["param_groups"][0]["lr"] for state in states[KRR_ST["students"] + 1 :]]
     assert rates == pytest.approx([0.01 * (1 - 0.999 * k / 5) for k in range(4)])
 
 
 def test_a_resumed_run_equals_a_straight_one(run: Run, freeze: Callable[[Any], Any]) -> None:
-    """Bit for bit from every state, those of the pool's making included."""
+    """Resuming from each state gives the same bits, also while the pool is filled."""
     states: list[dict[str, Any]] = []
     straight, history = run(checkpoint=lambda make, now=False: states.append(freeze(make())))
     assert len(states) == KRR_ST["students"] + KRR_ST["iterations"]
@@ -147,17 +147,17 @@ def test_a_resumed_run_equals_a_straight_one(run: Run, freeze: Callable[[Any], A
 
 
 def test_seeds_decide_the_draws(run: Run) -> None:
-    """Another distill seed is another distillation of the same start."""
+    """Another distill seed gives another set from the same start."""
     first, _ = run()
     assert not torch.equal(first.images, run(distill_seed=1)[0].images)
     assert not torch.equal(first.images, run(seed=1)[0].images)
 
 
 def test_a_loss_that_is_not_finite_stops_with_one_sentence(run: Run, make_set: MakeSet) -> None:
-    """What is kept is from before: the students of the pool, here."""
+    """Only states from before the loss are saved, here those of the pool."""
     saved: list[int] = []
     broken = make_set()
     broken.targets[0] = torch.inf
-    with pytest.raises(UserError, match=r"not finite, at iteration 0.*krr_st\.lr"):
+    with pytest.raises(UserError, match=r"diverged at iteration 0.*krr_st\.lr"):
         run(initial=broken, checkpoint=lambda make, now=False: saved.append(make()["iteration"]))
     assert saved == [0] * KRR_ST["students"]

@@ -1,4 +1,4 @@
-"""Matching SSL trajectories: its hypergradient against finite differences, its views, its experts, and resuming."""
+"""Test mtt_ssl: its hypergradient against finite differences, its views, experts and resuming."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -40,7 +40,7 @@ STATISTICS = torch.tensor([0.4]), torch.tensor([0.2])
 
 @pytest.fixture(scope="module")
 def pictures(source: tuple[Tensor, Tensor]) -> Source:
-    """The tiny source as uint8 images."""
+    """Return the tiny source with uint8 images."""
     return Source(denormalise(source[0], *STATISTICS), *STATISTICS)
 
 
@@ -52,7 +52,7 @@ def train(pictures: Source, spec: dict[str, Any], expert: int = 0, **changes: An
 
 @pytest.fixture(scope="module")
 def files(pictures: Source, spec: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two SSL experts, as files."""
+    """Write two SSL experts to files."""
     folder = tmp_path_factory.mktemp("ssl_experts")
     paths = [folder / f"{expert}.safetensors" for expert in range(2)]
     for expert, path in enumerate(paths):
@@ -76,7 +76,7 @@ def run(files: list[Path], make_set: MakeSet, spec: dict[str, Any]) -> Callable[
 
 @pytest.mark.parametrize("method", ["barlow_twins", "simclr"])
 def test_the_hypergradient_against_finite_differences(spec: dict[str, Any], make_set: MakeSet, method: str) -> None:
-    """Through SSL loss, steps and augmentations, in float64: the last step of the chain is pulled back by hand in `distill`."""
+    """Differentiate through SSL loss, steps and augmentations in float64, with the pull-back of `match_experts`."""
     settings = SETTINGS | {"method": method, "loss": LOSS[method]}
     initial = make_set()
     initial.images, initial.mean, initial.std = (part.double() for part in (initial.images, *STATISTICS))
@@ -84,7 +84,7 @@ def test_the_hypergradient_against_finite_differences(spec: dict[str, Any], make
     loss_fn, theta = flat_ssl(module, settings), flatten(module)
     stream = torch.Generator().manual_seed(1)
     target = theta + 0.1 * torch.randn(len(theta), generator=stream, dtype=torch.float64)
-    # Half-way grey: clamped pixels, which have no gradient, would say nothing.
+    # Grey images, because clamped pixels have no gradient.
     images = 0.2 * initial.images
     rows = [torch.tensor([0, 1, 2]), torch.tensor([5, 1, 3])]
     views = views_of_steps(settings, initial, CPU, seed=0, distill_seed=0)
@@ -111,7 +111,7 @@ def test_the_hypergradient_against_finite_differences(spec: dict[str, Any], make
 
 
 def test_views_come_in_pairs_step_by_step(make_set: MakeSet) -> None:
-    """First halves and second halves are views of the same rows; without augmentation they are the images."""
+    """First and second halves are views of the same rows; without augmentation they equal the images."""
     still = AUGMENT | {"crop_scale": [1.0, 1.0], "rotate": 0, "shift": 0, "jitter": 0, "noise": 0}
     initial, rows = make_set(), [torch.tensor([3, 0]), torch.tensor([1])]
     seen, batches = views_of_steps(SSL | {"augment": still}, initial, CPU, 0, 0)(initial.images, rows, 0)
@@ -125,7 +125,7 @@ def test_views_come_in_pairs_step_by_step(make_set: MakeSet) -> None:
 
 
 def test_an_expert_is_sgd_on_the_ssl_loss(pictures: Source, spec: dict[str, Any]) -> None:
-    """One full batch, by hand, with the views that the stream names; head and backbone are both in the row."""
+    """With one full batch the result is one SGD step; a row holds the weights of backbone and head."""
     made = train(pictures, spec, expert=1, epochs=1, batch=100, momentum=0.0, weight_decay=0.0)["trajectory"]
     model = build_ssl_student(spec, 1, 8, SSL["projector"], 0, "ssl expert weights", 1)
     assert torch.equal(made[0], flatten(model))
@@ -140,13 +140,13 @@ def test_an_expert_is_sgd_on_the_ssl_loss(pictures: Source, spec: dict[str, Any]
 
 
 def test_weights_are_all_its_state(spec: dict[str, Any]) -> None:
-    """Running statistics would be missing from a trajectory; and training must not depend on them."""
+    """A trajectory does not hold running statistics, so there must be none."""
     model = build_ssl_student(spec, 1, 8, SSL["projector"], 0, "weights")
     assert not list(model.buffers())
 
 
 def test_a_last_smaller_batch_is_left_out(pictures: Source, spec: dict[str, Any]) -> None:
-    """As for the teacher: 24 images in batches of 10 are two steps, the same as of batches that divide more images."""
+    """As for the teacher, an epoch of 24 images in batches of 10 has two steps."""
     steps: list[int] = []
     original = seeding.global_stream
 
@@ -163,7 +163,7 @@ def test_a_last_smaller_batch_is_left_out(pictures: Source, spec: dict[str, Any]
 def test_a_resumed_expert_equals_a_straight_one(
     pictures: Source, spec: dict[str, Any], freeze: Callable[[Any], Any]
 ) -> None:
-    """Bit for bit: the views of a step are named by its number."""
+    """Resuming gives the same bits, because the number of a step decides its views."""
     states: list[dict[str, Any]] = []
     straight = train(pictures, spec, checkpoint=lambda make: states.append(freeze(make())))
     for state in states:
@@ -173,13 +173,13 @@ def test_a_resumed_expert_equals_a_straight_one(
 
 
 def test_a_diverging_expert_names_its_own_key(pictures: Source, spec: dict[str, Any]) -> None:
-    """`experts.lr` is not its rate."""
+    """The key is that of the SSL experts, not `experts.lr`."""
     with pytest.raises(UserError, match=r"expert 0: diverged in epoch \d.* lower mtt_ssl\.expert_lr"):
         train(replace(pictures, std=torch.tensor([torch.nan])), spec)
 
 
 def test_a_resumed_run_equals_a_straight_one(run: Any, freeze: Callable[[Any], Any]) -> None:
-    """Bit for bit, whatever the global generators did before."""
+    """Resuming from each state gives the same bits, whatever the state of the global generators."""
     states: list[dict[str, Any]] = []
     straight, history = run(checkpoint=lambda make, now=False: states.append(freeze(make())))
     for state in states:
@@ -191,20 +191,20 @@ def test_a_resumed_run_equals_a_straight_one(run: Any, freeze: Callable[[Any], A
 
 
 def test_only_the_images_move(run: Any, make_set: MakeSet) -> None:
-    """Targets stay the representations of the images that it started from; the step size was learned for another loss."""
+    """Targets and step size stay those of the initial set."""
     final, _ = run()
     for name, tensor in make_set().tensors().items():
         assert torch.equal(getattr(final, name), tensor) == (name != "images")
 
 
 def test_exploding_images_are_stopped(run: Any) -> None:
-    """With its own key in the sentence."""
+    """The message names the method's own key."""
     with pytest.raises(UserError, match=r"diverged.* at iteration \d+ .* lower mtt_ssl\.image_lr"):
         run(image_lr=1e30, iterations=30)
 
 
 def test_distilling_lowers_the_matching_loss(run: Any) -> None:
-    """On a piece of one trajectory, step size included: plumbing that moved images uphill would show here."""
+    """On one piece of a trajectory the mean loss falls by at least 5 %."""
     losses: list[float] = []
     run(
         iterations=80,

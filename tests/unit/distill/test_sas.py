@@ -1,4 +1,4 @@
-"""SAS: its objective, its greedy steps, its shares, and views that are the same in every run."""
+"""Test SAS: its objective, greedy steps, shares, and views that are equal in all runs."""
 
 import itertools
 from typing import Any
@@ -20,14 +20,14 @@ AUGMENT = {
 
 
 def value(similarity: Tensor, subset: tuple[int, ...]) -> float:
-    """F(S), written as in the paper: similarities of the chosen to all that are not."""
+    """Compute F(S) as in the paper: the similarities of chosen images to the others."""
     others = [i for i in range(len(similarity)) if i not in subset]
     return float(sum(similarity[i, j] for i in others for j in subset))
 
 
 @given(seed=st.integers(0, 200), k=st.integers(2, 8), data=st.data())
 def test_greedy_takes_the_best_next_image_of_the_papers_objective(seed: int, k: int, data: st.DataObject) -> None:
-    """Each step against all candidates of F itself, on similarities with any constant; no n x n shortcut is hidden."""
+    """Each step is compared with all candidates by F itself, for similarities with a constant."""
     count = data.draw(st.integers(1, k))
     vectors = torch.randn(k, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     similarity = 5 + 2 * vectors @ vectors.T
@@ -41,7 +41,7 @@ def test_greedy_takes_the_best_next_image_of_the_papers_objective(seed: int, k: 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_greedy_is_within_its_guarantee_of_the_best_set(seed: int) -> None:
-    """Brute force over all sets of a size at which F is monotone: greedy reaches 1 - 1/e of the best."""
+    """Greedy reaches 1 - 1/e of the best of all sets of a size at which F is monotone."""
     vectors = F.normalize(torch.rand(10, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=1)
     similarity = vectors @ vectors.T
     best = max(value(similarity, subset) for subset in itertools.combinations(range(10), 3))
@@ -50,7 +50,7 @@ def test_greedy_is_within_its_guarantee_of_the_best_set(seed: int) -> None:
 
 @given(sizes=st.lists(st.integers(0, 30), min_size=1, max_size=8).filter(any), data=st.data())
 def test_shares_are_proportional_and_use_the_whole_budget(sizes: list[int], data: st.DataObject) -> None:
-    """A budget lost to rounding would compare sets of different sizes; no class gives more images than it has."""
+    """The shares sum to the budget, and no class gives more images than it has."""
     count = data.draw(st.integers(1, sum(sizes)))
     shares = proportional(torch.tensor(sizes), count)
     assert sum(shares) == count
@@ -61,7 +61,7 @@ def test_shares_are_proportional_and_use_the_whole_budget(sizes: list[int], data
 
 @pytest.fixture
 def source() -> Source:
-    """Random pictures, and a teacher that looks at them through a fixed projection."""
+    """Make random images, and a teacher that is a fixed projection."""
     stream = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (30, 1, 8, 8), generator=stream, dtype=torch.uint8)
     teacher = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 5))
@@ -73,7 +73,7 @@ def source() -> Source:
 
 
 def test_the_mean_vectors_are_the_mean_over_all_pairs_of_views(source: Source) -> None:
-    """<m_i, m_j> must be the mean cosine over every pair of a view of i and a view of j."""
+    """<m_i, m_j> is the mean cosine over all pairs of a view of i and a view of j."""
     found = mean_views(source, AUGMENT, 3, 0, 0)
     from mkdt import seeding
 
@@ -88,7 +88,7 @@ def test_the_mean_vectors_are_the_mean_over_all_pairs_of_views(source: Source) -
 
 
 def test_the_subset_is_seeded_distinct_and_spread_over_classes(source: Source) -> None:
-    """Equal seeds, equal rows, whatever torch's global generator stands at; another seed, other views."""
+    """Equal seeds give equal rows, whatever the state of the global generators; other seeds give other rows."""
     settings: dict[str, Any] = {"count": 9, "classes": 4, "views": 2, "augment": AUGMENT}
     torch.manual_seed(0)
     rows = sas_subset(source, settings, 0, 0)

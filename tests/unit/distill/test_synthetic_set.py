@@ -1,4 +1,4 @@
-"""The synthetic set's one form."""
+"""Test the form of synthetic sets, their files and their pictures."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,13 +15,13 @@ MakeSet = Callable[..., SyntheticSet]
 
 
 def write(path: Path, tensors: dict[str, Tensor]) -> Path:
-    """Save as some stage would."""
+    """Save tensors as a stage does."""
     artifacts.save(path, tensors, stage="distill", parameters={"steps": 3})
     return path
 
 
 def test_a_set_survives_its_file(make_set: MakeSet, tmp_path: Path) -> None:
-    """What a user carries away must be what was distilled, and say where it comes from."""
+    """The file gives back the same tensors and the provenance."""
     made = make_set(6, 0.037)
     read = load_synthetic(write(tmp_path / "s.safetensors", made.tensors()))
     assert len(read) == 6
@@ -34,7 +34,7 @@ def test_a_set_survives_its_file(make_set: MakeSet, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", SyntheticSet.NAMES)
 def test_a_missing_tensor_is_an_error_never_a_default(make_set: MakeSet, tmp_path: Path, name: str) -> None:
-    """Fault of the public code: a missing step size silently became 0.1."""
+    """In the public code a missing step size silently became 0.1."""
     tensors = make_set().tensors()
     del tensors[name]
     with pytest.raises(UserError, match=rf"s\.safetensors has no tensor '{name}'"):
@@ -43,7 +43,7 @@ def test_a_missing_tensor_is_an_error_never_a_default(make_set: MakeSet, tmp_pat
 
 @pytest.mark.parametrize("step_size", [0.0, -0.1])
 def test_a_step_size_that_is_not_positive_is_refused(make_set: MakeSet, tmp_path: Path, step_size: float) -> None:
-    """Fault of the public code: a negative step size went on, and pre-training climbed."""
+    """The public code accepted a negative step size, and pre-training increased the loss."""
     with pytest.raises(UserError, match=r"s\.safetensors: step_size is -?0.*positive"):
         load_synthetic(write(tmp_path / "s.safetensors", make_set(6, step_size).tensors()))
 
@@ -71,13 +71,13 @@ def test_a_step_size_that_is_not_positive_is_refused(make_set: MakeSet, tmp_path
 def test_tensors_that_do_not_fit_together_are_refused(
     make_set: MakeSet, tmp_path: Path, name: str, value: Tensor
 ) -> None:
-    """A set that somebody else distilled is checked before hours of pre-training, not during them."""
+    """A set that somebody else distilled is checked before hours of pre-training."""
     with pytest.raises(UserError, match=r"s\.safetensors is not a synthetic set.*step_size \[\]"):
         load_synthetic(write(tmp_path / "s.safetensors", make_set().tensors() | {name: value}))
 
 
 def test_pixels_are_the_images_to_look_at(make_set: MakeSet) -> None:
-    """Normalised values become bytes; what no pixel can be is clamped, not wrapped around."""
+    """Values beyond the range of pixels are clamped and do not wrap around."""
     made = make_set(2)
     made.images[0], made.images[1] = 100.0, -100.0
     made.images[1, 0, 0, 0] = 0.5  # 0.5 * 0.2 + 0.4 = 0.5 of 255

@@ -1,4 +1,4 @@
-"""Distillation: draws, updates, guards and resuming."""
+"""Test trajectory matching: draws, updates, checks for divergence, and resuming."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -59,7 +59,7 @@ def run(experts: list[Artifact], make_set: MakeSet, spec: dict[str, Any]) -> Run
 
 
 def equal(first: SyntheticSet, second: SyntheticSet) -> bool:
-    """All that is learned is the same, bit for bit."""
+    """Return whether all learned values are equal in all bits."""
     return all(torch.equal(getattr(first, name), getattr(second, name)) for name in NAMES)
 
 
@@ -72,7 +72,7 @@ def hand_made_step(
     lr: float,
     target_lr: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Images and targets after one plain step with full inner batches, and the step size's gradient."""
+    """Compute images and targets after one plain step with full batches, and the step size's gradient."""
     loss_fn = flat_mse(build_student(spec, 1, 8, 3, 123, "any weights"))
     rows = [experts[expert].tensor("trajectory")[k] for k in (epoch, epoch + SETTINGS["match_epochs"])]
     _, d_images, d_targets, d_step = match_trajectory(
@@ -87,19 +87,19 @@ def hand_made_step(
 
 
 class Spy:
-    """An expert file that notes which rows are read."""
+    """An expert file that records which rows are read."""
 
     def __init__(self, file: Artifact, number: int, seen: list[tuple[int, int]]) -> None:
         self.file, self.number, self.seen = file, number, seen
 
     def row(self, name: str, index: int) -> Tensor:
-        """The row, noted."""
+        """Record and return the row."""
         self.seen.append((self.number, index))
         return self.file.row(name, index)
 
 
 def test_every_expert_and_start_epoch_is_used(run: Run, experts: list[Artifact]) -> None:
-    """Fault of the public code: only the first expert file was ever used."""
+    """The public code used the first expert file only."""
     seen: list[tuple[int, int]] = []
     reported: list[dict[str, float]] = []
     run(
@@ -115,7 +115,7 @@ def test_every_expert_and_start_epoch_is_used(run: Run, experts: list[Artifact])
 
 
 def test_the_curriculum_opens_start_epochs_one_after_another() -> None:
-    """At first only the initial weights, at the end all of them, never more."""
+    """The number of start epochs grows from one to all."""
     settings = {"iterations": 100, "start_epochs": 5, "curriculum": True}
     limits = [start_epochs_at(iteration, settings) for iteration in range(100)]
     assert limits[0] == 1
@@ -128,7 +128,7 @@ def test_the_curriculum_opens_start_epochs_one_after_another() -> None:
 def test_one_iteration_is_one_step_and_is_in_the_result(
     run: Run, experts: list[Artifact], make_set: MakeSet, spec: dict[str, Any]
 ) -> None:
-    """Fault of the public code: the last update was never saved. Here the last is the only one."""
+    """The public code never saved the last update. Here the last one is the only one."""
     seen: list[dict[str, float]] = []
     final, _ = run(
         iterations=1,
@@ -149,7 +149,7 @@ def test_one_iteration_is_one_step_and_is_in_the_result(
 
 
 def test_the_targets_rate_grows_with_the_set(run: Run, make_set: MakeSet) -> None:
-    """With ``auto`` every image twice moves the targets as every image once does; at a fixed rate, half as far."""
+    """With ``auto``, doubling all images leaves the targets' updates as they are; a fixed rate halves them."""
     assert target_rate(14, {"target_lr": "auto"}) == 10.0
     assert target_rate(140, {"target_lr": 3.0}) == 3.0
     initial = make_set()
@@ -167,7 +167,7 @@ def test_the_targets_rate_grows_with_the_set(run: Run, make_set: MakeSet) -> Non
 def test_the_step_size_in_log_space_moves_by_its_own_chain_rule(
     run: Run, experts: list[Artifact], make_set: MakeSet, spec: dict[str, Any]
 ) -> None:
-    """d/d log a = a d/da: without the factor the learning rate means something else."""
+    """d/d log a = a d/da; without the factor the learning rate would have another scale."""
     seen: list[dict[str, float]] = []
     final, _ = run(
         iterations=1,
@@ -183,7 +183,7 @@ def test_the_step_size_in_log_space_moves_by_its_own_chain_rule(
 
 
 def test_the_result_is_the_state_after_the_last_update(run: Run, freeze: Freeze) -> None:
-    """Fault of the public code: it saved before updating. Also with fewer iterations than another run."""
+    """The public code saved before the update. The result equals the state that a longer run has next."""
     states: list[dict[str, Any]] = []
     final, _ = run(checkpoint=lambda make, now=False: states.append(freeze(make())))
     assert [state["iteration"] for state in states] == [0, 1, 2, 3, 4]
@@ -196,7 +196,7 @@ def test_the_result_is_the_state_after_the_last_update(run: Run, freeze: Freeze)
 
 
 def test_momentum_is_the_papers(run: Run, freeze: Freeze) -> None:
-    """With a vanishing rate the gradients stay put, so momentum 0.5 shows in the sizes of the updates."""
+    """With a tiny rate the gradients hardly change, so the sizes of the updates show momentum 0.5."""
     states: list[dict[str, Any]] = []
     run(
         iterations=3,
@@ -207,7 +207,7 @@ def test_momentum_is_the_papers(run: Run, freeze: Freeze) -> None:
         step_size={"initial": 0.1, "lr": 0.0, "space": "plain"},
         checkpoint=lambda make, now=False: states.append(freeze(make())),
     )
-    states = states[1:]  # before the first update there is no speed
+    states = states[1:]  # before the first update there is no momentum
     speeds = [state["optimizer"][0]["state"][0]["momentum_buffer"] for state in states]
     moved = states[0]["set"][0] - states[1]["set"][0]
     torch.testing.assert_close(moved, 1e-3 * speeds[1], rtol=0.05, atol=1e-6)
@@ -219,7 +219,7 @@ def test_momentum_is_the_papers(run: Run, freeze: Freeze) -> None:
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("space", ["log", "plain"])
 def test_a_resumed_run_equals_a_straight_one(run: Run, freeze: Freeze, optimizer: str, space: str) -> None:
-    """Bit for bit, history included, from the state after any iteration, whatever ran before."""
+    """Resuming from each state gives the same bits, the history included."""
     options: dict[str, Any] = {
         "image_optimizer": optimizer,
         "image_lr": 0.05 if optimizer == "adam" else 5.0,
@@ -241,7 +241,7 @@ def test_a_resumed_run_equals_a_straight_one(run: Run, freeze: Freeze, optimizer
 
 
 def test_seeds_decide_the_draws(run: Run) -> None:
-    """`distill_seed` gives the deviation over distillations; the global generators must not matter."""
+    """The seeds decide the result, and the global generators do not."""
     torch.manual_seed(1)
     first, _ = run()
     torch.manual_seed(2)
@@ -251,7 +251,7 @@ def test_seeds_decide_the_draws(run: Run) -> None:
 
 
 def test_keeping_graphs_changes_rounding_only(run: Run) -> None:
-    """`retain` trades memory for time, nothing else."""
+    """`retain` changes memory and time only."""
     few, all_kept = run(retain=0)[0], run(retain=3)[0]
     torch.testing.assert_close(few.images, all_kept.images, rtol=1e-3, atol=1e-4)
 
@@ -259,19 +259,19 @@ def test_keeping_graphs_changes_rounding_only(run: Run) -> None:
 def test_a_loss_that_is_not_finite_stops_with_the_state_before_it(
     run: Run, experts: list[Artifact], freeze: Freeze
 ) -> None:
-    """Fault of the public code: nothing guarded a NaN. The message says where; the last state is kept."""
+    """The public code did not check for NaN. The message says where it is; the last good state is saved."""
 
     class Broken(Spy):
-        """Gives NaN from the third iteration (fifth row) on."""
+        """Returns NaN from the third iteration (fifth row) on."""
 
         def row(self, name: str, index: int) -> Tensor:
-            """The row, or NaN."""
+            """Return the row, or NaN."""
             row = super().row(name, index)
             return row * torch.nan if len(self.seen) > 4 else row
 
     seen: list[tuple[int, int]] = []
     kept: list[tuple[bool, dict[str, Any]]] = []
-    with pytest.raises(UserError, match="not finite, at iteration 2 ") as caught:
+    with pytest.raises(UserError, match="diverged at iteration 2 ") as caught:
         run(
             files=[Broken(file, number, seen) for number, file in enumerate(experts)],
             checkpoint=lambda make, now=False: kept.append((now, freeze(make()))),
@@ -285,7 +285,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_state_before_it(
 
 
 def test_exploding_images_are_stopped_not_returned(run: Run) -> None:
-    """A rate that is far too high must end in the guard, with the keys to lower."""
+    """A rate that is far too high ends in a message, not in a set."""
     with pytest.raises(UserError, match=r"diverged.* at iteration \d+ \(expert \d, start epoch \d, step size"):
         run(image_lr=1e30, iterations=30)
 
@@ -293,7 +293,7 @@ def test_exploding_images_are_stopped_not_returned(run: Run) -> None:
 @pytest.mark.parametrize("space", ["plain", "log"])
 @pytest.mark.parametrize("initial", [0.1, 3.0])
 def test_the_step_size_stays_positive_under_a_huge_rate(run: Run, space: str, initial: float) -> None:
-    """Fault of the public code: a negative step size went on. It may stop as not finite, never be <= 0."""
+    """The public code accepted a negative step size. Here a run may stop as diverged, but is never at <= 0."""
     sizes: list[float] = []
     for rate in (1.0, 1e3, 1e6):
         try:
@@ -312,7 +312,7 @@ def test_the_step_size_stays_positive_under_a_huge_rate(run: Run, space: str, in
 
 
 def test_the_initial_set_is_left_alone(run: Run, make_set: MakeSet) -> None:
-    """It is shared by other methods, and the high-loss baseline is scored on it."""
+    """Other methods use the same set."""
     initial = make_set()
     final, history = run(initial)
     for name, tensor in make_set().tensors().items():
@@ -324,7 +324,7 @@ def test_the_initial_set_is_left_alone(run: Run, make_set: MakeSet) -> None:
 
 
 def test_fixed_targets_stay(run: Run, make_set: MakeSet) -> None:
-    """`learn_targets: false` keeps the teacher's representations; images and step size still move."""
+    """`learn_targets: false` keeps the targets; images and step size still change."""
     final, _ = run(learn_targets=False)
     assert torch.equal(final.targets, make_set().targets)
     assert not torch.equal(final.images, make_set().images)
@@ -333,7 +333,7 @@ def test_fixed_targets_stay(run: Run, make_set: MakeSet) -> None:
 
 
 def test_pictures_come_at_even_moments_and_the_last_is_the_result(run: Run) -> None:
-    """The history's frames must be copies of different moments; the last one is what is saved."""
+    """The frames of the history are copies of different moments, and the last one is the result."""
     shown: dict[int, Tensor] = {}
 
     def report(step: int, values: dict[str, float], pictures: Tensor | None = None) -> None:
@@ -349,14 +349,14 @@ def test_pictures_come_at_even_moments_and_the_last_is_the_result(run: Run) -> N
 
 
 def test_every_row_is_used_before_any_is_used_again(run: Run, make_set: MakeSet) -> None:
-    """Inner batches of 2 over 6 images in 3 steps touch them all: none may stay as it was."""
+    """Three steps of batches of 2 change all of 6 images."""
     final, _ = run(iterations=1, batch=2, steps=3)
     moved = (final.images != make_set().images).flatten(1).any(1)
     assert bool(moved.all())
 
 
 def test_distilling_lowers_the_matching_loss(run: Run) -> None:
-    """The point of it all: the set follows the trajectories better than the images it started from."""
+    """The set follows the trajectories better than the images it started from."""
     losses: list[float] = []
     run(
         iterations=60,

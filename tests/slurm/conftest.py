@@ -1,6 +1,5 @@
 """A SLURM for the tests, and the workflow in it: started, watched, disturbed and compared with a local run."""
 
-import importlib.util
 import os
 import shutil
 import signal
@@ -19,18 +18,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 import cluster  # noqa: E402
-
-
-def _workflow_tests() -> type:
-    spec = importlib.util.spec_from_file_location("workflow_conftest", HERE.parent / "workflow" / "conftest.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.Project
-
-
-Project = _workflow_tests()
+from project import Project  # noqa: E402
 
 PROFILE = ["--workflow-profile", "workflow/profiles/slurm"]
 WITHOUT_GPU = ("targets_probe", "subset")  # jobs of these tests that ask for none
@@ -38,7 +26,7 @@ EXPERTS = "digits/tiny_teacher/convnet/experts"
 # The long jobs as `squeue` shows them: the log of each, and where its resume state lies.
 LONG = (
     {"teacher": ("digits/tiny_teacher/teacher.log", "teacher.safetensors/*/teacher.state.pt")}
-    | {f"experts_{i}_{i + 1}": (f"{EXPERTS}_{i}.log", f"experts/*/00{i}.state.pt") for i in (0, 2)}
+    | {f"experts_{i}_{i + 1}": (f"{EXPERTS}_00{i}.log", f"experts/*/00{i}.state.pt") for i in (0, 2)}
     | {
         f"distill_wildcards_mkdt_6img_{seed}": (f"tiny/sets/mkdt/6img/{seed}.log", f"mkdt/**/{seed}.state.pt")
         for seed in (0, 1)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import EXPERTS, LONG, ClusterProject, Run, scancel
+from project import EXPERTS, LONG, ClusterProject, Run, scancel
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import Project
+from project import Project
 from test_rerun import AFTER_DISTILL, PROBES, edit
 
 from mkdt.cli.main import main

@@ -7,7 +7,7 @@ import sys
 import pandas as pd
 import pytest
 import yaml
-from conftest import REPOSITORY, Project
+from project import REPOSITORY, Project
 
 from mkdt.artifacts import Artifact
 from mkdt.jobs.estimates import merge

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import Project
+from project import Project
 
 from mkdt.artifacts import Artifact, save
 

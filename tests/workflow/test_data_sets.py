@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from conftest import COLD, Project
+from project import COLD, Project
 
 from mkdt.artifacts import Artifact
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import COLD, Project
+from project import COLD, Project
 from small_disk import small_file_system
 
 from mkdt.artifacts import Artifact

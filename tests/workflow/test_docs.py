@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import yaml
-from conftest import REPOSITORY, TINY, WARM, Project
+from project import REPOSITORY, TINY, WARM, Project
 
 from mkdt.jobs.estimates import merge
 

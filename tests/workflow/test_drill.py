@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import Project
+from project import Project
 
 pytestmark = pytest.mark.slow
 

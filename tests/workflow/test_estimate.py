@@ -4,7 +4,7 @@ import re
 from collections import Counter
 
 import pytest
-from conftest import Project
+from project import Project
 
 from mkdt.config.methods import METHODS
 from mkdt.jobs import estimates as resources

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 from configs import DEFAULT, EXPERIMENTS, ROOT, merged
-from conftest import Project
+from project import Project
 
 from mkdt.artifacts import Artifact
 from mkdt.config.files import with_base

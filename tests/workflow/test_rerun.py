@@ -2,11 +2,12 @@
 
 import hashlib
 import os
+import subprocess
 import time
 from collections import Counter
 
 import pytest
-from conftest import Project
+from project import Project
 
 from mkdt.artifacts import Artifact
 
@@ -111,8 +112,44 @@ def test_comments_and_docstrings_change_nothing(changed: Project) -> None:
     """Prose is not code."""
     edit(changed, "src/mkdt/distill/mkdt.py", '"""Distillation method', '"""A new docstring. Distillation method')
     edit(changed, "src/mkdt/networks/backbones.py", "from collections.abc", "# a comment\nfrom collections.abc")
-    edit(changed, "workflow/scripts/teacher.py", '"""Rule', '"""The rule')
+    edit(changed, "workflow/scripts/teacher.py", '"""Stage', '"""The stage')
     assert changed.planned() == Counter()
+
+
+def test_code_that_is_edited_during_a_run_stops_it(project: Project, finished: Project) -> None:
+    """No report of two versions: the job that meets the edit stops; taken back, the same command makes the same bytes."""
+    run, data = project.start(), project.folder / "results/digits/data.safetensors"
+    deadline = time.monotonic() + 120
+    while not data.is_file():
+        assert run.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    old, new = "TOLERANCE = 1e-6", "TOLERANCE = 1e-7"
+    edit(project, "src/mkdt/evaluate/linear_probe.py", old, new)
+    said = run.communicate(timeout=300)[0]
+    assert run.returncode != 0
+    assert "code" in said
+    assert "the same command again" in said
+    assert not list((project.folder / "results").glob("tiny/probe/**/*.csv")), "nothing is written by the edited code"
+    edit(project, "src/mkdt/evaluate/linear_probe.py", new, old)
+    project.run()
+    assert project.artifacts() == finished.artifacts()
+
+
+def test_a_config_that_is_edited_during_a_run_stops_jobs_that_read_it_again(project: Project) -> None:
+    """A cluster's jobs read the config files anew; they compare them with what the run began with."""
+    project.run("--dry-run")
+    environment = project.environment() | {"MKDT_CONFIG": "what the run began with"}
+    done = subprocess.run(
+        project.command("--dry-run", "--mode", "remote"),
+        cwd=project.folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode != 0
+    assert "the config changed" in done.stdout + done.stderr
 
 
 def test_new_time_stamps_change_nothing(changed: Project) -> None:
@@ -136,7 +173,7 @@ def test_a_deleted_expert(changed: Project, finished: Project) -> None:
         {"experts_0_1": 1, "subset high_loss": 1, "pretrain high_loss": 1, "probe high_loss": 1} | AFTER_DISTILL
     )
     changed.run()
-    log = next((changed.folder / "results/logs").rglob("experts_0.log")).read_text()
+    log = next((changed.folder / "results/logs").rglob("experts_000.log")).read_text()
     assert "000.safetensors was finished before" in log
     assert "001.safetensors was finished before" in log
     assert changed.artifacts() == finished.artifacts()

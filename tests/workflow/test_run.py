@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from conftest import COLD, Project
+from project import COLD, Project
 
 from mkdt.artifacts import Artifact
 from mkdt.cli.main import main
@@ -93,7 +93,7 @@ def test_the_page_shows_what_was_made(finished: Project) -> None:
     cost, origin = re.findall(r'<section id="(?:cost|origin)">.*?</section>', page, re.DOTALL)
     jobs = dict(re.findall(r"<tr><td>(\w+)</td><td>(\d+)</td>", cost))
     expected = {"data": 1, "teacher": 1, "targets": 1, "targets_probe": 1, "experts": 2, "subset": 3, "distill": 2, "pretrain": 7, "probe": 5}  # fmt: skip
-    assert jobs == {stage: str(count) for stage, count in (expected | {"all": 23}).items()}
+    assert jobs == {stage: str(count) for stage, count in (expected | {"total": 23}).items()}
     assert f"snakemake --verbose --cores 2 --configfile {finished.configfiles[0]}" in origin
     assert "experiment: tiny" in origin
 
@@ -242,7 +242,7 @@ def test_mlflow_has_every_job_under_one_parent(finished: Project) -> None:
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parents[0].info.run_id}
     stages = pd.Series([run.data.tags["stage"] for run in children]).value_counts().to_dict()
     assert stages == {
-        "data": 1, "teacher": 1, "targets": 2, "experts": 2, "subset": 3, "distill": 2, "pretrain": 7, "probe": 5, "report": 1,
+        "data": 1, "teacher": 1, "targets": 1, "targets_probe": 1, "experts": 2, "subset": 3, "distill": 2, "pretrain": 7, "probe": 5, "report": 1,
     }  # fmt: skip
     assert {run.info.status for run in children} == {"FINISHED"}
     distill = next(run for run in children if run.data.tags["stage"] == "distill")

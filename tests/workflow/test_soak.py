@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import Project
+from project import Project
 
 pytestmark = pytest.mark.slow
 

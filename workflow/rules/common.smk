@@ -35,7 +35,7 @@ try:
     registry.check_names(config, REGISTRY)
     for name in plan.used_students(config):
         network_sizes.student_size(config, name)  # one of the user's own is built
-    run_state.check_unchanged(config)
+    run_state.check_unchanged(config, internals.is_main_process(workflow))
 except UserError as error:
     raise WorkflowError(str(error))
 
@@ -55,10 +55,18 @@ GPU = plan.gpus_per_job(config, cluster=internals.runs_on_a_cluster(workflow))
 THREADS = config["compute"]["threads"]
 
 
+def experts_of(stage, method=None):
+    """The experts of a stage, of one method where it is given; their metrics are named by the batch, so nobody asks for them."""
+    chosen = [job for job in JOBS if job.stage == stage and method in (None, job.names.get("method"))]
+    return [path for job in chosen for path in files_of(config, job) if path.endswith(".safetensors")]
+
+
 def made_by(*stages):
     """The outputs of all jobs of these stages, but for experts that `mkdt clean` removed."""
-    paths = [path for job in JOBS if job.stage in stages for path in files_of(config, job)]
-    return [path for path in paths if not (Path(path).parent / results.CLEANED).is_file()]
+    experts = [path for stage in plan.EXPERT_STAGES if stage in stages for path in experts_of(stage)]
+    kept = [path for path in experts if not (Path(path).parent / results.CLEANED).is_file()]
+    others = [job for job in JOBS if job.stage in stages and job.stage not in plan.EXPERT_STAGES]
+    return kept + [path for job in others for path in files_of(config, job)]
 
 
 def outputs(stage, **names):
@@ -118,11 +126,14 @@ onstart:
 
 onsuccess:
     TRACKER.end(True)
-    for job in JOBS:
-        if job.stage in ("experts", "method_experts"):
-            experts = [Path(path) for path in files_of(config, job)]
-            if all(path.is_file() for path in experts):  # there again after `mkdt clean`
-                (experts[0].parent / results.CLEANED).unlink(missing_ok=True)
+    for folder in {Path(path).parent for stage in plan.EXPERT_STAGES for path in experts_of(stage)}:
+        if all(
+            Path(path).is_file()
+            for stage in plan.EXPERT_STAGES
+            for path in experts_of(stage)
+            if Path(path).parent == folder
+        ):
+            (folder / results.CLEANED).unlink(missing_ok=True)  # there again after `mkdt clean`
     if made_by("report") and Path(made_by("report")[0]).is_file():
         print(f"Tables and figures: {Path(made_by('report')[0]).parent}/", file=sys.stderr)
 
@@ -135,7 +146,7 @@ onerror:
 # earlier ones left, or fails. No output: it runs whenever it is asked for.
 rule track_sync:
     log:
-        f"results/logs/{config['experiment']}/track_sync.log",
+        f"{results.RESULTS}/{results.LOGS}/{config['experiment']}/track_sync.log",
     localrule: True
     conda:
         ENVIRONMENT

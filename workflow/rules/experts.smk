@@ -7,14 +7,14 @@ def expert_inputs(wildcards):
 # `snakemake experts` makes what is missing of them and nothing else (after `mkdt clean`, say).
 rule experts:
     input:
-        [path for job in JOBS if job.stage == "experts" for path in files_of(config, job)],
+        experts_of("experts"),
     localrule: True
 
 
 # The same for experts of a method's own kind.
 rule method_experts:
     input:
-        [path for job in JOBS if job.stage == "method_experts" for path in files_of(config, job)],
+        experts_of("method_experts"),
     localrule: True
 
 

@@ -3,19 +3,13 @@ def initial_set(wildcards):
     return STAGES["subset"].path(config, "set", plan.initial_set(config, wildcards))
 
 
-def experts_of(method):
-    """The experts that a method looks at: those of regression, or those of its own kind."""
-    stage = "method_experts" if METHODS[method].own_experts else "experts" if METHODS[method].experts else ""
-    chosen = [job for job in JOBS if job.stage == stage and job.names.get("method", method) == method]
-    return [path for job in chosen for path in files_of(config, job) if not path.endswith(".jsonl")]
-
-
 def set_inputs(wildcards):
     """What the function of a method looks at, as the table of methods says."""
     method = METHODS[wildcards.method]
     inputs = {"initial": initial_set(wildcards)} if method.distilled else {"data": SOURCE}
     inputs |= {"data": SOURCE, "targets": TARGETS} if method.data else {}
-    inputs |= {"experts": experts_of(wildcards.method)} if method.experts or method.own_experts else {}
+    inputs |= {"experts": experts_of("experts")} if method.experts else {}
+    inputs |= {"experts": experts_of("method_experts", wildcards.method)} if method.own_experts else {}
     return inputs | ({"teacher": TEACHER} if method.teacher else {})
 
 

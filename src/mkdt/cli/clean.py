@@ -17,14 +17,13 @@ from filelock import FileLock, Timeout
 from mkdt.cli.run import LOCKS, living
 from mkdt.config.loading import load
 from mkdt.config.methods import METHODS
-from mkdt.config.plan import Job, jobs
+from mkdt.config.plan import EXPERT_STAGES, Job, jobs
 from mkdt.config.registry import registered
 from mkdt.config.results import CLEANED, KEPT, REGISTRY, RESULTS
 from mkdt.config.results import RESUME as RESUME_FOLDER
 from mkdt.config.sections import Config
 from mkdt.config.stages import STAGES, files, place
 from mkdt.errors import UserError
-from mkdt.jobs.lineage import EXPERTS
 
 RESUME = RESULTS / RESUME_FOLDER
 NOTES = {"settings.json", KEPT}
@@ -99,7 +98,7 @@ def _expert_folders() -> dict[Path, list[Path]]:
     folders: dict[Path, list[Path]] = {}
     for path in sorted(RESULTS.glob("[!.]*/**/*.safetensors")):
         known = place(path.relative_to(RESULTS))
-        if known and known[0] in EXPERTS:
+        if known and known[0] in EXPERT_STAGES:
             folders.setdefault(path.parent, []).append(path)
     return folders
 
@@ -204,7 +203,7 @@ def _expert_jobs(config: Config, experts: Path) -> list[Job]:
     return [
         job
         for job in jobs(config)
-        if job.stage in EXPERTS and any(Path(path).parent == experts for path in files(config, job))
+        if job.stage in EXPERT_STAGES and any(Path(path).parent == experts for path in files(config, job))
     ]
 
 

@@ -137,6 +137,7 @@ def jobs(config: Config) -> list[Job]:
     return found + _evaluation(config) + [Job("report", {})]
 
 
+EXPERT_STAGES = ("experts", "method_experts")
 _TEACHER_STAGES = {
     "trained": ["teacher", "targets"],
     "checkpoint": ["teacher_import", "targets"],

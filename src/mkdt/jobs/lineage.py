@@ -10,14 +10,13 @@ import yaml
 
 from mkdt.artifacts import Artifact, Header, digest
 from mkdt.config.loading import load
+from mkdt.config.plan import EXPERT_STAGES
 from mkdt.config.registry import differences, registered
 from mkdt.config.results import REGISTRY
 from mkdt.config.sections import Config
 from mkdt.config.stages import STAGES, maker, place
 from mkdt.errors import UserError
 from mkdt.jobs.code_digest import stage_code
-
-EXPERTS = ("experts", "method_experts")
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class Family:
                 continue
             self.files[file.identity] = path
             if (
-                file.header["stage"] in EXPERTS
+                file.header["stage"] in EXPERT_STAGES
             ):  # a stage that reads several notes one digest, of the first n of a folder
                 group = groups.setdefault(path.parent, [])
                 group.append(file.identity)

@@ -14,12 +14,18 @@ from mkdt.errors import UserError
 NOTE = "MKDT_CONFIG"
 
 
-def check_unchanged(config: Config) -> None:
-    """Note the digest of the config of this run, or compare it with the one that was noted.
+def check_unchanged(config: Config, begins: bool) -> None:
+    """Compare the config with the one that the run began with.
+
+    Args:
+        config: the checked config.
+        begins: whether this is the Snakemake that was started; otherwise it was started for single jobs.
 
     Raises:
         UserError: a config file changed since the run began.
     """
     now = digest({**config, "tracking": None})
-    if os.environ.setdefault(NOTE, now) != now:
+    if begins:
+        os.environ[NOTE] = now
+    elif os.environ.get(NOTE, now) != now:
         raise UserError("the config changed while this run was going on: give the same command again.")

@@ -1,0 +1,116 @@
+"""A copy of the project in a temporary folder, and the real workflow run in it at the smallest size."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+COLD = ("-m", "snakemake")
+WARM = (str(REPOSITORY / "tests" / "workflow" / "warm.py"),)
+TINY = REPOSITORY / "tests" / "workflow" / "tiny.yaml"
+# Time, memory, disk, versions and the command: they differ between runs that are equal otherwise.
+RUN = re.compile(rb'<section id="(cost|origin)">.*?</section>', re.DOTALL)
+
+
+class Project:
+    """One checkout of the project with its own results.
+
+    Attributes:
+        folder: the checkout.
+        configfiles: what its runs are configured with; a later file overrides an earlier one.
+        snakemake: what runs it, as arguments of Python. Warm saves the imports of every job; where processes are killed, jobs
+            must be processes of their own.
+    """
+
+    configfiles: tuple[str, ...] = ("tiny.yaml",)
+    snakemake = WARM
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.printed = ""  # by the run that made it
+
+    @classmethod
+    def fresh(cls, folder: Path) -> "Project":
+        """A copy of the working tree's code and config, without results."""
+        for name in ("Snakefile", "workflow", "profiles", "config", "src"):
+            source = REPOSITORY / name
+            if source.is_dir():
+                shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+            else:
+                folder.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, folder / name)
+        shutil.copy2(TINY, folder / "tiny.yaml")
+        return cls(folder)
+
+    def copy(self, folder: Path) -> "Project":
+        """This project with its results; time stamps and second names of files kept."""
+        subprocess.run(["cp", "--archive", self.folder, folder], check=True)
+        return Project(folder)
+
+    def command(self, *arguments: str, cores: int = 2) -> list[str]:
+        """The command line of a run."""
+        # The arguments come first: --configfile would take a target behind it for another file.
+        fixed = ["--cores", str(cores), "--configfile", *self.configfiles]
+        snakemake = COLD if "--dry-run" in arguments else self.snakemake
+        return [sys.executable, *snakemake, *arguments, *fixed]
+
+    def environment(self) -> dict[str, str]:
+        """The copy's own source comes first, so that a test may edit it."""
+        return os.environ | {"PYTHONPATH": str(self.folder / "src"), "OMP_NUM_THREADS": "1"}
+
+    def start(self, *arguments: str, cores: int = 2) -> subprocess.Popen[str]:
+        """Start a run in the background, in a process group of its own."""
+        return subprocess.Popen(
+            self.command(*arguments, cores=cores),
+            cwd=self.folder,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str, cores: int = 2, fails: bool = False) -> str:
+        """Run to the end and return what was printed."""
+        done = subprocess.run(
+            self.command(*arguments, cores=cores),
+            cwd=self.folder,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=600,
+        )
+        assert (done.returncode != 0) == fails, done.stdout[-4000:]
+        return done.stdout
+
+    def planned(self, *arguments: str) -> Counter[str]:
+        """The jobs that a dry run would start, as ``rule`` or, for jobs of one method, ``rule method``."""
+        text = self.run("--dry-run", *arguments)
+        jobs: Counter[str] = Counter()
+        for block in re.split(r"\n(?=\[|rule |localrule )", text):
+            rule = re.search(r"^(?:local)?rule (\w+):", block, re.MULTILINE)
+            if rule is None or rule[1] == "all":
+                continue
+            method = re.search(r"wildcards:.*method=(\w+)", block)
+            jobs[f"{rule[1]} {method[1]}" if method else rule[1]] += 1
+        return jobs
+
+    def artifacts(self) -> dict[str, bytes]:
+        """Every declared result but logs and timings, by path; the report's page without what says how it was made."""
+        results = self.folder / "results"
+        skipped = {"logs", "benchmarks", "mlartifacts"}
+        return {
+            str(path.relative_to(results)): RUN.sub(b"", path.read_bytes())
+            if path.suffix == ".html"
+            else path.read_bytes()
+            for path in sorted(results.rglob("*"))
+            if path.is_file()
+            and path.relative_to(results).parts[0] not in skipped
+            and not path.relative_to(results).parts[0].startswith(".")
+            and path.name != "mlflow.db"
+        }

@@ -1,4 +1,4 @@
-"""``mkdt inspect``: an artifact in words - what it is, its tensors, what made it from what, and how to make it again."""
+"""``mkdt inspect``: describe an artifact: its tensors, what made it from which files, and the command that makes it again."""
 
 import argparse
 import json
@@ -31,12 +31,11 @@ KINDS: dict[str, Callable[[Shape], str]] = {
         *shape("trajectory")
     ),
     "subset": lambda shape: f"a real subset, {_images(shape)} with targets",
-    "distill": lambda shape: f"a distilled set (MKDT), {_images(shape)} with targets",
-    "krr": lambda shape: f"a distilled set (KRR-ST), {_images(shape)} with targets",
-    "own": lambda shape: f"a distilled set, {_images(shape)} with targets",
-    "mtt": lambda shape: f"a distilled set (trajectories of SSL), {_images(shape)} with targets",
-    "sslexperts": lambda shape: "an expert of SSL: {} times its {:,} weights, at the start and after each epoch".format(
-        *shape("trajectory")
+    "distill": lambda shape: f"a distilled set, {_images(shape)} with targets",
+    "method_experts": lambda shape: (
+        "a method's own expert: {} times its {:,} weights, at the start and after each epoch".format(
+            *shape("trajectory")
+        )
     ),
     "pretrain": lambda shape: "a pre-trained student: its {2:,} weights at {0} rates and {1} numbers of steps".format(
         *shape("snapshots")
@@ -46,7 +45,7 @@ KINDS: dict[str, Callable[[Shape], str]] = {
 
 
 def describe(path: str | Path) -> str:
-    """An artifact in words; every tensor is read and its digest checked.
+    """Return an artifact in words; read every tensor and check its digest.
 
     Raises:
         UserError: the file is missing, damaged, altered, or not this project's.

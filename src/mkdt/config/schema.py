@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,7 @@ def coerce(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> An
     types = schema.get("type", [])
     types = [types] if isinstance(types, str) else types
     if isinstance(value, float):
-        return int(value) if value.is_integer() and {"integer", "number"} & set(types) else value
+        return _shortest(value) if {"integer", "number"} & set(types) else value
     if not isinstance(value, str):
         return value
     if schema.get("format") == "path" and value not in {"", "null", "~"}:
@@ -80,14 +81,17 @@ def coerce(value: Any, schema: Mapping[str, Any], root: Mapping[str, Any]) -> An
         return None
     if "boolean" in types and value.lower() in {"true", "false"}:
         return value.lower() == "true"
-    for name, convert in (("integer", int), ("number", float)):
-        if name in types:
-            try:
-                number = convert(value)
-            except ValueError:
-                continue
-            return int(number) if isinstance(number, float) and number.is_integer() else number
+    if {"integer", "number"} & set(types):
+        for convert in (int, float):
+            with suppress(ValueError):
+                number = _shortest(convert(value))
+                return number if "number" in types or isinstance(number, int) else value
     return value
+
+
+def _shortest(number: float) -> float:
+    """Return a whole number as an int, so that ``1`` and ``1.0`` are the same in every slice and path."""
+    return int(number) if isinstance(number, float) and number.is_integer() and abs(number) < LARGEST else number
 
 
 def canonical_path(path: str) -> str:

@@ -1,6 +1,7 @@
 """Counts of images: splits and budgets."""
 
 import math
+import os
 from typing import Any
 
 from mkdt.config.catalogue import DATASETS, PICTURES, Dataset
@@ -24,7 +25,7 @@ def folder_listing(config: Config, dataset: str) -> dict[str, Any]:
     """Return the number of images of each split and of classes in a folder, and a digest of all names."""
     entry = config["datasets"][dataset]
     try:
-        return find(entry["path"] or "", entry.get("labelled") is not False, RESULTS / LISTINGS)
+        return find(os.path.abspath(entry["path"] or ""), entry.get("labelled") is not False, RESULTS / LISTINGS)
     except UserError as error:
         raise UserError(f"config: datasets.{dataset}.path: {error}") from error
 

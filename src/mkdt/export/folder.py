@@ -13,6 +13,7 @@ from torch import Tensor
 from mkdt import artifacts
 from mkdt.artifacts import Artifact
 from mkdt.config.methods import SET_STAGES
+from mkdt.config.stages import STAGES
 from mkdt.data.pixels import image_grid
 from mkdt.distill.synthetic_set import load_synthetic
 from mkdt.errors import UserError
@@ -81,7 +82,7 @@ def _export_encoder(file: Artifact, place: Place | None, folder: Path, rate: flo
     if data is None or place is None or family is None:
         raise UserError(
             f"{file.path}: the data set that it was trained on is not in its results folder, so the normalisation of its "
-            "images is not known: make data.safetensors there again."
+            f"images is not known: make {Path(STAGES['data'].outputs['data']).name} there again."
         )
     channels, size = data.shape("train_images")[1:3]
     view: dict[str, Any] = {"channels": channels, "size": size}

@@ -56,15 +56,17 @@ def test_inspect_finds_a_flipped_bit_and_foreign_files(
 
 def test_experts_of_both_kinds_are_one_input(results: Path, tiny: SyntheticSet) -> None:
     """A set names its experts by one digest; inspect shows how many they are, and what each is."""
-    folder = results / "study/ssl_experts"
+    folder = results / "study/experts/mtt_ssl"
     for expert in range(2):
         trajectory = {"trajectory": torch.full((3, 5), float(expert))}
-        artifacts.save(folder / f"{expert:03d}.safetensors", trajectory, stage="sslexperts", parameters={}, inputs={})
+        artifacts.save(
+            folder / f"{expert:03d}.safetensors", trajectory, stage="method_experts", parameters={}, inputs={}
+        )
     identities = [Artifact(folder / f"{expert:03d}.safetensors").identity for expert in range(2)]
     path = results / "study/sets/mtt_ssl/4img/0.safetensors"
     inputs = {"experts": artifacts.digest(identities)}
-    artifacts.save(path, tiny.tensors(), stage="mtt", parameters={}, inputs=inputs)
-    assert "study/ssl_experts, 2 experts" in describe(path)
+    artifacts.save(path, tiny.tensors(), stage="distill", parameters={}, inputs=inputs)
+    assert "study/experts/mtt_ssl, 2 experts" in describe(path)
     text = describe(folder / "001.safetensors")
-    assert "an expert of SSL: 3 times its 5 weights" in text
+    assert "a method's own expert: 3 times its 5 weights" in text
     assert "with the config of study" in text

@@ -55,7 +55,7 @@ def test_forms_of_a_path_change_nothing(tmp_path: Path, monkeypatch: pytest.Monk
         path = form.format(absolute=folder, relative=relative, name=folder.name)
         entry = {"kind": "folder", "train": None, "validation": 0.2, "test": 0.2, "image_size": 8}
         settings = [
-            STAGES["data"].slice(load(merged(DEFAULT, {"datasets": {"mine": entry | {"path": one}}, "source": "mine"})), {"dataset": "mine"})
+            STAGES["data"].slice(load(merged(DEFAULT, {"datasets": {"mine": entry | {"path": one}}, "source": "mine", "budgets": [2]})), {"dataset": "mine"})
             for one in (path, str(folder))
         ]  # fmt: skip
         assert json.dumps(settings[0]) == json.dumps(settings[1])

@@ -17,7 +17,7 @@ import mkdt
 from mkdt import artifacts
 from mkdt.artifacts import Artifact
 from mkdt.cli.inspection import describe
-from mkdt.config.methods import SET_RULES, made_by
+from mkdt.config.methods import SET_STAGES, methods_that
 from mkdt.distill.synthetic_set import SyntheticSet
 from mkdt.errors import UserError
 from mkdt.evaluate.pretraining import snapshots
@@ -130,16 +130,16 @@ def test_an_export_overwrites_nothing_and_needs_the_data(results: Path, tmp_path
         export(results / STUDENT, tmp_path / "other")
 
 
-@pytest.mark.parametrize("rule", SET_RULES)
-def test_a_set_of_every_rule_is_exported(results: Path, tmp_path: Path, tiny: SyntheticSet, rule: str) -> None:
+@pytest.mark.parametrize("stage", SET_STAGES)
+def test_a_set_of_every_rule_is_exported(results: Path, tmp_path: Path, tiny: SyntheticSet, stage: str) -> None:
     """It is inspected with its kind, and exported with a card that names its start."""
     start = results / "study/sets/random/4img/0.safetensors"
     artifacts.save(start, tiny.tensors(), stage="subset", parameters={}, inputs={})
-    (method, *_) = made_by(rule)
+    (method, *_) = methods_that(stage=stage)
     path = results / f"study/sets/{method}/4img/9.safetensors"
     inputs = {"initial": Artifact(start).identity, "data": Artifact(results / "digits/data.safetensors").identity}
-    artifacts.save(path, tiny.tensors(), stage=rule, parameters={"count": 4}, inputs=inputs)
-    assert "a real subset" in describe(path) if rule == "subset" else "a distilled set (" in describe(path)
+    artifacts.save(path, tiny.tensors(), stage=stage, parameters={"count": 4}, inputs=inputs)
+    assert "a real subset" in describe(path) if stage == "subset" else "a distilled set" in describe(path)
     export(path, tmp_path / "out")
     card = (tmp_path / "out/README.md").read_text()
-    assert ("Distillation started from a subset of them (`random`)" in card) == (rule != "subset")
+    assert ("Distillation started from a subset of them (`random`)" in card) == (stage != "subset")

@@ -55,6 +55,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the package, to be edited."""
     folder = tmp_path_factory.mktemp("package") / "mkdt"
     shutil.copytree(SOURCE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "__init__.py").write_text("")  # it imports lazily, and for type checkers
     return folder
 
 

@@ -20,14 +20,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mkdt import artifacts
-from mkdt.config import loading as cfg
-from mkdt.config.loading import budget_label
+from mkdt.config.loading import load, merge, read
+from mkdt.config.sizes import budget_label
 from mkdt.distill.experts import train_expert
 from mkdt.distill.mtt_ssl import mtt_ssl_expert
 from mkdt.distill.source import Source
 from mkdt.distill.synthetic_set import SyntheticSet
 from mkdt.errors import UserError
-from mkdt.jobs.estimates import merge, read
 from mkdt.networks.divergence import Diverged
 from mkdt.report import tables as report
 
@@ -331,13 +330,13 @@ def ssl_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl_trajector
         "DRAWS": 2,
     }.items():
         monkeypatch.setattr(ssl_trajectories, name, value)
-    monkeypatch.setattr(cfg, "RESULTS", tmp_path)
+    monkeypatch.chdir(tmp_path)
     raw = yaml.safe_load((REPOSITORY / "config/config.yaml").read_text())
     raw = merge(raw, yaml.safe_load((REPOSITORY / "config/studies/ssl_trajectories.yaml").read_text()))
     raw = merge(
         raw, TINY["base"] | {"teacher": {}, "datasets": {}, "distill_seeds": [0], "mtt_ssl": {"projector": [4, 4]}}
     )
-    config = cfg.load(raw)
+    config = load(raw)
     stream = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (24, 1, 8, 8), generator=stream, dtype=torch.uint8)
     mean, std = torch.tensor([0.5]), torch.tensor([0.3])
@@ -345,8 +344,9 @@ def ssl_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl_trajector
     targets = torch.tanh(normal.flatten(1) @ torch.randn(64, 3, generator=stream) / 8)
 
     def keep(path: str, **tensors: Tensor) -> None:
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        artifacts.save(tmp_path / path, tensors, stage="made", rows=["trajectory"] if "trajectory" in tensors else [])
+        artifacts.save(
+            Path("results") / path, tensors, stage="made", rows=["trajectory"] if "trajectory" in tensors else []
+        )
 
     keep("digits_tuning/data.safetensors", train_images=images, train_labels=torch.arange(24) % 10, mean=mean, std=std)
     keep("digits_tuning/barlow_twins/targets.safetensors", targets=targets)
@@ -358,7 +358,7 @@ def ssl_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ssl_trajector
         expert = mtt_ssl_expert(
             Source(images, mean, std), settings["student"], settings, seed=0, expert=k, device=torch.device("cpu")
         )
-        keep(f"ssl_trajectories/ssl_experts/{k:03d}.safetensors", **expert)
+        keep(f"ssl_trajectories/experts/mtt_ssl/{k:03d}.safetensors", **expert)
     made = SyntheticSet(normal[:10], targets[:10], torch.tensor(0.1), mean, std, torch.arange(10))
     keep("ssl_trajectories/sets/random/10img/0.safetensors", **made.tensors())
     return ssl_trajectories.Source(config)

@@ -7,7 +7,7 @@ PARALLEL := --numprocesses $(CORES) --dist loadfile
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo run drill test test-fast test-slurm estimate lint format ui sync bench bench-gpu config-docs clean-environment \
+.PHONY: demo run drill test test-unit test-fast test-slurm estimate lint format ui sync bench bench-gpu config-docs clean-environment \
 	study-ssl_trajectories study-what_matters study-digits study-fashion study-architectures study-protocols clean test-minimum
 .DEFAULT_GOAL := demo
 
@@ -42,6 +42,9 @@ test: $(VENV)/.dev lint  ## lint, types, unit and workflow tests
 test-fast: $(VENV)/.dev  ## without the slow part
 	$(BIN)/pytest $(PARALLEL) -m "not slow"
 
+test-unit: $(VENV)/.dev  ## the unit tests of one package: make test-unit PKG=distill
+	$(BIN)/pytest $(PARALLEL) tests/unit/$(PKG)
+
 test-minimum:  ## the fast part with the lower bounds of pyproject.toml, in .venv-minimum (Python 3.11, 7 GB)
 	test -x .venv-minimum/bin/python || $(PYTHON) -m venv .venv-minimum
 	sed -nE 's/^    "([A-Za-z0-9-]+)>=([0-9.]+).*/\1==\2/p' pyproject.toml > .venv-minimum/lowest.txt
@@ -51,7 +54,7 @@ test-minimum:  ## the fast part with the lower bounds of pyproject.toml, in .ven
 test-slurm: $(VENV)/.dev $(VENV)/.slurm  ## the workflow, its jobs killed in every way, on a SLURM of its own on this machine (root, Debian); skipped elsewhere
 	$(BIN)/pytest -m slurm -rs --durations=5 tests/slurm
 
-estimate: $(VENV)/.run  ## docs/estimates.md: jobs, hours, memory and disk of every experiment
+estimate: $(VENV)/.run  ## docs/estimates.md: jobs, memory and disk of every experiment
 	$(BIN)/python -m mkdt.jobs.estimates config/config.yaml config/experiments/*.yaml config/experiments/paper/*.yaml > docs/estimates.md
 
 lint: $(VENV)/.dev

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from mkdt.config.files import with_base
+from mkdt.config.files import BASE, with_base
 from mkdt.config.loading import read
 from mkdt.config.needs import Need, memory_mb
 from mkdt.config.plan import Job, jobs
@@ -69,6 +69,8 @@ def main(arguments: Sequence[str]) -> int:
     """
     configs = {}
     for name in arguments:
+        if Path(name).name == BASE:
+            continue
         try:
             configs[name] = read(with_base(name))
         except (UserError, OSError, yaml.YAMLError) as error:

@@ -55,7 +55,7 @@ test-slurm: $(VENV)/.dev $(VENV)/.slurm  ## the workflow, its jobs killed in eve
 	$(BIN)/pytest -m slurm -rs --durations=5 tests/slurm
 
 estimate: $(VENV)/.run  ## docs/estimates.md: jobs, memory and disk of every experiment
-	$(BIN)/python -m mkdt.jobs.estimates config/config.yaml config/experiments/*.yaml config/experiments/paper/*.yaml > docs/estimates.md
+	$(BIN)/python -m mkdt.jobs.estimate_tables config/config.yaml config/experiments/*.yaml config/experiments/paper/*.yaml > docs/estimates.md
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -27,7 +27,7 @@ from mkdt.config.sections import Config
 from mkdt.config.stages import STAGES
 from mkdt.distill.synthetic_set import load_synthetic
 from mkdt.errors import UserError
-from mkdt.jobs import estimates as resources
+from mkdt.jobs import estimate_tables as resources
 from mkdt.teacher.external_checkpoint import load_checkpoint
 
 GRAMMAR: dict[str, Any] = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))

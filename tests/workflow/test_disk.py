@@ -11,7 +11,7 @@ from project import COLD, Project
 from small_disk import small_file_system
 
 from mkdt.artifacts import Artifact
-from mkdt.jobs import estimates as resources
+from mkdt.jobs import estimate_tables as resources
 
 pytestmark = [pytest.mark.slow, pytest.mark.counts("faults injected")]
 

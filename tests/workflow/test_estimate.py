@@ -7,7 +7,7 @@ import pytest
 from project import Project
 
 from mkdt.config.methods import METHODS
-from mkdt.jobs import estimates as resources
+from mkdt.jobs import estimate_tables as resources
 
 pytestmark = pytest.mark.slow
 

@@ -14,12 +14,12 @@ import snakemake_internals as internals
 from mkdt.errors import UserError, redact
 
 try:  # a file of `mkdt.extensions` may declare what cannot be
-    from mkdt.config import files, loading, needs, network_sizes, plan, registry, results, sizes
+    from mkdt.config import files, loading, resource_needs, network_sizes, plan, registry, result_folders, sizes
     from mkdt.config.methods import METHODS, methods_that
     from mkdt.config.stages import STAGES, files as files_of
-    from mkdt.jobs import run_state
+    from mkdt.jobs import unchanged_config
     from mkdt.jobs.code_digest import stage_code
-    from mkdt.jobs.tracker import Tracker
+    from mkdt.jobs.parent_run import Tracker
 except UserError as error:
     raise WorkflowError(str(error))
 
@@ -28,14 +28,14 @@ os.environ.update(PYTHONPATH=os.pathsep.join([LIBRARY, *filter(None, [os.getenv(
 # What was typed, for the report; Snakemake's own calls for single jobs inherit it.
 os.environ.setdefault("MKDT_COMMAND", redact(shlex.join(["snakemake", *sys.argv[1:]])))
 
-GIVEN, REGISTRY = config, results.RESULTS / results.REGISTRY
+GIVEN, REGISTRY = config, result_folders.RESULTS / result_folders.REGISTRY
 try:
     files.check_files(workflow.configfiles)
     config = loading.load(GIVEN)
     registry.check_names(config, REGISTRY)
     for name in plan.used_students(config):
         network_sizes.student_size(config, name)  # one of the user's own is built
-    run_state.check_unchanged(config, internals.is_main_process(workflow))
+    unchanged_config.check_unchanged(config, internals.is_main_process(workflow))
 except UserError as error:
     raise WorkflowError(str(error))
 
@@ -64,7 +64,7 @@ def experts_of(stage, method=None):
 def made_by(*stages):
     """The outputs of all jobs of these stages, but for experts that `mkdt clean` removed."""
     experts = [path for stage in plan.EXPERT_STAGES if stage in stages for path in experts_of(stage)]
-    kept = [path for path in experts if not (Path(path).parent / results.CLEANED).is_file()]
+    kept = [path for path in experts if not (Path(path).parent / result_folders.CLEANED).is_file()]
     others = [job for job in JOBS if job.stage in stages and job.stage not in plan.EXPERT_STAGES]
     return kept + [path for job in others for path in files_of(config, job)]
 
@@ -91,10 +91,10 @@ def resources_of(stage, gpus=1, processes=1):
 
     return {
         **({"gpu": gpus} if STAGES[stage].gpu else {}),
-        "mem_mb": lambda wildcards, attempt: attempt * processes * needs.memory_mb(need(wildcards), gpus),
+        "mem_mb": lambda wildcards, attempt: attempt * processes * resource_needs.memory_mb(need(wildcards), gpus),
         # Free space without which a job does not start. No limit, unless `--resources disk_mb=` sets one.
-        "disk_mb": lambda wildcards: needs.disk_mb(need(wildcards)),
-        "runtime": lambda wildcards, attempt: int(60 * min(needs.LONGEST, attempt * STAGES[stage].hours)),
+        "disk_mb": lambda wildcards: resource_needs.disk_mb(need(wildcards)),
+        "runtime": lambda wildcards, attempt: int(60 * min(resource_needs.LONGEST, attempt * STAGES[stage].hours)),
     }
 
 
@@ -114,7 +114,7 @@ wildcard_constraints:
     distill_seed=r"\d+",
 
 
-TRACKER = Tracker(config, results.RESULTS)
+TRACKER = Tracker(config, result_folders.RESULTS)
 config["tracking"]["uri"] = None  # it may hold a password, and Snakemake writes the config into each job's script
 
 
@@ -133,7 +133,7 @@ onsuccess:
             for path in experts_of(stage)
             if Path(path).parent == folder
         ):
-            (folder / results.CLEANED).unlink(missing_ok=True)  # there again after `mkdt clean`
+            (folder / result_folders.CLEANED).unlink(missing_ok=True)  # there again after `mkdt clean`
     if made_by("report") and Path(made_by("report")[0]).is_file():
         print(f"Tables and figures: {Path(made_by('report')[0]).parent}/", file=sys.stderr)
 
@@ -146,7 +146,7 @@ onerror:
 # earlier ones left, or fails. No output: it runs whenever it is asked for.
 rule track_sync:
     log:
-        f"{results.RESULTS}/{results.LOGS}/{config['experiment']}/track_sync.log",
+        f"{result_folders.RESULTS}/{result_folders.LOGS}/{config['experiment']}/track_sync.log",
     localrule: True
     conda:
         ENVIRONMENT

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mkdt.artifacts import Artifact
 from mkdt.config.methods import METHODS
-from mkdt.config.results import RESULTS
+from mkdt.config.result_folders import RESULTS
 from mkdt.data.pixels import Normalised
 from mkdt.distill.subsets import STEP_SIZE
 from mkdt.distill.synthetic_set import load_synthetic

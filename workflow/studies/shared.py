@@ -9,7 +9,7 @@ import pandas as pd
 
 from mkdt.artifacts import write_text
 from mkdt.config.plan import method_name
-from mkdt.config.results import RESULTS
+from mkdt.config.result_folders import RESULTS
 from mkdt.config.sections import Config
 from mkdt.config.sizes import budget_label
 from mkdt.errors import UserError

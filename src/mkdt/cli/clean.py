@@ -19,8 +19,8 @@ from mkdt.config.loading import load
 from mkdt.config.methods import METHODS
 from mkdt.config.plan import EXPERT_STAGES, Job, jobs
 from mkdt.config.registry import registered
-from mkdt.config.results import CLEANED, KEPT, REGISTRY, RESULTS
-from mkdt.config.results import RESUME as RESUME_FOLDER
+from mkdt.config.result_folders import CLEANED, KEPT, REGISTRY, RESULTS
+from mkdt.config.result_folders import RESUME as RESUME_FOLDER
 from mkdt.config.sections import Config
 from mkdt.config.stages import STAGES, files, place
 from mkdt.errors import UserError

@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-from mkdt.config.results import REGISTRY, RESULTS
+from mkdt.config.result_folders import REGISTRY, RESULTS
 from mkdt.config.sections import Config, Data
 from mkdt.errors import UserError, redact
 
@@ -162,9 +162,9 @@ def _published(settings: Data, kind: str, subject: str) -> Finding:
 def _room(config: Config) -> Iterator[Finding]:
     import psutil
 
-    from mkdt.config.needs import memory_mb
     from mkdt.config.plan import jobs
-    from mkdt.jobs.estimates import need_of
+    from mkdt.config.resource_needs import memory_mb
+    from mkdt.jobs.estimate_tables import need_of
     from mkdt.report.costs import costs
 
     try:

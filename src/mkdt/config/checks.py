@@ -11,7 +11,7 @@ from mkdt.config.architectures import ARCHITECTURES, POOLS
 from mkdt.config.catalogue import DATASETS
 from mkdt.config.dataset_checks import check_dataset, fail_if
 from mkdt.config.methods import METHODS, methods_that
-from mkdt.config.results import RESERVED
+from mkdt.config.result_folders import RESERVED
 from mkdt.config.schema import LARGEST
 from mkdt.config.sections import Config, Network
 from mkdt.errors import UserError

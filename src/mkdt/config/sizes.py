@@ -6,7 +6,7 @@ from typing import Any
 
 from mkdt.config.catalogue import DATASETS, PICTURES, Dataset
 from mkdt.config.image_folder import find
-from mkdt.config.results import LISTINGS, RESULTS
+from mkdt.config.result_folders import LISTINGS, RESULTS
 from mkdt.config.sections import Config
 from mkdt.errors import UserError
 

@@ -78,7 +78,7 @@ def teacher_import(config: Config, names: Names) -> Settings:
 
 
 def targets(config: Config, names: Names) -> Settings:
-    """Nothing but the seed: the teacher's file says which network it is."""
+    """Nothing (``Stage.slice`` adds the root seed): the teacher's file says which network it is."""
     return {}
 
 
@@ -138,7 +138,7 @@ def distill(config: Config, names: Names) -> Settings:
 
 
 def pretrain(config: Config, names: Names) -> Settings:
-    """The student and the grid of its training; of ``none`` nothing is trained, and no key of training matters."""
+    """The student and the grid of its training. Nothing is trained for ``none``, so it depends on the student alone."""
     section = config["pretrain"]
     grid = ("rates", "steps") if section["protocol"] == "fair" else ("epochs",)
     chosen = _only(section, "protocol", "batch", "momentum", "weight_decay", *grid)

@@ -1,7 +1,7 @@
 """STAGES: everything that rules, jobs and tools know of a stage, one entry each. No other file spells these paths.
 
-A path holds names in braces. The config decides ``source``, ``teacher``, ``expert_student`` and ``experiment``; the others
-are wildcards of the stage's rule. What stands in a path is what experiments share a file by.
+A path holds names in braces. The config decides ``source``, ``teacher``, ``expert_student`` (its key ``student``) and ``experiment``; the
+others are wildcards of the stage's rule. ``{expert}`` has three digits. Experiments with equal names in a path share the file.
 """
 
 import re
@@ -11,12 +11,12 @@ from functools import cached_property
 from itertools import product
 from pathlib import Path
 
-from mkdt.config import needs, slices
+from mkdt.config import resource_needs, slices
 from mkdt.config.extensions import is_extension
 from mkdt.config.methods import METHODS
-from mkdt.config.needs import Need
 from mkdt.config.plan import Job, distilled, matched, teacher_origin
-from mkdt.config.results import BENCHMARKS, LOGS, RESULTS
+from mkdt.config.resource_needs import Need
+from mkdt.config.result_folders import BENCHMARKS, LOGS, RESULTS
 from mkdt.config.sections import Config, Names, Settings
 
 EXPERTS = "{source}/{teacher}/{expert_student}/experts"
@@ -128,48 +128,48 @@ STAGES = {
     for stage in [
         Stage(
             "data", {"data": "{dataset}/data.safetensors"}, "{dataset}/data",
-            slices.data, needs.data, hours=4, modules=_reader, gpu=False,
+            slices.data, resource_needs.data, hours=4, modules=_reader, gpu=False,
         ),
         Stage(
             "teacher", {"teacher": f"{_TEACHER}/teacher.safetensors", "metrics": f"{_TEACHER}/teacher.jsonl"},
-            f"{_TEACHER}/teacher", slices.teacher, needs.teacher, hours=24,
+            f"{_TEACHER}/teacher", slices.teacher, resource_needs.teacher, hours=24,
         ),
         Stage(
             "teacher_import", {"teacher": f"{_TEACHER}/teacher.safetensors"}, f"{_TEACHER}/teacher",
-            slices.teacher_import, needs.teacher_import, hours=1, gpu=False, artifact="teacher",
+            slices.teacher_import, resource_needs.teacher_import, hours=1, gpu=False, artifact="teacher",
         ),
         Stage(
             "targets", {"targets": f"{_TEACHER}/targets.safetensors"}, f"{_TEACHER}/targets",
-            slices.targets, needs.targets, hours=4,
+            slices.targets, resource_needs.targets, hours=4,
         ),
         Stage(
             "targets_import", {"targets": f"{_TEACHER}/targets.safetensors"}, f"{_TEACHER}/targets",
-            slices.targets_import, needs.targets_import, hours=1, gpu=False, artifact="targets",
+            slices.targets_import, resource_needs.targets_import, hours=1, gpu=False, artifact="targets",
         ),
         Stage(
             "targets_probe", {"metrics": f"{_TEACHER}/targets_probe.jsonl"}, f"{_TEACHER}/targets_probe",
-            slices.targets_probe, needs.targets_probe, hours=4, gpu=False,
+            slices.targets_probe, resource_needs.targets_probe, hours=4, gpu=False,
         ),
         Stage(
             "experts", {"experts": f"{EXPERTS}/{{expert}}.safetensors", "metrics": f"{EXPERTS}/{{first}}-{{last}}.jsonl"},
-            "{source}/{teacher}/{expert_student}/experts_{first}", slices.experts, needs.experts, hours=12,
+            "{source}/{teacher}/{expert_student}/experts_{first}", slices.experts, resource_needs.experts, hours=12,
         ),
         Stage(
             "method_experts",
             {"experts": f"{METHOD_EXPERTS}/{{expert}}.safetensors", "metrics": f"{METHOD_EXPERTS}/{{first}}-{{last}}.jsonl"},
-            f"{METHOD_EXPERTS}_{{first}}", slices.method_experts, needs.method_experts, hours=12, modules=_method,
+            f"{METHOD_EXPERTS}_{{first}}", slices.method_experts, resource_needs.method_experts, hours=12, modules=_method,
         ),
-        Stage("subset", {"set": f"{SET}.safetensors"}, SET, slices.subset, needs.subset, hours=4, modules=_method),
+        Stage("subset", {"set": f"{SET}.safetensors"}, SET, slices.subset, resource_needs.subset, hours=4, modules=_method),
         Stage(
             "distill", {"set": f"{SET}.safetensors", "metrics": f"{SET}.jsonl", "evolution": f"{SET}.png"}, SET,
-            slices.distill, needs.distill, hours=24, modules=_method,
+            slices.distill, resource_needs.distill, hours=24, modules=_method,
         ),
         Stage(
             "pretrain", {"students": f"{STUDENTS}/{{seed}}.safetensors", "metrics": f"{STUDENTS}/metrics.jsonl"}, STUDENTS,
-            slices.pretrain, needs.pretrain, hours=12, modules=_student,
+            slices.pretrain, resource_needs.pretrain, hours=12, modules=_student,
         ),
         Stage(
-            "probe", {"scores": f"{SCORES}.csv"}, SCORES, slices.probe, needs.probe, hours=24, modules=_student,
+            "probe", {"scores": f"{SCORES}.csv"}, SCORES, slices.probe, resource_needs.probe, hours=24, modules=_student,
         ),
         Stage(
             "report",
@@ -180,7 +180,7 @@ STAGES = {
                     "index.html",
                 )
             },
-            REPORT, slices.report, needs.report, hours=1, gpu=False,
+            REPORT, slices.report, resource_needs.report, hours=1, gpu=False,
             optional={"sets_png": lambda config: bool(distilled(config)), "matching_png": lambda config: bool(matched(config))},
         ),
     ]

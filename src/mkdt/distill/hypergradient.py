@@ -1,4 +1,4 @@
-"""The exact hypergradient of trajectory matching, in the memory of one inner step.
+"""The exact hypergradient of trajectory matching, with the graph of one inner step in memory instead of all.
 
 A student takes N steps theta_{i+1} = theta_i - a g_i with g_i = grad l(theta_i; X_i, Y_i). The matching loss is
 L = ||theta_N - target||^2 / ||theta_0 - target||^2. Its gradient comes from one backward sweep over the steps. With

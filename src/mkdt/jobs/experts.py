@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mkdt import artifacts
-from mkdt.config.results import RESULTS
+from mkdt.config.result_folders import RESULTS
 from mkdt.jobs.stage import StageJob
 
 

@@ -12,7 +12,7 @@ from mkdt.artifacts import Artifact, Header, digest
 from mkdt.config.loading import load
 from mkdt.config.plan import EXPERT_STAGES
 from mkdt.config.registry import differences, registered
-from mkdt.config.results import REGISTRY
+from mkdt.config.result_folders import REGISTRY
 from mkdt.config.sections import Config
 from mkdt.config.stages import STAGES, maker, place
 from mkdt.errors import UserError

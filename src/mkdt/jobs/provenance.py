@@ -11,7 +11,7 @@ import torch
 from mkdt import artifacts
 from mkdt.config.methods import SET_STAGES
 from mkdt.config.registry import differences
-from mkdt.config.results import RESULTS
+from mkdt.config.result_folders import RESULTS
 from mkdt.config.sections import Config, Settings
 from mkdt.config.stages import STAGES, maker, place
 from mkdt.errors import UserError

@@ -1,4 +1,4 @@
-"""Resume points: where a job saves what it needs to go on, and second names of the outputs that it finished.
+"""Resume points: where a job saves what it needs to continue, and hard links to the outputs that it finished.
 
 A resume folder lies outside of the outputs, since Snakemake removes those of a failed job. It is keyed by a digest of settings,
 code, inputs and machine: a state of other settings is never taken.
@@ -19,7 +19,7 @@ from filelock import FileLock
 
 from mkdt import artifacts
 from mkdt.config.registry import differences
-from mkdt.config.results import KEPT, RESULTS, RESUME
+from mkdt.config.result_folders import KEPT, RESULTS, RESUME
 from mkdt.errors import UserError
 
 log = logging.getLogger("mkdt")
@@ -38,7 +38,8 @@ class ResumeFolder:
         Args:
             place: below ``results/.resume``.
             first: first output of the job; state and lock are named after it.
-            key: all that decides the bits of the outputs. What differs from another folder's is named in the log.
+            key: settings, code, inputs and machine (threads, device, torch), which decide the bits of the outputs. The log
+                names what differs from the key of another folder.
         """
         self.folder = RESULTS / RESUME / place / artifacts.digest(key)[:16]
         self._state = self.folder / f"{first.stem}.state.pt"

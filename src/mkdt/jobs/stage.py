@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from mkdt import artifacts
-from mkdt.config.results import RESULTS
+from mkdt.config.result_folders import RESULTS
 from mkdt.config.schema import flat
 from mkdt.config.sizes import budget_words
 from mkdt.config.stages import STAGES
@@ -173,8 +173,8 @@ class StageJob:
     ) -> dict[str, Any] | None:
         """Lock the resume folder of these settings and inputs, and return the state that an earlier job left there.
 
-        Where an earlier job with the same key made all outputs (a job of a Snakemake that was killed goes on without it),
-        take them over and end the stage here.
+        If an earlier job with the same key made all outputs, take them over and end the stage here. That happens after
+        Snakemake was killed: its jobs run to their end without it.
 
         Args:
             shared: folder name, relative to the results, for jobs that share finished members (experts);

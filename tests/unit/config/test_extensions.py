@@ -19,7 +19,7 @@ from mkdt.config.architectures import ARCHITECTURES
 from mkdt.config.catalogue import Dataset
 from mkdt.config.extensions import Architecture, declared, is_extension
 from mkdt.config.methods import METHODS, Method
-from mkdt.config.needs import LINE
+from mkdt.config.resource_needs import LINE
 from mkdt.config.stages import STAGES
 from mkdt.distill.source import Source
 from mkdt.distill.synthetic_set import SyntheticSet, check_distilled

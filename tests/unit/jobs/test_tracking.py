@@ -33,8 +33,8 @@ from mkdt.errors import UserError, redact
 from mkdt.jobs import mlflow_sync as sync
 from mkdt.jobs import tracking
 from mkdt.jobs.mlflow_sync import Syncer
+from mkdt.jobs.parent_run import Tracker
 from mkdt.jobs.system_metrics import Sampler
-from mkdt.jobs.tracker import Tracker
 from mkdt.jobs.tracking import Run, parse, spools
 
 Metrics = Counter[tuple[str, int, float]]
@@ -773,7 +773,7 @@ def test_disabled_tracking_writes_nothing(tmp_path: Path) -> None:
 def test_the_syncer_ends_when_snakemake_is_killed(local: Experiment) -> None:
     """Nobody can tell it, so it watches its standard input; the parent run is ended as killed."""
     code = (
-        "import time; from pathlib import Path; from mkdt.jobs.tracker import Tracker; "
+        "import time; from pathlib import Path; from mkdt.jobs.parent_run import Tracker; "
         f"t = Tracker({config()!r}, Path({str(local.folder.parents[1])!r})); t.start(); "
         "print(t.syncer.pid, flush=True); time.sleep(60)"
     )

@@ -1,4 +1,4 @@
-"""Folders and marks below ``results/`` that belong to no single stage; ``stages`` has the paths of artifacts."""
+"""Names below ``results/`` that belong to no single stage. The paths of a stage's outputs are in ``stages``."""
 
 from pathlib import Path
 

@@ -40,7 +40,7 @@ class Need:
     """What one job of a stage needs.
 
     Attributes:
-        host: bytes of the process outside of what ``device`` counts.
+        host: bytes of main memory, without the tensors that ``device`` counts.
         device: bytes of tensors that lie on the device: GPU memory, or more host memory without a GPU.
         disk: bytes of the outputs.
         resume: bytes of the resume points at their largest; a new one is written before the old one goes.

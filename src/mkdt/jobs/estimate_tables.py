@@ -1,6 +1,6 @@
 """Jobs, memory and disk of whole experiments, from the sizes in their configs. No torch here.
 
-``python -m mkdt.jobs.estimates config/experiments/NAME.yaml`` prints docs/estimates.md for the configs that are named. The rules
+``python -m mkdt.jobs.estimate_tables config/experiments/NAME.yaml`` prints docs/estimates.md for the configs that are named. The rules
 ask for ``attempt`` times a job's memory, so a job that was given too little gets more when it is tried again.
 """
 
@@ -12,8 +12,8 @@ import yaml
 
 from mkdt.config.files import BASE, with_base
 from mkdt.config.loading import read
-from mkdt.config.needs import Need, memory_mb
 from mkdt.config.plan import Job, jobs
+from mkdt.config.resource_needs import Need, memory_mb
 from mkdt.config.sections import Config, Names
 from mkdt.config.stages import STAGES
 from mkdt.errors import UserError
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
             print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
             return 1
     print(
-        "# What each experiment needs\n\nMade by `make estimate` from the sizes in the configs (src/mkdt/config/needs.py), "
+        "# What each experiment needs\n\nMade by `make estimate` from the sizes in the configs (src/mkdt/config/resource_needs.py), "
         "not measured. The largest job's memory, of the machine and of its GPU, and all results:\n"
     )
     print("| experiment | jobs | memory, GB | GPU memory, GB | results, GB |\n|---|---|---|---|---|")

@@ -5,7 +5,7 @@ from configs import with_sections as config
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mkdt.config.needs import Need, memory_mb
+from mkdt.config.resource_needs import Need, memory_mb
 from mkdt.config.sections import Config
 from mkdt.config.stages import STAGES
 

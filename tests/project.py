@@ -14,6 +14,9 @@ WARM = (str(REPOSITORY / "tests" / "workflow" / "warm.py"),)
 TINY = REPOSITORY / "tests" / "workflow" / "tiny.yaml"
 # Time, memory, disk, versions and the command: they differ between runs that are equal otherwise.
 RUN = re.compile(rb'<section id="(cost|origin)">.*?</section>', re.DOTALL)
+# Jobs after a change, as `Project.planned` counts them.
+PROBES = {f"probe {method}": 1 for method in ("none", "random", "high_loss", "mkdt", "full")}
+AFTER_DISTILL = {"distill mkdt": 2, "pretrain mkdt": 2, "probe mkdt": 1, "report": 1}
 
 
 class Project:
@@ -114,3 +117,11 @@ class Project:
             and not path.relative_to(results).parts[0].startswith(".")
             and path.name != "mlflow.db"
         }
+
+
+def edit(project: Project, path: str, old: str, new: str) -> None:
+    """Replace one piece of a file of the project's copy."""
+    file = project.folder / path
+    text = file.read_text()
+    assert text.count(old) >= 1, f"{path} no longer has {old!r}"
+    file.write_text(text.replace(old, new, 1))

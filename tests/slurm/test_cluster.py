@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from project import EXPERTS, LONG, ClusterProject, Run, scancel
+from slurm_project import EXPERTS, LONG, ClusterProject, Run, scancel
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 

@@ -4,8 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from project import Project
-from test_rerun import AFTER_DISTILL, PROBES, edit
+from project import AFTER_DISTILL, PROBES, Project, edit
 
 from mkdt.cli.main import main
 

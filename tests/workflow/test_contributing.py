@@ -10,7 +10,7 @@ import yaml
 from project import REPOSITORY, Project
 
 from mkdt.artifacts import Artifact
-from mkdt.jobs.estimate_tables import merge
+from mkdt.config.loading import merge
 
 pytestmark = pytest.mark.slow
 

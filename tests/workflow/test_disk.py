@@ -11,7 +11,9 @@ from project import COLD, Project
 from small_disk import small_file_system
 
 from mkdt.artifacts import Artifact
-from mkdt.jobs import estimate_tables as resources
+from mkdt.config.loading import read
+from mkdt.config.resource_needs import disk_mb
+from mkdt.config.stages import STAGES
 
 pytestmark = [pytest.mark.slow, pytest.mark.counts("faults injected")]
 
@@ -66,7 +68,7 @@ def test_a_disk_that_fills_while_jobs_run(project: Project, small: Path, finishe
 
 def test_jobs_write_what_they_are_said_to_write(finished: Project) -> None:
     """No less than the tensors of the real files, which grow with the sizes; with headers and pictures no more than asked for."""
-    config = resources.read([finished.folder / "tiny.yaml"])
+    config = read([finished.folder / "tiny.yaml"])
     for stage, patterns in {
         "data": ["digits/data.safetensors"],
         "teacher": ["digits/tiny_teacher/teacher.*"],
@@ -76,9 +78,11 @@ def test_jobs_write_what_they_are_said_to_write(finished: Project) -> None:
         "distill": ["tiny/sets/mkdt/6img/0.*"],
         "pretrain": ["tiny/pretrain/convnet/mkdt/6img/0/*"],
     }.items():
+        method = "random" if stage == "subset" else "mkdt"
         files = [file for pattern in patterns for file in (finished.folder / "results").glob(pattern)]
         artifacts = [Artifact(file) for file in files if file.suffix == ".safetensors"]
         tensors = sum(artifact.tensor(name).nbytes for artifact in artifacts for name in artifact.names)
-        need = resources.need(config, stage, dataset="digits", student="convnet", budget="6img")
+        names = {"dataset": "digits", "student": "convnet", "method": method, "budget": "6img"}
+        need = STAGES[stage].need(config, names)
         assert tensors <= need.disk + 100 <= 2 * tensors, stage  # a set's mean, std and step size
-        assert sum(file.stat().st_size for file in files) < 1e6 * resources.disk_mb(need), stage
+        assert sum(file.stat().st_size for file in files) < 1e6 * disk_mb(need), stage

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from project import REPOSITORY, TINY, WARM, Project
 
-from mkdt.jobs.estimate_tables import merge
+from mkdt.config.loading import merge
 
 pytestmark = pytest.mark.slow
 

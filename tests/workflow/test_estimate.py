@@ -6,8 +6,10 @@ from collections import Counter
 import pytest
 from project import Project
 
+from mkdt.config.loading import read
 from mkdt.config.methods import METHODS
-from mkdt.jobs import estimate_tables as resources
+from mkdt.config.plan import jobs
+from mkdt.config.stages import STAGES
 
 pytestmark = pytest.mark.slow
 
@@ -17,11 +19,11 @@ def test_the_estimate_counts_the_jobs_that_snakemake_plans(project: Project) -> 
     methods = f"[{', '.join(METHODS)}]"
     planned: Counter[str] = Counter()
     for rule, count in project.planned("--config", f"methods={methods}").items():
-        planned[re.split("[_ ]", rule)[0]] += count
+        planned[re.split(r"_\d| ", rule)[0]] += count
     every = project.folder / "methods.yaml"
     every.write_text(f"methods: {methods}\n")
-    config = resources.read([project.folder / "tiny.yaml", every])
-    assert planned == Counter(stage.split("_")[0] for stage, _ in resources.jobs(config))
+    config = read([project.folder / "tiny.yaml", every])
+    assert planned == Counter(job.stage for job in jobs(config))
 
 
 def test_every_job_states_memory_and_time(project: Project) -> None:
@@ -35,4 +37,4 @@ def test_every_job_states_memory_and_time(project: Project) -> None:
             assert "mem_mb=" in stated
             assert "runtime=" in stated
             # Random and high-loss subsets compute nothing.
-            assert ("gpu=1" in stated) == (rule not in resources.WITHOUT_GPU | {"subset"}), rule
+            assert ("gpu=1" in stated) == (STAGES[re.split(r"_\d", rule)[0]].gpu and rule != "subset"), rule

@@ -22,7 +22,7 @@ PAPER = {"cifar10", "cifar100", "tiny_imagenet", "aircraft", "cub200", "dogs", "
 # 1 + 3 + 3 + 3 + 1 + 3 + 1 training sets of the seven methods, each a pre-training.
 TABLE = {
     "data": 7, "teacher": 1, "targets": 1, "targets_probe": 1, "experts": 10,
-    "subset random": 3, "subset sas": 3, "subset high_loss": 1, "distill mkdt": 3, "krr krr_st": 3,
+    "subset random": 3, "subset sas": 3, "subset high_loss": 1, "distill mkdt": 3, "distill krr_st": 3,
     "pretrain none": 1, "pretrain random": 3, "pretrain sas": 3, "pretrain krr_st": 3, "pretrain high_loss": 1,
     "pretrain mkdt": 3, "pretrain full": 1,
     "probe none": 1, "probe random": 1, "probe sas": 1, "probe krr_st": 1, "probe high_loss": 1, "probe mkdt": 1,

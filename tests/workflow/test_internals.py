@@ -6,10 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from project import REPOSITORY
-
-sys.path.insert(0, str(REPOSITORY / "workflow"))
 import snakemake_internals as internals
+from project import REPOSITORY
 
 SNAKEFILE = f"""
 import sys

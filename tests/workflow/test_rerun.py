@@ -7,14 +7,12 @@ import time
 from collections import Counter
 
 import pytest
-from project import Project
+from project import AFTER_DISTILL, PROBES, Project, edit
 
 from mkdt.artifacts import Artifact
 
 pytestmark = pytest.mark.slow
 
-PROBES = {f"probe {method}": 1 for method in ("none", "random", "high_loss", "mkdt", "full")}
-AFTER_DISTILL = {"distill mkdt": 2, "pretrain mkdt": 2, "probe mkdt": 1, "report": 1}
 AFTER_TARGETS = {
     "targets_probe": 1,
     "experts_0_1": 1,
@@ -30,14 +28,6 @@ AFTER_TARGETS = {
     **PROBES,
     "report": 1,
 }
-
-
-def edit(project: Project, path: str, old: str, new: str) -> None:
-    """Replace one piece of a file of the project's copy."""
-    file = project.folder / path
-    text = file.read_text()
-    assert text.count(old) >= 1, f"{path} no longer has {old!r}"
-    file.write_text(text.replace(old, new, 1))
 
 
 def test_nothing_after_a_finished_run(finished: Project) -> None:

@@ -1,9 +1,9 @@
 """Architectures of networks: the keys of the config that each takes, and the smallest image it takes."""
 
-from typing import Any
+from typing import Any, cast
 
 from mkdt.config import extensions
-from mkdt.config.sections import Network
+from mkdt.config.sections import Backbone, Network
 
 _BUILT_IN = {
     "convnet": ("depth", "width", "norm"),
@@ -17,12 +17,12 @@ ARCHITECTURES = _BUILT_IN | {name: own.arguments for name, own in _OWN.items()}
 POOLS = {"alexnet": 3, "vgg11": 5, **{name: own.halvings for name, own in _OWN.items()}}
 
 
-def network(spec: Network) -> dict[str, Any]:
+def network(spec: Backbone) -> dict[str, Any]:
     """Return a network's entry with the arguments of its architecture only."""
     entry: dict[str, Any] = dict(spec)
     return {key: entry[key] for key in ("architecture", *ARCHITECTURES[spec["architecture"]])}
 
 
-def halvings(spec: Network) -> int:
+def halvings(spec: Backbone) -> int:
     """Return how often a network halves an image."""
-    return spec["depth"] if spec["architecture"] == "convnet" else POOLS.get(spec["architecture"], 0)
+    return cast(Network, spec)["depth"] if spec["architecture"] == "convnet" else POOLS.get(spec["architecture"], 0)

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 from safetensors import safe_open
 
@@ -13,7 +14,7 @@ from mkdt.config.dataset_checks import check_dataset, fail_if
 from mkdt.config.methods import METHODS, methods_that
 from mkdt.config.result_folders import RESERVED
 from mkdt.config.schema import LARGEST
-from mkdt.config.sections import Config, Network
+from mkdt.config.sections import Backbone, Config, Network
 from mkdt.errors import UserError
 
 LONGEST_NAME = 100  # characters, of all names that become folders
@@ -289,14 +290,15 @@ def _check_origin(config: Config) -> None:
     )
 
 
-def _check_arguments(key: str, spec: Network) -> None:
+def _check_arguments(key: str, spec: Backbone) -> None:
     for argument in ARCHITECTURES[spec["architecture"]]:
         fail_if(argument not in spec, f"{key} is a {spec['architecture']} and needs the key '{argument}'.")
 
 
-def _check_network(key: str, spec: Network, size: int) -> None:
+def _check_network(key: str, spec: Backbone, size: int) -> None:
     _check_arguments(key, spec)
     if spec["architecture"] == "convnet":
+        spec = cast(Network, spec)
         fail_if(
             spec["norm"] == "group" and spec["width"] > 32 and spec["width"] % 32 != 0,
             f"{key}.width is {spec['width']}, which norm 'group' cannot cut into 32 groups.",

@@ -6,12 +6,12 @@ from functools import cache
 from importlib import import_module
 from itertools import pairwise
 from math import ceil
-from typing import Any
+from typing import Any, cast
 
 from mkdt.config.architectures import network
 from mkdt.config.extensions import is_extension
 from mkdt.config.plan import teacher_origin
-from mkdt.config.sections import Config, Network
+from mkdt.config.sections import Backbone, Config, Network
 from mkdt.config.sizes import image_shape
 from mkdt.errors import UserError
 
@@ -46,10 +46,10 @@ _BROUGHT = Size(25_600_000, 2048, 33_000_000, 802_816)
 _BROUGHT_PIXELS = 224
 
 
-def backbone_size(spec: Network, channels: int, size: int) -> Size:
+def backbone_size(spec: Backbone, channels: int, size: int) -> Size:
     """Return the size of ``networks.backbones.build_backbone(spec, channels, size)``."""
     if spec["architecture"] == "convnet":
-        return _convnet_size(spec, channels, size)
+        return _convnet_size(cast(Network, spec), channels, size)
     if spec["architecture"] in _FIXED:
         fixed, halvings = _FIXED[spec["architecture"]]
         scale = (size / 32) ** 2

@@ -31,14 +31,19 @@ class DatasetEntry(TypedDict):
     limit: NotRequired[int | None]
 
 
-class Network(TypedDict):
-    """`teacher.backbone`, `students.NAME`."""
+class Backbone(TypedDict):
+    """`teacher.backbone`."""
 
     architecture: str
-    depth: NotRequired[int]
     width: NotRequired[int]
-    norm: NotRequired[str]
     blocks: NotRequired[list[int]]
+
+
+class Network(Backbone):
+    """`students.NAME`."""
+
+    depth: NotRequired[int]
+    norm: NotRequired[str]
 
 
 class Augment(TypedDict):
@@ -71,7 +76,7 @@ class Teacher(TypedDict):
 
     name: str
     method: str
-    backbone: Network
+    backbone: Backbone
     projector: list[int]
     off_diagonal: float
     temperature: float

@@ -26,7 +26,7 @@ from mkdt.config.sizes import budget_words
 from mkdt.config.stages import STAGES
 from mkdt.data.pixels import image_grid
 from mkdt.errors import UserError
-from mkdt.jobs.code_digest import stage_code
+from mkdt.jobs.code_digest import forget, stage_code
 from mkdt.jobs.provenance import Provenance
 from mkdt.jobs.resume import ResumeFolder, bytes_in_use, content_digest
 from mkdt.jobs.tracking import Run, spools
@@ -288,6 +288,7 @@ def _unchanged_code(job: Any, name: str) -> str:
         UserError: it is not the one that the run began with.
     """
     code: str = job.params.code
+    forget()  # what was read before the job began
     if stage_code(STAGES[name], job.config, dict(job.wildcards.items())) != code:
         raise UserError("the code changed while this run was going on: give the same command again.")
     return code

@@ -72,4 +72,4 @@ def test_a_method_a_data_set_and_a_student_are_one_file_each(project: Project) -
     settings = project.folder / "tiny.yaml"
     settings.write_text(settings.read_text().replace("iterations: 8", "iterations: 9"))
     planned = project.planned()
-    assert set(planned) == {"own mean_match", "pretrain mean_match", "probe mean_match", "report"}
+    assert set(planned) == {"distill mean_match", "pretrain mean_match", "probe mean_match", "report"}

@@ -1,6 +1,7 @@
 """The pages tell the truth: commands and code of README and tutorial are run as they stand, with small settings."""
 
 import os
+import pkgutil
 import re
 import stat
 import subprocess
@@ -131,9 +132,11 @@ def test_every_link_leads_somewhere() -> None:
     ]
 
 
-def test_the_functions_of_the_method_page_exist() -> None:
-    """Each `mkdt.module.name` that a page mentions can be imported."""
-    for page in (REPOSITORY / "docs").glob("*.md"):
-        for module, name in re.findall(r"`mkdt\.(\w+)\.(\w+)[`(]", page.read_text()):
-            imported = __import__(f"mkdt.{module}", fromlist=[name])
-            assert hasattr(imported, name), f"{page.name}: mkdt.{module}.{name}"
+def test_the_modules_and_functions_of_the_pages_exist() -> None:
+    """Each `mkdt.package.module.name` that a page mentions can be imported."""
+    for page in [*(REPOSITORY / "docs").glob("**/*.md"), *REPOSITORY.glob("*.md"), REPOSITORY / "benchmarks/README.md"]:
+        for name in re.findall(r"`(mkdt\.\w+(?:\.\w+)+)[`(]", page.read_text()):
+            try:
+                pkgutil.resolve_name(name)
+            except (ImportError, AttributeError) as error:
+                raise AssertionError(f"{page.name}: {name}") from error

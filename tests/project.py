@@ -12,6 +12,9 @@ REPOSITORY = Path(__file__).parents[1]
 COLD = ("-m", "snakemake")
 WARM = (str(REPOSITORY / "tests" / "workflow" / "warm.py"),)
 TINY = REPOSITORY / "tests" / "workflow" / "tiny.yaml"
+# Where nobody looks at MLflow, no process starts that imports it: that would take a third of the time of a tiny run.
+TRACKED = ("tiny.yaml",)
+UNTRACKED = ("tiny.yaml", "untracked.yaml")
 # Time, memory, disk, versions and the command: they differ between runs that are equal otherwise.
 RUN = re.compile(rb'<section id="(cost|origin)">.*?</section>', re.DOTALL)
 # Jobs after a change, as `Project.planned` counts them.
@@ -29,7 +32,7 @@ class Project:
             must be processes of their own.
     """
 
-    configfiles: tuple[str, ...] = ("tiny.yaml",)
+    configfiles: tuple[str, ...] = UNTRACKED
     snakemake = WARM
 
     def __init__(self, folder: Path) -> None:
@@ -47,6 +50,7 @@ class Project:
                 folder.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, folder / name)
         shutil.copy2(TINY, folder / "tiny.yaml")
+        (folder / "untracked.yaml").write_text("tracking: {enabled: false}\n")
         return cls(folder)
 
     def copy(self, folder: Path) -> "Project":

@@ -1,17 +1,17 @@
-"""Where each fault of the public code (DESIGN.md) is tested, and the ones that have no other home.
+"""Faults of the authors' public code: where each is tested, and tests of those that have no other home.
 
-- only the first expert file is ever used: test_subset (all experts count), test_distill (every expert)
-- seeds do not reach pre-training: test_pretraining, test_models (initial weights), test_seeding
-- one row of the table mixes encoders: test_probe (one point is chosen for all downstream sets)
-- the last update is never saved: test_distill (one iteration; the state after the last update)
-- the teacher encodes one image at a time: test_teacher (represent)
-- snapshots alias the live weights: test_experts (rows are copies), test_models (flatten copies)
-- probe features in train mode: test_probe (eval mode for all splits)
-- experts race for file names, parallel runs overwrite one CSV: here, test_experts (the same whichever were
-  trained before, so that a name which is a function of the number has one possible content)
-- a missing step size becomes 0.1: test_synthetic (never a default), test_pretraining (the learned one)
-- nothing guards a NaN or negative step size: test_distill, test_synthetic (refused on reading)
-- the probe diverges on unscaled features: test_probe (a real baseline; the reported gradient)
+- Only the first expert file is ever used: distill/test_subsets (all experts count), test_trajectory_matching (every expert).
+- Seeds do not reach pre-training: evaluate/test_pretraining, networks/test_students (initial weights), test_seeding.
+- One row of the table mixes encoders: evaluate/test_selection (one point is chosen for all downstream sets).
+- The last update is never saved: distill/test_trajectory_matching (one iteration; the state after the last update).
+- The teacher encodes one image at a time: teacher/test_encoding.
+- Snapshots alias the live weights: distill/test_experts (rows are copies), networks/test_flat (flatten copies).
+- Probe features in train mode: evaluate/test_features (eval mode for all splits).
+- Experts race for file names, parallel runs overwrite one CSV: here, and distill/test_experts (the same whichever were trained
+  before, so that a name which is a function of the number has one possible content).
+- A missing step size becomes 0.1: distill/test_synthetic_set (never a default), evaluate/test_pretraining (the learned one).
+- Nothing guards a NaN or negative step size: distill/test_trajectory_matching, test_synthetic_set (refused on reading).
+- The probe diverges on unscaled features: evaluate/test_linear_probe (a real baseline; the reported gradient).
 """
 
 from concurrent.futures import ThreadPoolExecutor

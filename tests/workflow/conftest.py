@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pytest
-from project import Project
+from project import TRACKED, Project
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The tiny experiment, run to the end with two cores. Tests that change anything take a copy."""
     project = Project.fresh(tmp_path_factory.mktemp("finished") / "project")
+    project.configfiles = TRACKED
     project.printed = project.run("--verbose")
     return project
 

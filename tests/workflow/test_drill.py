@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from project import Project
+from project import TRACKED, Project
 
 pytestmark = pytest.mark.slow
 
@@ -50,6 +50,7 @@ def test_killed_anywhere_the_same_command_ends_with_the_same_bytes(
 ) -> None:
     """Snakemake and a job in turn; SIGKILL or SIGTERM, when and which job is decided by a seed."""
     runs, stream = Runs(project.folder), random.Random(SEED)
+    runs.configfiles = TRACKED
     theirs = finished.artifacts()
 
     def same(mine: dict[str, bytes]) -> None:

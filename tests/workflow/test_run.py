@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from project import COLD, Project
+from project import COLD, TRACKED, Project
 
 from mkdt.artifacts import Artifact
 from mkdt.cli.main import main
@@ -155,7 +155,7 @@ def test_a_killed_job_goes_on_to_the_same_bytes(
     }[stage]
     reference = finished.copy(project.folder.with_name("reference"))
     reference.run(target, "--config", scale)
-    project.snakemake = COLD
+    project.snakemake, project.configfiles = COLD, TRACKED
     run = project.start(target, "--config", scale)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
@@ -278,6 +278,7 @@ def test_a_dead_tracking_server_costs_no_job(project: Project, monkeypatch: pyte
     """Tracking only watches: where it cannot connect, jobs run, and what they recorded can be sent later, once."""
     target = "results/digits/tiny_teacher/teacher.safetensors"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:hush@127.0.0.1:9")
+    project.configfiles = TRACKED
     text = project.run(target)
     project.run("track_sync", fails=True)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")

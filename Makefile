@@ -7,7 +7,7 @@ PARALLEL := --numprocesses $(CORES) --dist loadfile
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo run drill test test-unit test-fast test-slurm estimate lint format ui sync bench bench-gpu config-docs clean-environment \
+.PHONY: demo run drill test test-unit test-fast test-mlflow test-slurm estimate lint format ui sync bench bench-gpu config-docs clean-environment \
 	study-ssl_trajectories study-what_matters study-digits study-fashion study-architectures study-protocols clean test-minimum
 .DEFAULT_GOAL := demo
 
@@ -40,7 +40,7 @@ test: $(VENV)/.dev lint  ## lint, types, unit and workflow tests
 	$(BIN)/pytest $(PARALLEL)
 
 test-fast: $(VENV)/.dev  ## without the slow part
-	$(BIN)/pytest $(PARALLEL) -m "not slow"
+	$(BIN)/pytest $(PARALLEL) -m "not slow and not mlflow"
 
 test-unit: $(VENV)/.dev  ## the unit tests of one package: make test-unit PKG=distill
 	$(BIN)/pytest $(PARALLEL) tests/unit/$(PKG)
@@ -49,7 +49,10 @@ test-minimum:  ## the fast part with the lower bounds of pyproject.toml, in .ven
 	test -x .venv-minimum/bin/python || $(PYTHON) -m venv .venv-minimum
 	sed -nE 's/^    "([A-Za-z0-9-]+)>=([0-9.]+).*/\1==\2/p' pyproject.toml > .venv-minimum/lowest.txt
 	.venv-minimum/bin/python -m pip install --quiet $(PIP_ARGS) --constraint .venv-minimum/lowest.txt --editable '.[dev]'
-	.venv-minimum/bin/python -m pytest $(PARALLEL) -m "not slow"
+	.venv-minimum/bin/python -m pytest $(PARALLEL) -m "not slow and not mlflow"
+
+test-mlflow: $(VENV)/.dev  ## tracking with slow, dying and unavailable stores
+	$(BIN)/pytest $(PARALLEL) --dist load -m mlflow tests
 
 test-slurm: $(VENV)/.dev $(VENV)/.slurm  ## the workflow, its jobs killed in every way, on a SLURM of its own on this machine (root, Debian); skipped elsewhere
 	$(BIN)/pytest -m slurm -rs --durations=5 tests/slurm

@@ -283,6 +283,7 @@ def test_a_disk_that_stays_full_fails_no_job(local: Experiment) -> None:
     assert done.stderr.count("tracking:") == 1
 
 
+@pytest.mark.mlflow
 @pytest.mark.slow
 def test_a_disk_without_room_for_the_store(local: Experiment) -> None:
     """SQLite cannot grow: what is missing is said and kept; with room again it arrives, once."""
@@ -428,6 +429,7 @@ class Dying:
         return call
 
 
+@pytest.mark.mlflow
 @settings(max_examples=15)
 @given(deaths=st.lists(st.tuples(st.integers(1, 12), st.booleans()), min_size=1, max_size=6), forget=st.booleans())
 def test_each_value_once_wherever_the_syncer_dies(
@@ -458,6 +460,7 @@ def test_each_value_once_wherever_the_syncer_dies(
     assert len(experiment.client().list_artifacts(arrived.info.run_id, "images")) == 2
 
 
+@pytest.mark.mlflow
 @pytest.mark.counts("kills survived")
 @pytest.mark.slow
 def test_each_value_once_after_kill_9_of_the_syncer(remote: Experiment) -> None:
@@ -478,6 +481,7 @@ def test_each_value_once_after_kill_9_of_the_syncer(remote: Experiment) -> None:
     assert remote.arrived(arrived.info.run_id) == expected(range(300))
 
 
+@pytest.mark.mlflow
 @pytest.mark.slow
 def test_a_server_that_is_down_at_the_start_in_the_middle_and_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -562,6 +566,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Silence."""
 
 
+@pytest.mark.mlflow
 @pytest.mark.slow
 def test_a_server_slower_than_the_client_waits(
     remote: Experiment, server: Server, monkeypatch: pytest.MonkeyPatch
@@ -584,6 +589,7 @@ def test_a_server_slower_than_the_client_waits(
     assert len(doubles) == 1, "the proxy never made the server create a run twice"
 
 
+@pytest.mark.mlflow
 @pytest.mark.slow
 def test_twenty_jobs_at_once_lose_nothing(remote: Experiment) -> None:
     """Twenty processes, one syncer, a real server."""
@@ -605,6 +611,7 @@ def test_twenty_jobs_at_once_lose_nothing(remote: Experiment) -> None:
         assert remote.arrived(run.info.run_id) == Counter({("loss", step, step / 4): 1 for step in range(200)})
 
 
+@pytest.mark.mlflow
 @pytest.mark.slow
 def test_nodes_take_turns_at_sqlite(local: Experiment) -> None:
     """Two experiments of one results folder, sent from two nodes: never both at work on the store, and nothing is lost."""
@@ -741,6 +748,7 @@ def config(uri: str | None = None, enabled: bool = True) -> dict[str, Any]:
     return {"experiment": "e", "tracking": {"enabled": enabled, "uri": uri}}
 
 
+@pytest.mark.mlflow
 def test_the_parent_run_has_the_report_and_goes_on(tmp_path: Path, local: Experiment) -> None:
     """Two invocations of Snakemake are one parent run."""
     results = local.folder.parents[1]
@@ -769,6 +777,7 @@ def test_disabled_tracking_writes_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.mlflow
 @pytest.mark.counts("kills survived")
 def test_the_syncer_ends_when_snakemake_is_killed(local: Experiment) -> None:
     """Nobody can tell it, so it watches its standard input; the parent run is ended as killed."""
@@ -816,6 +825,7 @@ def test_no_recorded_runs_is_one_sentence(tmp_path: Path, capsys: pytest.Capture
     assert "no recorded runs of experiment 'x'" in capsys.readouterr().err
 
 
+@pytest.mark.mlflow
 @pytest.mark.slow
 @pytest.mark.parametrize("answers", [False, True])
 def test_no_password_reaches_a_log(tmp_path: Path, server: Server, answers: bool) -> None:

@@ -17,7 +17,7 @@ try:  # a file of `mkdt.extensions` may declare what cannot be
     from mkdt.config import files, loading, resource_needs, network_sizes, plan, registry, result_folders, sizes
     from mkdt.config.methods import METHODS, methods_that
     from mkdt.config.stages import STAGES, files as files_of
-    from mkdt.jobs import unchanged_config
+    from mkdt.jobs import unchanged_run
     from mkdt.jobs.code_digest import stage_code
     from mkdt.jobs.parent_run import Tracker
 except UserError as error:
@@ -35,7 +35,10 @@ try:
     registry.check_names(config, REGISTRY)
     for name in plan.used_students(config):
         network_sizes.student_size(config, name)  # one of the user's own is built
-    unchanged_config.check_unchanged(config, internals.is_main_process(workflow))
+    if internals.is_main_process(workflow):
+        unchanged_run.begin(config)
+    else:
+        unchanged_run.check_config(config)
 except UserError as error:
     raise WorkflowError(str(error))
 

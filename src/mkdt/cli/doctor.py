@@ -88,11 +88,13 @@ def _config(files: Sequence[Path]) -> tuple[Finding, Config | None]:
     """Return the finding, and the config if it is valid."""
     import yaml
 
+    from mkdt.config.files import check_files
     from mkdt.config.loading import read
     from mkdt.config.registry import check_names
 
     shown = ", ".join(map(str, files)) or "config/config.yaml"
     try:
+        check_files(files)
         config = read(files)
         check_names(config, RESULTS / REGISTRY)
     except UserError as error:

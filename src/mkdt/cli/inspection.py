@@ -117,7 +117,7 @@ def _again(header: dict[str, Any], place: Place | None) -> list[str]:
     lines = [f"make it again, in {place.results.parent}:", f"  {found.command}"]
     if found.difference:
         lines.append(f"  but the config that ran last differs from what made this file ({found.difference}).")
-    if not same_code(place, header):
+    if same_code(place, header) is False:
         lines.append("  but the code of this checkout is not the code that made this file: numbers may differ.")
     return lines
 

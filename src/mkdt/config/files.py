@@ -54,10 +54,13 @@ def check_files(files: Iterable[str | Path]) -> None:
 
 
 def with_base(file: str | Path) -> list[Path]:
-    """Return the config files to give for one: a ``base.yaml`` of its folder, which it only overrides, comes first."""
+    """Return the config files to give for one: the ``base.yaml`` of its folder comes first, if the file's comments name it."""
     file = Path(file)
     base = file.parent / BASE
-    return [base, file] if base.is_file() and base.name != file.name else [file]
+    if file.name == BASE or not base.is_file() or not file.is_file():
+        return [file]
+    comments = [line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    return [base, file] if BASE in " ".join(comments) else [file]
 
 
 def _check_bases(files: Iterable[str | Path]) -> None:

@@ -97,6 +97,17 @@ def _check_options(where: str, options: object, needed: set[str]) -> None:
         raise UserError(f"{where} distils, so its options need '{min(needed - options.keys())}', a whole number.")
 
 
+def _check_inputs(where: str, method: Method) -> None:
+    """Refuse inputs that exclude each other, and attributes of built-in methods."""
+    for attribute in ("function", "section"):
+        if getattr(method, attribute):
+            raise UserError(f"{where} has a {attribute}, which is for built-in methods: leave it out.")
+    if not method.data and (method.teacher or not method.distilled):
+        raise UserError(f"{where} has data=False, but a subset and a method with the teacher need the images.")
+    if method.own_experts and (method.experts or not method.distilled):
+        raise UserError(f"{where} has own_experts=True, which goes neither with experts=True nor with a subset.")
+
+
 def extension_methods() -> dict[str, Method]:
     """Return the methods that the files of ``mkdt.extensions`` declare.
 
@@ -112,6 +123,7 @@ def extension_methods() -> dict[str, Method]:
         wrong = [flag for flag in flags if type(getattr(method, flag)) is not bool]
         if wrong:
             raise UserError(f"{file}: METHOD has a {wrong[0]} that is neither True nor False.")
+        _check_inputs(f"{file}: METHOD", method)
         _check_options(f"{file}: METHOD", method.options, {"iterations", "pictures"} if method.distilled else set())
         if method.init not in (["", *subsets] if method.distilled else [""]):
             raise UserError(

@@ -85,9 +85,18 @@ def budget_words(label: str) -> str:
 
 
 def budget_images(config: Config, label: str) -> int:
-    """Return the number of images a method trains on, by the budget in its path; of ``all``, all training images."""
+    """Return the number of images a method trains on, by the budget in its path; of ``all``, all training images.
+
+    Raises:
+        UserError: the config has no such budget.
+    """
     counts = {budget_label(budget): budget_count(config, budget) for budget in config["budgets"]}
-    return counts.get(label, train_images(config, config["source"]))
+    counts["all"] = train_images(config, config["source"])
+    if label not in counts:
+        raise UserError(
+            f"config: budgets has no '{label}' (it has {', '.join(counts)}): add it, or ask for another set."
+        )
+    return counts[label]
 
 
 def consists_of_files(config: Config, dataset: str) -> bool:

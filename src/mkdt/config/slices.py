@@ -100,10 +100,10 @@ def experts(config: Config, names: Names) -> Settings:
 def method_experts(config: Config, names: Names) -> Settings:
     """What decides a method's own experts: of ``mtt_ssl`` the student and its training by the teacher's loss."""
     if METHODS[names["method"]].section != "mtt_ssl":
-        training = _without(config["experts"], ["count", "per_job"])
-        return _student(config, config["student"]) | training | own_options(config, names["method"])
-    own, training = config["mtt_ssl"], _only(config["experts"], "epochs", "momentum", "weight_decay")
-    return _ssl(config) | training | {"batch": own["expert_batch"], "lr": own["expert_lr"]}
+        own = _without(own_options(config, names["method"]), ["iterations", "pictures"])  # these decide the set alone
+        return experts(config, names) | {"options": own}
+    section, training = config["mtt_ssl"], _only(config["experts"], "epochs", "momentum", "weight_decay")
+    return _ssl(config) | training | {"batch": section["expert_batch"], "lr": section["expert_lr"]}
 
 
 def _ssl(config: Config) -> Settings:

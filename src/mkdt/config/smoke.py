@@ -25,7 +25,7 @@ MOST: dict[str, dict[str, int]] = {
     "pretrain": {"seeds": 2, "rates": 2, "steps": 2, "epochs": 2, "batch": 32},
     "probe": {"label_draws": 2, "selection_draws": 1},
 }
-OWN = {"iterations": 4, "pictures": 2}  # the options that every method of the rule `own` has
+OWN = {"iterations": 4, "pictures": 2}  # the options that every extension that distils has
 STEPS = (2, 4)  # of pre-training
 DISTILL_SEEDS = 1
 

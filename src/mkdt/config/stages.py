@@ -25,6 +25,7 @@ SET = "{experiment}/sets/{method}/{budget}/{distill_seed}"
 STUDENTS = "{experiment}/pretrain/{student}/{method}/{budget}/{distill_seed}"
 SCORES = "{experiment}/probe/{student}/{method}/{budget}"
 REPORT = "{experiment}/report"
+NUMBERS = ("expert", "first", "last", "distill_seed", "seed")
 
 
 def _none(config: Config, names: Names) -> list[str]:
@@ -62,7 +63,7 @@ class Stage:
         job: path of its log and of its benchmark, below folders of their own and without suffix.
         settings: the slice of the config that it is given.
         need: the memory and disk of one job.
-        hours: time limit of one job on a cluster, generous at the paper's sizes; each attempt gets as much again.
+        hours: time limit of one job on a cluster; each attempt gets as much again, up to ``resource_needs.LONGEST``.
         modules: names below ``mkdt`` of the code that it imports by name when it runs, beside what its script imports.
         gpu: whether it computes on a GPU where there is one.
         artifact: what its main output is; another stage may make the same from what the user brings.
@@ -105,9 +106,13 @@ class Stage:
     def patterns(self) -> dict[str, re.Pattern[str]]:
         """By role a pattern of the paths of an output below the results."""
         return {
-            role: re.compile(re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(path)))
-            for role, path in self.outputs.items()
+            role: re.compile(re.sub(r"\\{(\w+)\\}", _group, re.escape(path))) for role, path in self.outputs.items()
         }
+
+
+def _group(name: re.Match[str]) -> str:
+    """Return the pattern of a name in a path; experts and seeds are numbers."""
+    return f"(?P<{name[1]}>{r'[0-9]+' if name[1] in NUMBERS else '[^/]+'})"
 
 
 def fill(template: str, config: Config, names: Mapping[str, str]) -> str:
@@ -210,14 +215,9 @@ def maker(config: Config, artifact: str) -> Stage:
 
 
 def place(path: str | Path) -> tuple[str, dict[str, str]] | None:
-    """Return the artifact that lies at a path below the results, and the names in the path; None for other paths.
-
-    A training set is a ``subset`` or of ``distill``, by the method in its path.
-    """
+    """Return the artifact that lies at a path below the results, and the names in the path; None for other paths."""
     for stage in STAGES.values():
         for pattern in stage.patterns.values():
             if match := pattern.fullmatch(Path(path).as_posix()):
-                names = match.groupdict()
-                made = METHODS[names["method"]].stage if stage.name == "subset" and names["method"] in METHODS else ""
-                return made or stage.artifact, names
+                return stage.artifact, match.groupdict()
     return None

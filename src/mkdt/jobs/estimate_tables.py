@@ -14,25 +14,14 @@ from mkdt.config.files import BASE, with_base
 from mkdt.config.loading import read
 from mkdt.config.plan import Job, jobs
 from mkdt.config.resource_needs import Need, memory_mb
-from mkdt.config.sections import Config, Names
+from mkdt.config.sections import Config
 from mkdt.config.stages import STAGES
 from mkdt.errors import UserError
 
 
-def need(config: Config, stage: str, names: Names) -> Need:
-    """Return what a job of a stage needs.
-
-    Args:
-        config: the checked config.
-        stage: its name.
-        names: what the path of the output says (``dataset``, ``student``, ``method``, ``budget``).
-    """
-    return STAGES[stage].need(config, names)
-
-
 def need_of(config: Config, job: Job) -> Need:
     """Return what a job needs."""
-    return need(config, job.stage, {name: value for name, value in job.names.items() if isinstance(value, str)})
+    return STAGES[job.stage].need(config, {name: value for name, value in job.names.items() if isinstance(value, str)})
 
 
 def table(config: Config) -> str:

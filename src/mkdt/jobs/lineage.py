@@ -26,13 +26,11 @@ class Place:
     Attributes:
         results: the results folder, absolute.
         path: of the file below it.
-        artifact: what lies there.
         names: what the path says: dataset; or source, teacher, expert_student, expert; or experiment, method, and so on.
     """
 
     results: Path
     path: Path
-    artifact: str
     names: dict[str, str]
 
     @property
@@ -70,7 +68,7 @@ def place_of(path: str | Path) -> Place | None:
         if (folder / REGISTRY).is_dir():
             below = full.relative_to(folder)
             if known := place(below):
-                return Place(folder, below, *known)
+                return Place(folder, below, known[1])
     return None
 
 
@@ -165,8 +163,9 @@ def _difference(where: Place, header: Header, config: Config | UserError) -> str
     return differences({key: header["parameters"].get(key) for key in recorded}, recorded)
 
 
-def same_code(where: Place, header: Header) -> bool:
-    """Return whether this checkout's code for the stage is what made the file, by a config of its experiments."""
+def same_code(where: Place, header: Header) -> bool | None:
+    """Return whether this checkout's code for the stage is what made the file; None if no config of its experiments says."""
+    compared = False
     makers = [stage for stage in STAGES.values() if stage.artifact == header["stage"]]
     for _, config in where.configs():
         if isinstance(config, UserError):
@@ -176,6 +175,7 @@ def same_code(where: Place, header: Header) -> bool:
                 code = stage_code(stage, config, where.names)
             except KeyError:  # the config no longer names it
                 continue
+            compared = True
             if code == header["code"]:
                 return True
-    return False
+    return False if compared else None

@@ -188,8 +188,14 @@ def lock(folder: Path) -> FileLock:
 def follow(folder: Path) -> bool:
     """Send what an experiment's jobs record until standard input ends; return True if everything was sent."""
     _configure_mlflow()
-    with lock(folder):  # another process may still send for an earlier Snakemake
-        return Syncer(folder).follow(_input_ends)
+    ours = lock(folder)
+    while True:  # another process may still send for an earlier Snakemake
+        ended = _input_ends(0)
+        with suppress(Timeout), ours.acquire(timeout=DRAIN_SECONDS if ended else POLL_SECONDS):
+            return Syncer(folder).follow(_input_ends)
+        if ended:
+            log.warning("another process is sending this experiment's runs.")
+            return False
 
 
 def _input_ends(seconds: float) -> bool:

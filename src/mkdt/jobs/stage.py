@@ -30,6 +30,7 @@ from mkdt.jobs.code_digest import forget, stage_code
 from mkdt.jobs.provenance import Provenance
 from mkdt.jobs.resume import ResumeFolder, bytes_in_use, content_digest
 from mkdt.jobs.tracking import Run, spools
+from mkdt.jobs.unchanged_run import begun_code
 
 log = logging.getLogger("mkdt")
 
@@ -287,9 +288,14 @@ def _unchanged_code(job: Any, name: str) -> str:
     Raises:
         UserError: it is not the one that the run began with.
     """
-    code: str = job.params.code
+    names = dict(job.wildcards.items())
+    code: str = begun_code(job.config, name, names, job.params.code)
     forget()  # what was read before the job began
-    if stage_code(STAGES[name], job.config, dict(job.wildcards.items())) != code:
+    try:
+        unchanged = stage_code(STAGES[name], job.config, names) == code
+    except (KeyError, OSError, SyntaxError):  # a file that is gone, or being written
+        unchanged = False
+    if not unchanged:
         raise UserError("the code changed while this run was going on: give the same command again.")
     return code
 

@@ -72,6 +72,7 @@ class Run:
         self._folder, self._name, self._params = folder, name, {key: str(value) for key, value in params.items()}
         self._born, self._started = time.monotonic(), _now()
         self._guard = threading.Lock()
+        self._lost = False  # whether records were dropped
         self._records: list[dict[str, Any]] = [{"type": "tags", "tags": {"code": code_version(), **tags}}]
         self._unwritten = b""
         self._seen: set[tuple[str, int]] = set()  # names and steps of recorded values
@@ -161,6 +162,9 @@ class Run:
         with self._guard:
             if len(self._records) < KEPT_RECORDS:
                 self._records.append(record)
+            elif not self._lost:
+                self._lost = True
+                log.warning("tracking: too much waits for room on the disk; from here on curves have gaps.")
 
     def _open(self, path: Path) -> None:
         """Open and lock the spool. The syncer takes a run whose spool is not locked for killed."""

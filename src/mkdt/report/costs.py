@@ -27,10 +27,12 @@ def costs(config: Config) -> pd.DataFrame:
         ``disk``, the bytes of what was made; ``device``, which the logs name.
     """
     rows: dict[str, dict[str, Any]] = {}
+    written: dict[str, int] = {}
     for job in jobs(config):
         stage = STAGES[job.stage]
         names = {name: value for name, value in job.names.items() if isinstance(value, str)}
         benchmark = Path(stage.benchmark(config, names))
+        written[job.stage] = written.get(job.stage, 0) + sum(_size(Path(path)) for path in files(config, job))
         if not benchmark.is_file():
             continue
         table = pd.read_csv(benchmark, sep="\t", na_values=["-"])
@@ -41,10 +43,15 @@ def costs(config: Config) -> pd.DataFrame:
         row["seconds"] += seconds
         row["longest"] = max(row["longest"], seconds)
         row["memory"] = max(row["memory"], memory)  # NaN of a job too short to be looked at never wins
-        row["disk"] += sum(path.stat().st_size for path in map(Path, files(config, job)) if path.is_file())
         devices = {*filter(None, row["device"].split(", ")), *_devices(Path(stage.log(config, names)))}
         row["device"] = ", ".join(sorted(devices))
+    for stage_name, row in rows.items():
+        row["disk"] = written[stage_name]
     return pd.DataFrame(list(rows.values()), columns=COLUMNS)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _devices(log: Path) -> list[str]:

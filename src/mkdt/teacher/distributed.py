@@ -13,10 +13,12 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
 from typing import Any, TypeVar, cast
 
 import torch
@@ -161,8 +163,10 @@ def run(
     port = listener.getsockname()[1]
     store = _store(port, listener.detach())
     # As bytes, since multiprocessing would share the memory of tensors, and each process needs a copy of its own.
-    children = _Children(size, port, pickle.dumps((function, device.type, dict(shared), _numerics())))
+    work = pickle.dumps((function, device.type, dict(shared), _numerics()))
+    children = _Children(size, port)
     try:
+        children.send(work)
         device = _join(0, size, device.type, store)
         log.info("%d processes on %s, %d thread(s) each", size, device.type, torch.get_num_threads())
         result = function(**shared, **own, device=device, processes=Processes(0, size))
@@ -181,11 +185,14 @@ def run(
         torch.set_num_threads(threads)
 
 
-def _follow(index: int, size: int, port: int, work: bytes) -> None:
-    """Do the work of rank ``index + 1``."""
+def _follow(index: int, size: int, port: int, inboxes: Sequence[Connection]) -> None:
+    """Do the work of rank ``index + 1``, which arrives in its inbox."""
     threading.Thread(target=_end_with_rank_0, daemon=True).start()
+    for inbox in inboxes:
+        if inbox is not inboxes[index]:
+            inbox.close()
     try:
-        function, kind, shared, numerics = pickle.loads(work)
+        function, kind, shared, numerics = pickle.loads(inboxes[index].recv_bytes())
         _set_numerics(**numerics)
         device = _join(index + 1, size, kind, _store(port))
         function(**shared, device=device, processes=Processes(index + 1, size))
@@ -257,13 +264,25 @@ def _set_numerics(threads: int, deterministic: bool, products: bool, convolution
 class _Children:
     """The other processes, as rank 0 sees them. A thread waits for the first that fails."""
 
-    def __init__(self, size: int, port: int, work: bytes) -> None:
-        """Start ``size - 1`` processes that do the pickled work."""
+    def __init__(self, size: int, port: int) -> None:
+        """Start ``size - 1`` processes that wait for their work."""
         self._size, self._reason = size, ""
+        inboxes, self._outboxes = zip(*(multiprocessing.Pipe(duplex=False) for _ in range(size - 1)), strict=True)
         self._failed, self._over = threading.Event(), threading.Event()
-        self._context = _start(size, port, work)
+        self._context = _start(size, port, inboxes)
+        for inbox in inboxes:
+            inbox.close()  # so that writing to a process that died fails instead of waiting
         self._watcher = threading.Thread(target=self._watch, daemon=True)
         self._watcher.start()
+
+    def send(self, work: bytes) -> None:
+        """Send the pickled work to each process; one that died is the watcher's business.
+
+        It is no argument of the start, since multiprocessing would wait for ever for a process that dies before it has read it.
+        """
+        for outbox in self._outboxes:
+            with suppress(OSError), outbox:
+                outbox.send_bytes(work)
 
     def _watch(self) -> None:
         try:
@@ -295,14 +314,14 @@ class _Children:
             process.join()
 
 
-def _start(size: int, port: int, work: bytes) -> ProcessContext:
+def _start(size: int, port: int, inboxes: Sequence[Connection]) -> ProcessContext:
     """Start the processes with blocked signals. They must not import the main module: the job's script would run again."""
     resource_tracker.ensure_running()  # else multiprocessing starts it below, which unblocks the signals
     main = sys.modules["__main__"].__dict__
     path = main.pop("__file__", None)
     unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
     try:
-        context = start_processes(_follow, (size, port, work), size - 1, join=False)
+        context = start_processes(_follow, (size, port, inboxes), size - 1, join=False)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
         if path is not None:

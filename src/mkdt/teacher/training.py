@@ -41,7 +41,7 @@ def train_teacher(
     Args:
         images: uint8 [n,C,H,W].
         mean, std: float32 [C], for normalisation after augmentation.
-        settings: settings of the rule ``teacher`` (``config.loading.settings``).
+        settings: settings of the stage ``teacher`` (``config.slices.teacher``).
         seed: determines every weight together with the settings.
         device: device to train on.
         validation: labels of ``images`` int64 [n], validation images uint8 and their labels, for a k-NN accuracy that

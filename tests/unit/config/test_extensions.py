@@ -296,3 +296,24 @@ def test_the_distillation_of_the_page_goes_on_with_the_same_bits(spec: dict[str,
         again, pictures = run(state)
         assert torch.equal(again.images, straight.images)
         assert torch.equal(pictures, history)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("data=False", "data=False"),
+        ("distilled=True, data=False, teacher=True", "data=False"),
+        ("distilled=True, experts=True, own_experts=True", "own_experts=True"),
+        ("own_experts=True", "own_experts=True"),
+        ('section="distill"', "section"),
+        ('function="distill.sas.sas_subset"', "function"),
+    ],
+)
+def test_inputs_that_cannot_be_had_together_are_refused(folder: Path, flags: str, words: str) -> None:
+    """Before any job, not after the teacher was trained."""
+    options = 'options={"iterations": 1, "pictures": 1}' if "distilled" in flags else "options={}"
+    functions = "def mine_set(): ...\ndef mine_subset(): ...\ndef mine_expert(): ...\n"
+    (folder / "mine.py").write_text(f"METHOD = Method({flags}, {options})\n{functions}")
+    with pytest.raises(UserError, match=words) as caught:
+        methods.extension_methods()
+    assert "mine.py" in str(caught.value)

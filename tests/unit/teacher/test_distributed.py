@@ -3,123 +3,35 @@
 Starting a process takes seconds (it imports torch), so one start serves many checks.
 """
 
-import copy
 import logging
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from in_processes import CASES, everything, fail
+from torch import nn
 
 from mkdt.errors import UserError
-from mkdt.networks.backbones import build_backbone
-from mkdt.networks.flat import flatten, flatten_state
-from mkdt.networks.students import Projector
 from mkdt.teacher import distributed
-from mkdt.teacher.distributed import ALONE, Processes
-from mkdt.teacher.ssl import LOSSES
-from mkdt.teacher.training import train_teacher
+from mkdt.teacher.distributed import ALONE
 
 CPU = torch.device("cpu")
-OPTIONS = {
-    "barlow_twins": {"off_diagonal": 0.005},
-    "simclr": {"temperature": 0.5},
-    "vicreg": {"invariance": 25.0, "variance": 25.0, "covariance": 1.0},
-}
-PLAIN = {"architecture": "convnet", "depth": 1, "width": 8, "norm": "none"}
-RESNET = {"architecture": "resnet", "blocks": [1], "width": 4}
-# name: backbone, projector; without batch norm as with it, the joint batch is what counts
-MODELS: dict[str, tuple[dict[str, Any], list[int]]] = {"plain": (PLAIN, [8]), "batch norm": (RESNET, [16, 8])}
-CASES = [(loss, model) for loss in OPTIONS for model in MODELS]
-SETTINGS: dict[str, Any] = {
-    "augment": {
-        "crop_scale": [0.7, 1.0],
-        "flip": True,
-        "rotate": 5,
-        "shift": 0.05,
-        "jitter": 0.2,
-        "grayscale": 0,
-        "blur": 0.5,
-        "noise": 0.05,
-    },
-    "optimizer": "adamw",
-    "lr": 3e-3,
-    "weight_decay": 1e-4,
-    "batch": 12,
-    "epochs": 1,
-    "warmup_epochs": 0,
-}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def importable() -> Any:
-    """Let other processes import this file."""
+    """Let other processes import what they are to run."""
     with pytest.MonkeyPatch.context() as patch:
-        path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.getenv("PYTHONPATH")])])
+        path = os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.getenv("PYTHONPATH")])])
         patch.setenv("PYTHONPATH", path)
         yield
-
-
-def pictures(count: int) -> Tensor:
-    """Grey images uint8 [count,1,8,8] with something in common."""
-    noise = torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    return (nn.functional.avg_pool2d(noise, 3, 1, 1) * 120 + 128).clamp(0, 255).byte()
-
-
-def teach(device: torch.device, processes: Processes, loss: str, model: str, **changes: Any) -> nn.Module:
-    """Five steps of the teacher, or as many as the changed settings say."""
-    arguments = {key: changes.pop(key) for key in ("state", "checkpoint") if key in changes}
-    backbone, projector = MODELS[model]
-    settings = SETTINGS | {"method": loss, "loss": OPTIONS[loss], "backbone": backbone, "projector": projector}
-    return train_teacher(
-        pictures(60),
-        torch.tensor([0.5]),
-        torch.tensor([0.2]),
-        settings | changes,
-        seed=0,
-        device=device,
-        processes=processes,
-        **arguments,
-    )
-
-
-def gradient(processes: Processes, loss: str, model: str) -> Tensor:
-    """Float64 gradient of one loss of 12 images in all parameters."""
-    stream = torch.Generator().manual_seed(1)
-    torch.manual_seed(0)
-    backbone = build_backbone(MODELS[model][0], 1, 8)
-    network = nn.Sequential(backbone, Projector([backbone.dimension, *MODELS[model][1]])).double()  # type: ignore[list-item]
-    replica = processes.replicate(network)
-    views = [processes.share(torch.randn(12, 1, 8, 8, generator=stream, dtype=torch.float64)) for _ in range(2)]
-    projections = replica(torch.cat(views)).chunk(2)
-    LOSSES[loss](*map(processes.gather, projections), **OPTIONS[loss]).backward()
-    return torch.cat([parameter.grad.reshape(-1) for parameter in network.parameters()])  # type: ignore[union-attr]
-
-
-def everything(device: torch.device, processes: Processes) -> dict[str, Any]:
-    """All that is compared between one process and several, in one go."""
-    found: dict[str, Any] = {}
-    for case in CASES:
-        found[f"teacher, {case}"] = flatten_state(teach(device, processes, *case))
-        found[f"gradient, {case}"] = gradient(processes, *case)
-    # Each process keeps its own copy of the state, as if it had been read from the file; the model is wide enough for
-    # DDP to cut its gradients into several parts for the sum.
-    states: list[dict[str, Any]] = []
-    wide: dict[str, Any] = {"epochs": 3, "projector": [512, 512]}
-    keep: Callable[[Any], None] = lambda make: states.append(copy.deepcopy(make()))  # noqa: E731
-    found["straight"] = flatten(teach(device, processes, "simclr", "plain", checkpoint=keep, **wide))
-    found["resumed"] = [flatten(teach(device, processes, "simclr", "plain", state=state, **wide)) for state in states]
-    found["names"] = list(states[0]["model"])
-    found["seen"] = processes.gather(processes.share(torch.arange(12)))
-    return found
 
 
 @pytest.fixture(scope="module", params=[2, 3])
@@ -163,18 +75,6 @@ def test_more_gpus_than_there_are_is_one_sentence() -> None:
     """Said before anything is started."""
     with pytest.raises(UserError, match=r"teacher.devices is 99, but torch sees \d+ GPU"):
         distributed.run(everything, 99, torch.device("cuda"), {}, {})
-
-
-def fail(device: torch.device, processes: Processes, how: str) -> None:
-    """One process fails in its own way while the other waits for it in a collective."""
-    if how == "raises" and processes.rank == 1:
-        raise ValueError("no luck")
-    if how == "is killed" and processes.rank == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    if how == "is my own" and processes.rank == 0:
-        raise ZeroDivisionError("mine")
-    processes.gather(torch.zeros(1))
-    raise AssertionError("the collective cannot have succeeded")
 
 
 @pytest.mark.slow
@@ -222,20 +122,12 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_for_ever(device: torch.device, processes: Processes, folder: str) -> None:
-    """Rank 0 stays out of the collective in which the other waits."""
-    (Path(folder) / str(processes.rank)).write_text(str(os.getpid()))
-    if processes.rank == 0:
-        time.sleep(600)
-    processes.gather(torch.zeros(1))
-
-
 def start_waiting(folder: Path) -> "tuple[subprocess.Popen[str], int]":
     """A job of two processes of which rank 0 never comes back from its call, and the process id of the other."""
     code = f"""
 import torch
 from mkdt.teacher import distributed
-from test_distributed import wait_for_ever
+from in_processes import wait_for_ever
 distributed.GRACE_SECONDS = 0.5
 distributed.run(wait_for_ever, 2, torch.device("cpu"), {{"folder": {str(folder)!r}}}, {{}})
 """
@@ -276,3 +168,17 @@ def test_a_lost_process_ends_a_rank_0_that_nothing_tells(tmp_path: Path) -> None
     _, text = job.communicate(timeout=30)
     assert job.returncode == 1
     assert "rank 1 of 2 processes was killed (SIGKILL)" in text
+
+
+def test_a_process_that_dies_while_it_starts_ends_the_job(tmp_path: Path) -> None:
+    """It never reads its share of the images: rank 0 must not wait for it, however large they are."""
+    code = """
+import multiprocessing, torch
+from mkdt.teacher import distributed
+distributed.GRACE_SECONDS = 0.5
+multiprocessing.set_executable("/bin/false")
+distributed.run(print, 2, torch.device("cpu"), {"images": torch.zeros(5_000_000)}, {})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "rank 1 of 2 processes ended with code 1" in done.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pooch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from requests import RequestException, Response
 
 from mkdt.config.catalogue import File
@@ -48,9 +48,17 @@ def _locate(kind: str, file: File, root: Path, download: bool) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Jobs may share the root: the second one waits here and then finds the file.
-        with FileLock(path.with_name(f".{path.name}.lock")):
+        lock = FileLock(path.with_name(f".{path.name}.lock"))
+        try:
+            lock.acquire(timeout=0.5)
+        except Timeout:
+            log.info("another job downloads %s: waiting for it.", path)
+            lock.acquire()
+        try:
             if not path.is_file():
                 _download(kind, file, path, by_hand)
+        finally:
+            lock.release()
     except OSError as error:
         raise UserError(
             f"data set '{kind}' cannot be stored under data.root ({error}): free or unlock it, or {by_hand}."

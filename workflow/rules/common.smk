@@ -109,6 +109,45 @@ def params_of(stage):
     }
 
 
+def initial_set(wildcards):
+    """The subset that distillation starts from; one method's subset may be the same for all distill seeds."""
+    return STAGES["subset"].path(config, "set", plan.initial_set(config, wildcards))
+
+
+def set_inputs(wildcards):
+    """What the function of a method looks at, as the table of methods says."""
+    method = METHODS[wildcards.method]
+    inputs = {"initial": initial_set(wildcards)} if method.distilled else {"data": SOURCE}
+    inputs |= {"data": SOURCE, "targets": TARGETS} if method.data else {}
+    inputs |= {"experts": experts_of("experts")} if method.experts else {}
+    inputs |= {"experts": experts_of("method_experts", wildcards.method)} if method.own_experts else {}
+    return inputs | ({"teacher": TEACHER} if method.teacher else {})
+
+
+def expert_inputs(wildcards):
+    """What the function that trains a method's own experts looks at; the teacher where the method asks for it."""
+    inputs = {"data": SOURCE} | ({"targets": TARGETS} if METHODS[wildcards.method].data else {})
+    return inputs | ({"teacher": TEACHER} if METHODS[wildcards.method].teacher else {})
+
+
+def training_set(wildcards):
+    """What a method trains on: a set file, or all images with their targets, which also give `none` its shapes."""
+    if wildcards.method in METHOD_FILES:
+        return {"data": SOURCE, "set": METHOD_FILES[wildcards.method]}
+    if not plan.has_budget(wildcards.method):
+        return {"data": SOURCE, "targets": TARGETS}
+    return {"data": SOURCE, "set": STAGES["subset"].path(config, "set", wildcards)}
+
+
+def students(wildcards):
+    """All pre-trained students of one method, budget and architecture, or the teacher in their place."""
+    if wildcards.method == "teacher":
+        return TEACHER
+    wanted = dict(wildcards.items()).items()
+    chosen = [job for job in JOBS if job.stage == "pretrain" and wanted <= dict(job.names).items()]
+    return [path for job in chosen for path in files_of(config, job) if not path.endswith(".jsonl")]
+
+
 wildcard_constraints:
     dataset="[^/]+",
     method="[^/]+",
@@ -143,17 +182,3 @@ onsuccess:
 
 onerror:
     TRACKER.end(False)
-
-
-# `snakemake track_sync`: the process that sends runs stands beside every Snakemake; this waits until it has sent all that
-# earlier ones left, or fails. No output: it runs whenever it is asked for.
-rule track_sync:
-    log:
-        f"{result_folders.RESULTS}/{result_folders.LOGS}/{config['experiment']}/track_sync.log",
-    localrule: True
-    conda:
-        ENVIRONMENT
-    params:
-        experiment=config["experiment"],
-    script:
-        "../scripts/track_sync.py"

@@ -1,21 +1,3 @@
-def training_set(wildcards):
-    """What a method trains on: a set file, or all images with their targets, which also give `none` its shapes."""
-    if wildcards.method in METHOD_FILES:
-        return {"data": SOURCE, "set": METHOD_FILES[wildcards.method]}
-    if not plan.has_budget(wildcards.method):
-        return {"data": SOURCE, "targets": TARGETS}
-    return {"data": SOURCE, "set": STAGES["subset"].path(config, "set", wildcards)}
-
-
-def students(wildcards):
-    """All pre-trained students of one method, budget and architecture, or the teacher in their place."""
-    if wildcards.method == "teacher":
-        return TEACHER
-    wanted = dict(wildcards.items()).items()
-    chosen = [job for job in JOBS if job.stage == "pretrain" and wanted <= dict(job.names).items()]
-    return [path for job in chosen for path in files_of(config, job) if not path.endswith(".jsonl")]
-
-
 # All seeds of one training set share a job; the probe reads the snapshots, so none of its keys trains again.
 rule pretrain:
     input:

@@ -1,9 +1,3 @@
-def expert_inputs(wildcards):
-    """What the function that trains a method's own experts looks at; the teacher where the method asks for it."""
-    inputs = {"data": SOURCE} | ({"targets": TARGETS} if METHODS[wildcards.method].data else {})
-    return inputs | ({"teacher": TEACHER} if METHODS[wildcards.method].teacher else {})
-
-
 # `snakemake experts` makes what is missing of them and nothing else (after `mkdt clean`, say).
 rule experts:
     input:

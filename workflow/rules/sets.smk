@@ -1,18 +1,3 @@
-def initial_set(wildcards):
-    """The subset that distillation starts from; one method's subset may be the same for all distill seeds."""
-    return STAGES["subset"].path(config, "set", plan.initial_set(config, wildcards))
-
-
-def set_inputs(wildcards):
-    """What the function of a method looks at, as the table of methods says."""
-    method = METHODS[wildcards.method]
-    inputs = {"initial": initial_set(wildcards)} if method.distilled else {"data": SOURCE}
-    inputs |= {"data": SOURCE, "targets": TARGETS} if method.data else {}
-    inputs |= {"experts": experts_of("experts")} if method.experts else {}
-    inputs |= {"experts": experts_of("method_experts", wildcards.method)} if method.own_experts else {}
-    return inputs | ({"teacher": TEACHER} if method.teacher else {})
-
-
 rule subset:
     input:
         unpack(set_inputs),

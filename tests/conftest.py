@@ -20,3 +20,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             counts.update({what: n for what, n in report.user_properties if what.startswith("counts ")})
     for what, number in counts.items():
         terminalreporter.write_line(f"{what.removeprefix('counts ')}: {number}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the long files first: at the end, short ones share what is left evenly among the processes."""
+    items.sort(key=lambda item: "workflow" not in item.path.parts)

@@ -120,6 +120,7 @@ class Project:
             and path.relative_to(results).parts[0] not in skipped
             and not path.relative_to(results).parts[0].startswith(".")
             and path.name != "mlflow.db"
+            and not path.name.startswith(".")  # what a killed job was writing, and marks of `mkdt clean`
         }
 
 

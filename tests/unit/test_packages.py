@@ -80,3 +80,14 @@ def test_only_stages_spells_a_path_of_the_results() -> None:
         if name not in ALLOWED:
             found += [f"{name}: {match[0]}" for match in SPELLED.finditer(text)]
     assert not found
+
+
+def test_the_picture_of_the_packages_shows_every_module() -> None:
+    """docs/images/packages.svg is drawn once; a module that was added or renamed since would be missing."""
+    shown = set(re.findall(r">([a-z_0-9]+/?)</text>", (ROOT / "docs/images/packages.svg").read_text()))
+    modules = {path.stem for path in FILES if len(path.relative_to(SOURCE).parts) == 2}
+    assert modules <= shown
+    packages = {
+        path.name for path in SOURCE.iterdir() if path.is_dir() and path.name not in ("__pycache__", "extensions")
+    }
+    assert packages <= shown

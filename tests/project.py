@@ -8,6 +8,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from mkdt.config.result_folders import CLEANED
+
 REPOSITORY = Path(__file__).parents[1]
 COLD = ("-m", "snakemake")
 WARM = (str(REPOSITORY / "tests" / "workflow" / "warm.py"),)
@@ -120,7 +122,7 @@ class Project:
             and path.relative_to(results).parts[0] not in skipped
             and not path.relative_to(results).parts[0].startswith(".")
             and path.name != "mlflow.db"
-            and not path.name.startswith(".")  # what a killed job was writing, and marks of `mkdt clean`
+            and (not path.name.startswith(".") or path.name == CLEANED)  # no file that a killed job was writing
         }
 
 

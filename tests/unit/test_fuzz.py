@@ -135,7 +135,7 @@ def valid(draw: Draw) -> dict[str, Any]:
 def evaluate_all(config: Config) -> None:
     """Everything that the Snakefile asks of a config that was taken."""
     for job in plan.jobs(config):
-        names = {name: value for name, value in job.names.items() if isinstance(value, str)}
+        names = job.wildcards
         json.dumps(STAGES[job.stage].slice(config, names), allow_nan=False)
         paths = list(stages.files(config, job))
         assert paths or job.stage == "report"

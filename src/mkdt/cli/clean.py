@@ -225,7 +225,7 @@ def _took(config: Config, experts: Path) -> str:
     A job's benchmark is of its last run, which may have found some of its experts finished: the longest stands for each.
     """
     trained = _expert_jobs(config, experts)
-    names = [{name: value for name, value in job.names.items() if isinstance(value, str)} for job in trained]
+    names = [job.wildcards for job in trained]
     noted = [Path(STAGES[job.stage].benchmark(config, one)) for job, one in zip(trained, names, strict=True)]
     seconds = [float(pd.read_csv(file, sep="\t")["s"].iloc[0]) for file in noted if file.is_file()]
     return f", in about {_duration(len(trained) * max(seconds))}" if seconds else ""

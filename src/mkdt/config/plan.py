@@ -24,6 +24,11 @@ class Job:
     stage: str
     names: Mapping[str, str | tuple[str, ...]]
 
+    @property
+    def wildcards(self) -> dict[str, str]:
+        """The names that have one value, as the rule of the stage sees them."""
+        return {name: value for name, value in self.names.items() if isinstance(value, str)}
+
 
 def used_students(config: Config) -> list[str]:
     """Return the students that distil, are pre-trained, or make KRR-ST's pool."""

@@ -201,7 +201,7 @@ def files(config: Config, job: Job) -> Iterator[str]:
         several = {
             name: value for name, value in job.names.items() if isinstance(value, tuple) and f"{{{name}}}" in template
         }
-        single = {name: value for name, value in job.names.items() if isinstance(value, str)}
+        single = job.wildcards
         for values in product(*several.values()):
             yield stage.path(config, role, single | dict(zip(several, values, strict=True)))
 

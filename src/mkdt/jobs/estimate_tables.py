@@ -21,7 +21,7 @@ from mkdt.errors import UserError
 
 def need_of(config: Config, job: Job) -> Need:
     """Return what a job needs."""
-    return STAGES[job.stage].need(config, {name: value for name, value in job.names.items() if isinstance(value, str)})
+    return STAGES[job.stage].need(config, job.wildcards)
 
 
 def table(config: Config) -> str:

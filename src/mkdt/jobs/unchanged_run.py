@@ -24,7 +24,7 @@ def begin(config: Config) -> None:
     os.environ[CONFIG] = _digest(config)
     codes: dict[str, str] = {}
     for job in jobs(config):
-        names = {name: value for name, value in job.names.items() if isinstance(value, str)}
+        names = job.wildcards
         kind = _kind(config, job.stage, names)
         codes[kind] = codes.get(kind) or stage_code(STAGES[job.stage], config, names)
     os.environ[CODE] = json.dumps(codes)

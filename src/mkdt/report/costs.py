@@ -30,7 +30,7 @@ def costs(config: Config) -> pd.DataFrame:
     written: dict[str, int] = {}
     for job in jobs(config):
         stage = STAGES[job.stage]
-        names = {name: value for name, value in job.names.items() if isinstance(value, str)}
+        names = job.wildcards
         benchmark = Path(stage.benchmark(config, names))
         written[job.stage] = written.get(job.stage, 0) + sum(_size(Path(path)) for path in files(config, job))
         if not benchmark.is_file():

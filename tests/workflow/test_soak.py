@@ -34,7 +34,11 @@ def until_done(project: Project, number: int) -> tuple[str, int]:
         what all its calls printed, and how often Snakemake refused one, because another one makes what it needs.
     """
     printed, refused = "", 0
-    time.sleep(number / 2)  # two that look for locks in the same instant may both take theirs
+    locks = project.folder / ".snakemake" / "locks"
+    for _ in range(600 if number else 0):  # two that look for locks in the same instant may both take theirs
+        if list(locks.glob("*.output.lock")):
+            break
+        time.sleep(0.1)
     for _ in range(60):
         done = subprocess.run(
             project.command(*overrides(number), cores=1),

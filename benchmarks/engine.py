@@ -19,7 +19,7 @@ from plain import plain_unroll
 from torch import Tensor
 
 from mkdt.distill.compiled_step import CompiledStep
-from mkdt.distill.hypergradient import match_trajectory
+from mkdt.distill.hypergradient import distance_to, unroll
 from mkdt.networks.flat import flat_mse, flatten
 from mkdt.networks.students import build_student
 
@@ -62,11 +62,11 @@ class Case:
         self.compiled = CompiledStep(self.loss_fn)
 
     def ours(self, retain: int = 0, compiled: CompiledStep | None = None) -> tuple[Tensor, ...]:
-        """Compute loss and gradients by ``match_trajectory``."""
-        return match_trajectory(
+        """Compute loss and gradients by ``unroll``."""
+        return unroll(
             self.loss_fn,
             self.theta0,
-            self.target,
+            {len(self.batches): distance_to(self.target, self.theta0)},
             self.images,
             self.targets,
             self.lr,

@@ -30,7 +30,7 @@ def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 def settings_of(config: Config, stage: str, **names: str) -> dict[str, Any]:
     """The slice of a config that a stage is given; teacher and targets by the stage that makes them there."""
-    return maker(config, stage).slice(config, {"method": "mkdt", **names})
+    return maker(config, stage, names).slice(config, {"method": "mkdt", **names})
 
 
 def with_sections(**changes: Any) -> Config:

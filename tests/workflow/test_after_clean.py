@@ -49,7 +49,7 @@ def test_cleaned_experts_are_made_again_when_something_needs_them(
     assert changed.planned("--config", "distill={image_lr: 0.5}") == Counter(AFTER_DISTILL)
 
     assert main(["clean", "--yes"]) == 0
-    edit(changed, "src/mkdt/distill/trajectory_matching.py", "SMALLEST_STEP_SIZE = 1e-6", "SMALLEST_STEP_SIZE = 1e-7")
+    edit(changed, "src/mkdt/distill/outer_loop.py", "SMALLEST_STEP_SIZE = 1e-6", "SMALLEST_STEP_SIZE = 1e-7")
     assert changed.planned() == Counter(distill)
 
 

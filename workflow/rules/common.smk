@@ -16,7 +16,8 @@ from mkdt.errors import UserError, redact
 try:  # a file of `mkdt.extensions` may declare what cannot be
     from mkdt.config import files, loading, resource_needs, network_sizes, plan, registry, result_folders, sizes
     from mkdt.config.methods import METHODS, methods_that
-    from mkdt.config.stages import STAGES, files as files_of
+    from mkdt.config.stages import STAGES, files as files_of, targets_path
+    from mkdt.config.views import has_views
     from mkdt.jobs import unchanged_run
     from mkdt.jobs.code_digest import stage_code
     from mkdt.jobs.parent_run import Tracker
@@ -45,7 +46,8 @@ except UserError as error:
 JOBS = plan.jobs(config)
 SOURCE = STAGES["data"].path(config, "data", {"dataset": config["source"]})
 TEACHER = STAGES["teacher"].path(config, "teacher")
-TARGETS = STAGES["targets"].path(config, "targets")
+REPRESENTATIONS = STAGES["targets"].path(config, "targets")
+TARGETS = targets_path(config)  # the representations themselves, or in another space
 TEACHER_ORIGIN = plan.teacher_origin(config)
 BATCHES = plan.expert_batches(config)
 METHOD_FILES = {plan.method_name(m): m.removeprefix("file:") for m in config["methods"] if m.startswith("file:")}
@@ -121,7 +123,8 @@ def set_inputs(wildcards):
     inputs |= {"data": SOURCE, "targets": TARGETS} if method.data else {}
     inputs |= {"experts": experts_of("experts")} if method.experts else {}
     inputs |= {"experts": experts_of("method_experts", wildcards.method)} if method.own_experts else {}
-    return inputs | ({"teacher": TEACHER} if method.teacher else {})
+    encodes = method.teacher or (method.stage == "subset" and has_views(config["views"]))
+    return inputs | ({"teacher": TEACHER} if encodes else {})
 
 
 def expert_inputs(wildcards):

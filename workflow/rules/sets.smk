@@ -13,7 +13,7 @@ rule subset:
         ENVIRONMENT
     threads: THREADS
     resources:
-        **resources_of("subset") | {"gpu": lambda wildcards: GPU if METHODS[wildcards.method].teacher else 0},
+        **resources_of("subset") | {"gpu": lambda wildcards: GPU if "teacher" in set_inputs(wildcards) else 0},
     params:
         **params_of("subset"),
     script:

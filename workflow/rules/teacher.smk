@@ -99,12 +99,35 @@ else:
             "../scripts/targets_import.py"
 
 
+if plan.targets_stage(config) == "target_space":
+
+    # The targets that students are trained on. Several spaces of one teacher lie side by side.
+    rule target_space:
+        input:
+            representations=REPRESENTATIONS,
+        output:
+            **outputs("target_space"),
+        log:
+            STAGES["target_space"].log(config),
+        benchmark:
+            STAGES["target_space"].benchmark(config)
+        conda:
+            ENVIRONMENT
+        threads: THREADS
+        resources:
+            **resources_of("target_space"),
+        params:
+            **params_of("target_space"),
+        script:
+            "../scripts/target_space.py"
+
+
 # Says what the targets are worth before a hundred experts are trained on them; a rule of its own, so that a change of
 # the probe makes no target and no expert anew. The priority runs it first where an expert could start as well.
 rule targets_probe:
     input:
         data=SOURCE,
-        targets=TARGETS,
+        targets=REPRESENTATIONS,
     output:
         **outputs("targets_probe"),
     log:

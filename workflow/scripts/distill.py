@@ -32,4 +32,4 @@ with job.stage(snakemake, "distill") as stage:
     stage.write_metrics(stage.output.metrics)
     pictures = torch.cat([synthetic.pixels(images) for images in history])
     write_picture(stage.output.evolution, image_grid(pictures, columns=history.shape[1], most=len(pictures)))
-    stage.save(stage.output.set, synthetic.tensors())
+    stage.save(stage.output.set, synthetic.tensors(), notes=synthetic.notes())

@@ -7,6 +7,7 @@ from mkdt.artifacts import Artifact
 from mkdt.config.methods import METHODS
 from mkdt.config.result_folders import RESULTS
 from mkdt.data.pixels import Normalised
+from mkdt.data.views import decode
 from mkdt.distill.subsets import STEP_SIZE
 from mkdt.distill.synthetic_set import load_synthetic
 from mkdt.errors import UserError
@@ -26,11 +27,8 @@ with job.stage(snakemake, "pretrain") as stage:
     if hasattr(stage.input, "set"):
         maker = METHODS[method].stage if method in METHODS else None  # a file that is brought has any
         training_set = load_synthetic(stage.open("set", stage.input.set, maker))
-        images, targets, step_size = (
-            training_set.normalised(mean, std),
-            training_set.targets,
-            float(training_set.step_size),
-        )
+        targets, step_size = training_set.targets, float(training_set.step_size)
+        images = decode(training_set.normalised(mean, std), training_set.views, mean, std)
         if images.shape[1:] != data.shape("train_images")[1:]:
             shapes = f"{tuple(images.shape[1:])}, the source's {data.shape('train_images')[1:]}"
             raise UserError(f"{stage.input.set}: the images' shape is {shapes}: distil at the source's size.")

@@ -161,6 +161,9 @@ class Source:
             "iterations": 1,
             "start_epochs": start_epochs,
             "image_optimizer": "sgd",
+            "target_optimizer": "sgd",
+            "schedule": "constant",
+            "average": 0,
             "image_lr": rate,
         }
         gradients = []

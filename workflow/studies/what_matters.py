@@ -35,7 +35,7 @@ from mkdt.distill.krr_st import krr_st_set
 from mkdt.distill.mkdt import mkdt_set
 from mkdt.distill.source import Source
 from mkdt.distill.subsets import STEP_SIZE
-from mkdt.distill.synthetic_set import SyntheticSet
+from mkdt.distill.synthetic_set import SyntheticSet, load_synthetic
 from mkdt.evaluate.features import Features
 from mkdt.evaluate.labels import Downstream, all_draws
 from mkdt.evaluate.linear_probe import score
@@ -148,7 +148,7 @@ class Level:
             return made.tensors()
 
         file = kept("sets" if section == "distill" else section, whole, make)
-        return SyntheticSet(**{name: file.tensor(name) for name in SyntheticSet.NAMES}, provenance=file.header)
+        return load_synthetic(file)
 
     def students(self, method: str, images: Tensor, targets: Tensor) -> Iterator[tuple[int, float, int, nn.Module]]:
         """Pre-train students on a set; yield (seed, rate, steps, frozen backbone) of each that did not diverge."""

@@ -1,13 +1,13 @@
 """Check the conditions between keys of a config, beyond its schema: each failure is one sentence. No torch here."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from safetensors import safe_open
 
-from mkdt.config import plan, sizes
+from mkdt.config import network_sizes, plan, sizes, views
 from mkdt.config.architectures import ARCHITECTURES, POOLS
 from mkdt.config.catalogue import DATASETS
 from mkdt.config.dataset_checks import check_dataset, fail_if
@@ -33,6 +33,7 @@ def check(config: Config) -> None:
     _check_origin(config)
     _check_networks(config)
     _check_budgets(config)
+    _check_views(config)
     _check_training(config)
     _check_last_batches(config)
     _check_methods(config)
@@ -114,6 +115,31 @@ def _check_budgets(config: Config) -> None:
     fail_if(len(set(labels)) < len(labels), f"budgets: two entries mean the same ({', '.join(labels)}).")
 
 
+def _check_views(config: Config) -> None:
+    """Views exist, start with the image itself, and find the teacher that encodes them."""
+    try:
+        names = views.expand(config["views"])
+    except UserError as error:
+        raise UserError(f"config: views: {error}") from error
+    fail_if(names[0] != views.IDENTITY, f"views must begin with '{views.IDENTITY}', got {config['views']}.")
+    twice = [name for name in names if names.count(name) > 1]
+    fail_if(bool(twice), f"views: '{''.join(twice[:1])}' is there twice.")
+    channels, size = sizes.image_shape(config, config["source"])
+    for name in names:
+        view = views.parse(name)
+        far = view.kind == "shift" and max(map(abs, view.numbers)) >= size
+        fail_if(far, f"views: '{name}' moves images of {size}x{size} out of sight.")
+        fail_if(
+            view.kind == "colour" and len(view.numbers) not in (1, channels),
+            f"views: '{name}' has {len(view.numbers)} amounts, but images have {channels} channel(s).",
+        )
+    fail_if(
+        views.has_views(names) and plan.teacher_origin(config) == "file",
+        "views need the teacher, which encodes them, but targets.file brings representations only: set views to "
+        "[identity].",
+    )
+
+
 def _check_training(config: Config) -> None:
     """Experts reach the epochs that are matched; the teacher's views, warm-up and processes fit together."""
     distill, teacher, trained = config["distill"], config["teacher"], plan.teacher_origin(config) == "trained"
@@ -123,6 +149,7 @@ def _check_training(config: Config) -> None:
         f"experts.epochs is {epochs}, but distill.start_epochs {distill['start_epochs']} and "
         f"distill.match_epochs {distill['match_epochs']} need {needed}.",
     )
+    _check_unrolling(config)
     crop = teacher["augment"]["crop_scale"]
     fail_if(crop[0] > crop[1], f"teacher.augment.crop_scale must ascend, got {crop}.")
     fail_if(
@@ -137,10 +164,30 @@ def _check_training(config: Config) -> None:
     )
 
 
+def _check_unrolling(config: Config) -> None:
+    """The steps of `bptt` and the components of the target space are there."""
+    bptt, components = config["bptt"], config["targets"]["space"]["components"]
+    window, steps = bptt["window"], bptt["steps"]
+    fail_if(window is not None and window > steps, f"bptt.window is {window}, more than bptt.steps ({steps}).")
+    fail_if(
+        window is not None and bool(bptt["losses_at"]),
+        f"bptt.losses_at is {bptt['losses_at']}, which does not go with bptt.window: set one of them to [] or null.",
+    )
+    late = [step for step in bptt["losses_at"] if step >= steps]
+    fail_if(bool(late), f"bptt.losses_at has {late}, but bptt.steps is {steps}: name fewer steps.")
+    if components is not None and plan.teacher_origin(config) == "trained":
+        known = network_sizes.teacher_size(config).features
+        fail_if(
+            components > known,
+            f"targets.space.components is {components}, but the teacher's representation has {known} dimensions.",
+        )
+
+
 def _check_last_batches(config: Config) -> None:
     """No batch of one image reaches a batch norm, which takes no statistics from it."""
     batch, total = config["pretrain"]["batch"], sizes.train_images(config, config["source"])
-    counts = [*(sizes.budget_count(config, budget) for budget in config["budgets"]), total]
+    seen = len(views.expand(config["views"]))
+    counts = [*(seen * sizes.budget_count(config, budget) for budget in config["budgets"]), total]
     lonely = [count for count in counts if count % batch == 1 or batch == 1]
     for name in config["pretrain"]["students"]:
         student = config["students"][name]
@@ -155,7 +202,8 @@ def _check_last_batches(config: Config) -> None:
 def _check_methods(config: Config) -> None:
     """Methods exist, start from a subset that exists, and find the teacher that they need."""
     subsets = methods_that(stage="subset")
-    for key, init in (("distill.init", config["distill"]["init"]), ("krr_st.init", config["krr_st"]["init"])):
+    for section in ("distill", "bptt", "krr_st"):
+        key, init = f"{section}.init", cast(str, cast(Mapping[str, Any], config)[section]["init"])
         fail_if(init not in subsets, f"{key} is '{init}'{_near(init, subsets)}; known are {', '.join(subsets)}.")
     for i, method in enumerate(config["methods"]):
         fail_if(

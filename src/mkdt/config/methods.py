@@ -53,6 +53,7 @@ class Method:
 
 
 _MKDT = Method("distill.mkdt.mkdt_set", distilled=True, seeded=True, data=False, experts=True, section="distill")
+_BPTT = Method("distill.bptt.bptt_set", distilled=True, seeded=True, section="bptt")
 METHODS = {
     "none": Method(),
     "random": Method("distill.subsets.random_subset", seeded=True),
@@ -63,6 +64,9 @@ METHODS = {
     "mkdt_random": replace(_MKDT, init="random"),
     "mkdt_high_loss": replace(_MKDT, init="high_loss"),
     "mkdt_kmeans": replace(_MKDT, init="kmeans"),
+    "bptt": _BPTT,
+    "bptt_random": replace(_BPTT, init="random"),
+    "bptt_kmeans": replace(_BPTT, init="kmeans"),
     "krr_st": Method("distill.krr_st.krr_st_set", distilled=True, seeded=True, section="krr_st"),
     "mtt_ssl": Method(
         "distill.mtt_ssl.mtt_ssl_set", distilled=True, seeded=True, data=False, own_experts=True, section="mtt_ssl"

@@ -165,5 +165,5 @@ def teacher_size(config: Config) -> Size:
 
 
 def targets_dimension(config: Config) -> int:
-    """Return the length of the teacher's representation."""
-    return teacher_size(config).features
+    """Return the length of a target: of the teacher's representation, or the number of components that are kept."""
+    return config["targets"]["space"]["components"] or teacher_size(config).features

@@ -62,6 +62,25 @@ def teacher_origin(config: Config) -> str:
     return "checkpoint" if checkpoint["file"] is not None or checkpoint["model"] is not None else "trained"
 
 
+def space_name(config: Config) -> str:
+    """Return the space of the targets as it stands in a path; empty for the representations as they are."""
+    space = config["targets"]["space"]
+    if space == {"center": False, "components": None, "scale": "none"}:
+        return ""
+    parts = ["centred" if space["center"] else "uncentred", str(space["components"] or "all")]
+    return "_".join(parts + ([] if space["scale"] == "none" else [str(space["scale"])]))
+
+
+def targets_name(config: Config) -> str:
+    """Return the folder of the targets in their space: the teacher, and the space where there is one."""
+    return "+".join(filter(None, [config["teacher"]["name"], space_name(config)]))
+
+
+def targets_stage(config: Config) -> str:
+    """Return the stage that makes the targets that students are trained on."""
+    return "target_space" if space_name(config) else "targets"
+
+
 def method_name(method: str) -> str:
     """Return the method as it stands in a path: ``file:sets/mine.safetensors`` becomes ``file-mine``."""
     return f"file-{Path(method.removeprefix('file:')).stem}" if method.startswith("file:") else method
@@ -74,8 +93,8 @@ def has_budget(method: str) -> bool:
 
 def initial_method(config: Config, method: str) -> str:
     """Return the method whose subset a distilled set starts from."""
-    chosen = config["krr_st"]["init"] if METHODS[method].section == "krr_st" else config["distill"]["init"]
-    return METHODS[method].init or chosen
+    chosen = {"krr_st": config["krr_st"]["init"], "bptt": config["bptt"]["init"]}
+    return METHODS[method].init or chosen.get(METHODS[method].section, config["distill"]["init"])
 
 
 def own_options(config: Config, method: str) -> dict[str, Any]:
@@ -129,7 +148,8 @@ def jobs(config: Config) -> list[Job]:
     """Return every job of an experiment, in the order of the workflow."""
     found = [Job("data", {"dataset": name}) for name in used_datasets(config)]
     origin = teacher_origin(config)
-    found += [Job(stage, {}) for stage in _TEACHER_STAGES[origin]] + [Job("targets_probe", {})]
+    space = ["target_space"] * bool(space_name(config))
+    found += [Job(stage, {}) for stage in [*_TEACHER_STAGES[origin], *space, "targets_probe"]]
     synthetic = distilled(config)
     real = subsets(config)
     methods = dict.fromkeys(names["method"] for names in [*real, *synthetic])

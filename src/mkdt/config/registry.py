@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from mkdt.config.plan import teacher_origin, used_datasets
+from mkdt.config.plan import targets_stage, teacher_origin, used_datasets
 from mkdt.config.schema import flat
 from mkdt.config.sections import Config
 from mkdt.config.stages import EXPERTS, STAGES, fill, maker
@@ -25,8 +25,10 @@ def names(config: Config) -> dict[str, Any]:
     }
     shared: dict[str, Any] = {name: STAGES["data"].slice(config, {"dataset": name}) for name in used_datasets(config)}
     experts = Path(fill(EXPERTS, config, {})).parent
-    made = maker(config, "targets" if origin == "file" else "teacher")
-    shared[experts.parent.as_posix()] = made.slice(config, {}) | brought[origin]
+    made = maker(config, "targets" if origin == "file" else "teacher", {})
+    shared[fill("{source}/{teacher}", config, {})] = made.slice(config, {}) | brought[origin]
+    if targets_stage(config) == "target_space":
+        shared[experts.parent.as_posix()] = STAGES["target_space"].slice(config, {})
     shared[experts.as_posix()] = STAGES["experts"].slice(config, {})
     return shared
 

@@ -19,6 +19,7 @@ from mkdt.config.network_sizes import (
 from mkdt.config.plan import own_options, used_datasets
 from mkdt.config.sections import Config, Names
 from mkdt.config.sizes import budget_images, consists_of_files, facts_of, image_shape, split_sizes, train_images
+from mkdt.config.views import expand, has_views
 
 FLOAT, LONG = 4, 8  # bytes
 # Bytes before any data. A tiny job on a CPU was measured with 1.6 GB of resident memory: the script with torch, kornia and
@@ -81,7 +82,12 @@ def _source(config: Config) -> tuple[int, int, int]:
 def _set_bytes(config: Config, budget: str) -> int:
     """A training set with its targets, as it is stored."""
     _, pixels, dimension = _source(config)
-    return budget_images(config, budget) * (FLOAT * (pixels + dimension) + LONG)
+    return budget_images(config, budget) * (FLOAT * (pixels + views_of(config, budget) * dimension) + LONG)
+
+
+def views_of(config: Config, budget: str) -> int:
+    """Return the number of views of each image of a set; all images are trained on as they are."""
+    return 1 if budget == "all" else len(expand(config["views"]))
 
 
 def _history(settings: Mapping[str, Any], pixels: int) -> int:
@@ -108,8 +114,9 @@ def data(config: Config, names: Names) -> Need:
 
 def teacher(config: Config, names: Names) -> Need:
     """Weights, gradient and two moments; both views of a batch, and four copies of them while they are augmented."""
-    count, pixels, dimension = _source(config)
+    count, pixels, _ = _source(config)
     spec, size = config["teacher"], teacher_size(config)
+    dimension = size.features
     batch = min(spec["batch"], count)
     parameters = size.parameters + mlp_parameters([dimension, *spec["projector"]])
     return Need(
@@ -129,8 +136,9 @@ def teacher_import(config: Config, names: Names) -> Need:
 
 
 def targets(config: Config, names: Names) -> Need:
-    """All images as bytes, and their targets."""
-    count, pixels, dimension = _source(config)
+    """All images as bytes, and their representations."""
+    count, pixels, _ = _source(config)
+    dimension = teacher_size(config).features
     held_out = split_sizes(config, config["source"])[1]
     return Need(
         host=count * pixels + 3 * FLOAT * count * dimension,
@@ -139,15 +147,21 @@ def targets(config: Config, names: Names) -> Need:
     )
 
 
+def target_space(config: Config, names: Names) -> Need:
+    """The representations in float64, once more as targets, and the matrix of their second moments."""
+    count, dimension = train_images(config, config["source"]), teacher_size(config).features
+    return Need(host=4 * FLOAT * (2 * count + 4 * dimension) * dimension, disk=FLOAT * (count + dimension) * dimension)
+
+
 def targets_import(config: Config, names: Names) -> Need:
-    """The targets, read and written."""
-    count, _, dimension = _source(config)
+    """The representations, read and written."""
+    count, dimension = train_images(config, config["source"]), teacher_size(config).features
     return Need(host=3 * FLOAT * count * dimension, disk=FLOAT * count * dimension)
 
 
 def targets_probe(config: Config, names: Names) -> Need:
     """Pixels of the images whose labels are drawn and of those that give the statistics, in float64, twice."""
-    (count, pixels, dimension), probe = _source(config), config["probe"]
+    (count, pixels, _), probe, dimension = _source(config), config["probe"], teacher_size(config).features
     small = min(pixels, TARGETS_PIXELS * facts_of(config, config["source"]).channels)
     drawn = probe["label_draws"] * sum(probe["label_fractions"]) * count + STATISTICS_IMAGES
     return Need(host=count * (pixels + 2 * FLOAT * dimension) + 4 * FLOAT * min(count, drawn) * small)
@@ -191,7 +205,7 @@ def subset(config: Config, names: Names) -> Need:
     count, pixels, dimension = _source(config)
     return Need(
         host=count * (pixels + 4 * FLOAT * dimension) + FLOAT * count * config["experts"]["count"],
-        device=_encoding(config) if METHODS[names["method"]].teacher else 0,
+        device=_encoding(config) if METHODS[names["method"]].teacher or has_views(config["views"]) else 0,
         disk=_set_bytes(config, names["budget"]),
     )
 
@@ -201,6 +215,8 @@ def distill(config: Config, names: Names) -> Need:
     method = METHODS[names["method"]]
     if method.section in ("distill", "mtt_ssl"):
         return _matching(config, names, ssl=method.section == "mtt_ssl")
+    if method.section == "bptt":
+        return _unrolled(config, names)
     settings: dict[str, Any] = dict(config["krr_st"])
     if not method.section:
         own = own_options(config, names["method"])
@@ -210,7 +226,8 @@ def distill(config: Config, names: Names) -> Need:
 
 def _matching(config: Config, names: Names, ssl: bool) -> Need:
     """Trajectory matching: the graphs of the steps that are kept, and pages of the experts' files that were read."""
-    distill, few, pixels = config["distill"], budget_images(config, names["budget"]), _source(config)[1]
+    distill, pixels = config["distill"], _source(config)[1]
+    few = budget_images(config, names["budget"]) * (1 if ssl else views_of(config, names["budget"]))
     size, batch = student_size(config, config["student"]), min(distill["batch"], few)
     steps, views = distill["steps"], 0
     if ssl:  # two views of each image, drawn before the steps and differentiated through
@@ -229,9 +246,29 @@ def _matching(config: Config, names: Names, ssl: bool) -> Need:
     )
 
 
+def _unrolled(config: Config, names: Names) -> Need:
+    """Unrolled distillation: the graphs of the steps that are kept, the source, and a batch of it."""
+    count, pixels, dimension = _source(config)
+    section, size = config["bptt"], student_size(config, config["student"])
+    rows = budget_images(config, names["budget"]) * views_of(config, names["budget"])
+    graph = FLOAT * min(section["batch"], rows) * 2 * size.activations
+    steps, retain = section["window"] or section["steps"], section["retain"]
+    kept = 0 if section["compile"] else steps if isinstance(retain, str) else min(steps, retain)
+    tensors, outer = _set_bytes(config, names["budget"]), min(section["outer_batch"], count)
+    return Need(
+        host=count * (pixels + FLOAT * dimension) + 4 * tensors,
+        device=8 * tensors
+        + FLOAT * (2 * rows * pixels + size.parameters * (steps + 8) + outer * (3 * pixels + size.activations))
+        + (kept + 2) * graph,
+        disk=tensors + LINE * section["iterations"],
+        resume=2 * (4 * tensors + _history(section, pixels) + LINE * section["iterations"]),
+    )
+
+
 def _kernel(config: Config, names: Names, settings: Mapping[str, Any]) -> Need:
     """KRR-ST: the pool of students with momenta, the graph of all synthetic images, the ridge system in float64."""
     (count, pixels, dimension), few = _source(config), budget_images(config, names["budget"])
+    few *= views_of(config, names["budget"])
     size, real = student_size(config, settings["student"]), min(config["krr_st"]["batch"], count)
     tensors, students = _set_bytes(config, names["budget"]), settings["students"]
     return Need(
@@ -249,7 +286,7 @@ def pretrain(config: Config, names: Names) -> Need:
     """The snapshots, their copy in the resume state and in the file that is written; the images before they move."""
     _, pixels, dimension = _source(config)
     section, size = config["pretrain"], student_size(config, names["student"])
-    few, seeds = budget_images(config, names["budget"]), len(section["seeds"])
+    few, seeds = budget_images(config, names["budget"]) * views_of(config, names["budget"]), len(section["seeds"])
     points, batch = _grid_points(config), min(section["batch"], few)
     snapshots = FLOAT * size.parameters * points
     images = few * pixels * (1 if names["budget"] == "all" else FLOAT)  # the source's are normalised a batch at a time

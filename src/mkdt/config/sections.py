@@ -95,10 +95,19 @@ class Teacher(TypedDict):
     checkpoint: TeacherCheckpoint
 
 
+class TargetSpace(TypedDict):
+    """`targets.space`."""
+
+    center: bool
+    components: int | None
+    scale: float | str
+
+
 class Targets(TypedDict):
     """`targets`."""
 
     file: str | None
+    space: TargetSpace
 
 
 class Experts(TypedDict):
@@ -142,8 +151,36 @@ class Distill(TypedDict):
     image_optimizer: str
     image_lr: float
     learn_targets: bool
+    target_optimizer: str
     target_lr: float | str
     step_size: StepSize
+    schedule: str
+    average: float
+    retain: int | str
+    compile: bool
+    pictures: int
+
+
+class Bptt(TypedDict):
+    """`bptt`."""
+
+    init: str
+    iterations: int
+    steps: int
+    window: int | None
+    losses_at: list[int]
+    curriculum: bool
+    outer_batch: int
+    batch: int
+    momentum: float
+    image_optimizer: str
+    image_lr: float
+    learn_targets: bool
+    target_optimizer: str
+    target_lr: float
+    step_size: StepSize
+    schedule: str
+    average: float
     retain: int | str
     compile: bool
     pictures: int
@@ -242,10 +279,12 @@ class Config(TypedDict):
     student: str
     experts: Experts
     budgets: list[float]
+    views: list[str]
     methods: list[str]
     distill_seeds: list[int]
     sas: Sas
     distill: Distill
+    bptt: Bptt
     krr_st: KrrSt
     mtt_ssl: MttSsl
     options: dict[str, dict[str, Any]]

@@ -12,6 +12,7 @@ from mkdt.config.methods import METHODS
 from mkdt.config.plan import method_name, own_options
 from mkdt.config.sections import Config, Names, Settings
 from mkdt.config.sizes import budget_images, budget_label, cut_sizes, facts_of, folder_listing
+from mkdt.config.views import expand
 
 FOLDER_OPTIONS = ("path", "channels", "labelled")
 # Keys of `teacher` that belong to one loss alone: a teacher of another loss does not depend on them.
@@ -82,6 +83,11 @@ def targets(config: Config, names: Names) -> Settings:
     return {}
 
 
+def target_space(config: Config, names: Names) -> Settings:
+    """The space."""
+    return dict(config["targets"]["space"])
+
+
 def targets_import(config: Config, names: Names) -> Settings:
     """How many published images the representations must be of."""
     return {"published": facts_of(config, config["source"]).train}
@@ -113,8 +119,8 @@ def _ssl(config: Config) -> Settings:
 
 
 def subset(config: Config, names: Names) -> Settings:
-    """The number of images, and a method's own settings."""
-    count = {"count": budget_images(config, names["budget"])}
+    """The number of images, their views, and a method's own settings."""
+    count = {"count": budget_images(config, names["budget"]), "views": expand(config["views"])}
     sas = config["sas"] | {"augment": config["teacher"]["augment"]} if names["method"] == "sas" else {}
     return count | dict(sas) | own_options(config, names["method"])
 
@@ -124,6 +130,8 @@ def distill(config: Config, names: Names) -> Settings:
     section = METHODS[names["method"]].section
     if section == "krr_st":
         return _student(config, config["krr_st"]["student"]) | _without(config["krr_st"], ["init", "student"])
+    if section == "bptt":
+        return _student(config, config["student"]) | _without(config["bptt"], ["init"])
     if not section:
         return _student(config, config["student"]) | own_options(config, names["method"])
     matching = _student(config, config["student"]) | _without(config["distill"], ["init"])

@@ -19,6 +19,7 @@ MOST: dict[str, dict[str, int]] = {
     "teacher": {"batch": 48, "epochs": 2, "warmup_epochs": 1},
     "experts": {"count": 4, "per_job": 4, "epochs": 3, "batch": 64},
     "distill": {"iterations": 4, "steps": 3, "match_epochs": 2, "start_epochs": 2, "batch": 64, "pictures": 2},
+    "bptt": {"iterations": 4, "steps": 3, "window": 2, "losses_at": 0, "outer_batch": 64, "batch": 64, "pictures": 2},
     "sas": {"classes": 10, "views": 2},
     "krr_st": {"iterations": 4, "batch": 64, "students": 2, "student_steps": 4, "pictures": 2},
     "mtt_ssl": {"expert_batch": 48},
@@ -42,7 +43,8 @@ def smoke(config: Config, smallest: int) -> Config:
     for section, most in MOST.items():
         for key, bound in most.items():
             value = sections[section][key]
-            sections[section][key] = value[:bound] if isinstance(value, list) else min(value, bound)
+            if value is not None:
+                sections[section][key] = value[:bound] if isinstance(value, list) else min(value, bound)
     devices = small["teacher"]["devices"]
     small["teacher"]["batch"] = max(devices, small["teacher"]["batch"] // devices * devices)
     for name in small["methods"]:

@@ -1,7 +1,7 @@
 """STAGES: everything that rules, jobs and tools know of a stage, one entry each. No other file spells these paths.
 
-A path holds names in braces. The config decides ``source``, ``teacher``, ``expert_student`` (its key ``student``) and ``experiment``; the
-others are wildcards of the stage's rule. ``{expert}`` has three digits. Experiments with equal names in a path share the file.
+A path holds names in braces. The config decides ``source``, ``teacher``, ``targets`` (the teacher and the space of its targets),
+``expert_student`` (its key ``student``) and ``experiment``; the others are wildcards of the stage's rule. ``{expert}`` has three digits. Experiments with equal names in a path share the file.
 """
 
 import re
@@ -14,12 +14,12 @@ from pathlib import Path
 from mkdt.config import resource_needs, slices
 from mkdt.config.extensions import is_extension
 from mkdt.config.methods import METHODS
-from mkdt.config.plan import Job, distilled, matched, teacher_origin
+from mkdt.config.plan import Job, distilled, matched, targets_name, targets_stage, teacher_origin
 from mkdt.config.resource_needs import Need
 from mkdt.config.result_folders import BENCHMARKS, LOGS, RESULTS
 from mkdt.config.sections import Config, Names, Settings
 
-EXPERTS = "{source}/{teacher}/{expert_student}/experts"
+EXPERTS = "{source}/{targets}/{expert_student}/experts"
 METHOD_EXPERTS = "{experiment}/experts/{method}"
 SET = "{experiment}/sets/{method}/{budget}/{distill_seed}"
 STUDENTS = "{experiment}/pretrain/{student}/{method}/{budget}/{distill_seed}"
@@ -109,10 +109,15 @@ class Stage:
             role: re.compile(re.sub(r"\\{(\w+)\\}", _group, re.escape(path))) for role, path in self.outputs.items()
         }
 
+    def makes(self, path: str | Path) -> bool:
+        """Return whether an output may lie at a path below the results."""
+        return any(pattern.fullmatch(Path(path).as_posix()) for pattern in self.patterns.values())
+
 
 def _group(name: re.Match[str]) -> str:
-    """Return the pattern of a name in a path; experts and seeds are numbers."""
-    return f"(?P<{name[1]}>{r'[0-9]+' if name[1] in NUMBERS else '[^/]+'})"
+    """Return the pattern of a name in a path; experts and seeds are numbers, and a plus follows no teacher alone."""
+    form = r"[0-9]+" if name[1] in NUMBERS else r"[^/+]+" if name[1] == "teacher" else r"[^/]+"
+    return f"(?P<{name[1]}>{form})"
 
 
 def fill(template: str, config: Config, names: Mapping[str, str]) -> str:
@@ -120,6 +125,7 @@ def fill(template: str, config: Config, names: Mapping[str, str]) -> str:
     known = {
         "source": config["source"],
         "teacher": config["teacher"]["name"],
+        "targets": targets_name(config),
         "expert_student": config["student"],
         "experiment": config["experiment"],
         **names,
@@ -152,12 +158,16 @@ STAGES = {
             slices.targets_import, resource_needs.targets_import, hours=1, gpu=False, artifact="targets",
         ),
         Stage(
+            "target_space", {"targets": "{source}/{targets}/targets.safetensors"}, "{source}/{targets}/target_space",
+            slices.target_space, resource_needs.target_space, hours=1, gpu=False, artifact="targets",
+        ),
+        Stage(
             "targets_probe", {"metrics": f"{_TEACHER}/targets_probe.jsonl"}, f"{_TEACHER}/targets_probe",
             slices.targets_probe, resource_needs.targets_probe, hours=4, gpu=False,
         ),
         Stage(
             "experts", {"experts": f"{EXPERTS}/{{expert}}.safetensors", "metrics": f"{EXPERTS}/{{first}}-{{last}}.jsonl"},
-            "{source}/{teacher}/{expert_student}/experts_{first}", slices.experts, resource_needs.experts, hours=12,
+            "{source}/{targets}/{expert_student}/experts_{first}", slices.experts, resource_needs.experts, hours=12,
         ),
         Stage(
             "method_experts",
@@ -206,12 +216,24 @@ def files(config: Config, job: Job) -> Iterator[str]:
             yield stage.path(config, role, single | dict(zip(several, values, strict=True)))
 
 
-def maker(config: Config, artifact: str) -> Stage:
-    """Return the stage that makes an artifact: teacher and targets may come from elsewhere."""
-    origin = teacher_origin(config)
-    if (artifact, origin) in {("teacher", "checkpoint"), ("targets", "file")}:
+def maker(config: Config, artifact: str, names: Names) -> Stage:
+    """Return the stage that makes an artifact, by its path too: teacher and targets may come from elsewhere.
+
+    Args:
+        config: of the experiment.
+        artifact: what it is.
+        names: what its path says, as ``place`` returns it.
+    """
+    if artifact == "targets" and "targets" in names:
+        return STAGES["target_space"]
+    if (artifact, teacher_origin(config)) in {("teacher", "checkpoint"), ("targets", "file")}:
         return STAGES[f"{artifact}_import"]
     return STAGES[artifact]
+
+
+def targets_path(config: Config) -> str:
+    """Return the path of the targets that students are trained on."""
+    return STAGES[targets_stage(config)].path(config, "targets")
 
 
 def place(path: str | Path) -> tuple[str, dict[str, str]] | None:

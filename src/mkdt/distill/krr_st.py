@@ -138,13 +138,18 @@ class _LearnedSet:
         self.images, self.targets = (
             part.clone().to(device).requires_grad_() for part in (initial.images, initial.targets)
         )
-        self._settings = settings
+        self._initial, self._settings = initial, settings
         decay = settings["weight_decay"]
         self._optimizer = torch.optim.AdamW([self.images, self.targets], settings["lr"], weight_decay=decay)
 
     def values(self) -> tuple[Tensor, Tensor]:
         """Return images and targets without gradients; they share the memory of the learned ones."""
         return self.images.detach(), self.targets.detach()
+
+    def pairs(self) -> tuple[Tensor, Tensor]:
+        """Return the images in all views and their targets, without gradients."""
+        images, targets = self.values()
+        return self._initial.decoded(images), targets
 
     def update(self, iteration: int, by_images: Tensor, by_targets: Tensor) -> None:
         """Take one step against the gradients."""
@@ -220,7 +225,7 @@ def krr_st_set(
 
     for place in range(len(pool), settings["students"]):
         stream = seeding.generator(seed, "krr pool", distill_seed, place)
-        pool.add(*learned.values(), int(torch.randint(settings["student_steps"], (), generator=stream)))
+        pool.add(*learned.pairs(), int(torch.randint(settings["student_steps"], (), generator=stream)))
         checkpoint(partial(current_state, 0))
 
     mean, std = initial.mean.to(device), initial.std.to(device)
@@ -231,7 +236,7 @@ def krr_st_set(
         backbone = pool.student(place).backbone
         with torch.no_grad():
             real_features = backbone(normalise(source.images[rows].to(device), mean, std))
-        features, real_targets = backbone(learned.images), source.targets[rows].to(device)
+        features, real_targets = backbone(initial.decoded(learned.images)), source.targets[rows].to(device)
         loss = krr_loss(features, learned.targets, real_features, real_targets)
         gradients = torch.autograd.grad(loss, [learned.images, learned.targets])
         norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
@@ -244,7 +249,7 @@ def krr_st_set(
             )
         checkpoint(partial(current_state, iteration))
         learned.update(iteration, *gradients)
-        pool.train(place, *learned.values())
+        pool.train(place, *learned.pairs())
         values = {"loss": value, "image_gradient": float(norms[0])}
         report(iteration + 1, values, history.record(iteration + 1, learned.images))
 

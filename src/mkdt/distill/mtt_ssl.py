@@ -22,7 +22,7 @@ from mkdt.data.pixels import Normalised
 from mkdt.distill.experts import record_trajectory
 from mkdt.distill.source import Source
 from mkdt.distill.synthetic_set import SyntheticSet
-from mkdt.distill.trajectory_matching import match_experts
+from mkdt.distill.trajectory_matching import ViewsFn, match_experts
 from mkdt.networks.backbones import Spec, build_backbone
 from mkdt.networks.flat import LossFn, flat_forward
 from mkdt.networks.students import Projector
@@ -124,18 +124,22 @@ def mtt_ssl_expert(
 
 def views_of_steps(
     settings: Mapping[str, Any], initial: SyntheticSet, device: torch.device, seed: int, distill_seed: int
-) -> Callable[[Tensor, list[Tensor], int], tuple[Tensor, list[Tensor]]]:
+) -> ViewsFn:
     """Return ``views`` for ``match_experts``: two views of the images of each step, drawn again in each iteration."""
     augment = build_views(settings["augment"], initial.images.shape[1], initial.images.shape[2]).to(device)
     mean, std = initial.mean.to(device), initial.std.to(device)
 
-    def views(images: Tensor, rows: list[Tensor], iteration: int) -> tuple[Tensor, list[Tensor]]:
-        with seeding.global_stream(seed, "mtt_ssl views", distill_seed, iteration):
-            pair = draw_views(images[torch.cat(rows)], augment, mean, std)
+    def views(rows: list[Tensor], iteration: int) -> tuple[Callable[[Tensor], Tensor], list[Tensor]]:
         sizes = [len(part) for part in rows]
-        halves = zip(*(half.split(sizes) for half in pair), strict=True)
-        blocks = torch.arange(2 * sum(sizes), device=images.device).split([2 * size for size in sizes])
-        return torch.cat([torch.cat(half) for half in halves]), list(blocks)
+
+        def decode(images: Tensor) -> Tensor:
+            with seeding.global_stream(seed, "mtt_ssl views", distill_seed, iteration):
+                pair = draw_views(images[torch.cat(rows)], augment, mean, std)
+            halves = zip(*(half.split(sizes) for half in pair), strict=True)
+            return torch.cat([torch.cat(half) for half in halves])
+
+        blocks = torch.arange(2 * sum(sizes), device=device).split([2 * size for size in sizes])
+        return decode, list(blocks)
 
     return views
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mkdt.artifacts import Artifact
+from mkdt.teacher.target_space import TargetSpace
 
 
 def _empty() -> Tensor:
@@ -20,9 +21,10 @@ class Source:
     Attributes:
         images: uint8 [n,C,H,W], the training images.
         mean, std: float32 [C], which normalise images for the teacher; without the teacher, those of the images.
-        targets: float32 [n,D], the teacher's representations of the images.
+        targets: float32 [n,D], the teacher's representations of the images, in the space of the targets.
         losses: float32 [n] for each expert, the loss of each image after the first epoch.
         teacher: the backbone that made the targets, for methods that encode other images with it.
+        space: maps the teacher's representations to targets; None where they are the targets.
         device: where to compute.
         experts: the experts' files, each with ``trajectory`` float32 [epochs+1,P].
     """
@@ -33,5 +35,6 @@ class Source:
     targets: Tensor = field(default_factory=_empty)
     losses: Sequence[Tensor] = ()
     teacher: nn.Module | None = None
+    space: TargetSpace | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     experts: Sequence[Artifact] = ()

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from mkdt import artifacts
+from mkdt.config.views import IDENTITY, parse
 from mkdt.data.pixels import denormalise
+from mkdt.data.views import decode
 from mkdt.errors import UserError
 
 
@@ -19,10 +21,12 @@ class SyntheticSet:
 
     Attributes:
         images: float32 [m,C,H,W], normalised with ``mean`` and ``std``.
-        targets: float32 [m,D], the values that a student learns to predict for the images.
+        targets: float32 [V*m,D], the values that a student learns to predict for the images in each of V views, in the
+            order of ``decoded``.
         step_size: float32 [], the learned SGD step size; a start value for a real subset.
         mean, std: float32 [C], the statistics of the source's pixels in [0, 1].
         init_index: int64 [m], the row of the training image that each image started from.
+        views: names of the V views (``mkdt.config.views``).
         provenance: the file's header (stage, parameters, code, inputs, digests).
     """
 
@@ -32,6 +36,7 @@ class SyntheticSet:
     mean: Tensor
     std: Tensor
     init_index: Tensor
+    views: tuple[str, ...] = (IDENTITY,)
     provenance: dict[str, Any] = field(default_factory=dict)
 
     NAMES = ("images", "targets", "step_size", "mean", "std", "init_index")
@@ -42,6 +47,14 @@ class SyntheticSet:
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors by name, as they are stored."""
         return {name: getattr(self, name) for name in self.NAMES}
+
+    def notes(self) -> dict[str, Any]:
+        """Return what is stored in the header beside the tensors: the views, if there are any."""
+        return {"views": list(self.views)} if self.views != (IDENTITY,) else {}
+
+    def decoded(self, images: Tensor | None = None) -> Tensor:
+        """Return all views of the images, or of others in the same normalisation, float32 [V*m,C,H,W] (``decode``)."""
+        return decode(self.images if images is None else images, self.views, self.mean, self.std)
 
     def pixels(self, images: Tensor | None = None) -> Tensor:
         """Return the images, or others in the same normalisation, as uint8 [m,C,H,W], clamped to [0, 255]."""
@@ -107,9 +120,13 @@ def check_distilled(method: str, initial: SyntheticSet, distilled: SyntheticSet,
         history: the first images of the set at k moments, float32 [k,m',C,H,W].
 
     Raises:
-        UserError: a tensor differs in shape or type from that of the subset or is not finite; or the history does not
-            have this form.
+        UserError: a tensor differs in shape or type from that of the subset or is not finite, the views differ, or the
+            history does not have this form.
     """
+    if distilled.views != initial.views:
+        raise UserError(
+            f"{method}: its views are {distilled.views}; expected those of the initial subset, {initial.views}."
+        )
     for name, tensor in initial.tensors().items():
         made = getattr(distilled, name)
         if made.shape != tensor.shape or made.dtype != tensor.dtype or not bool(made.isfinite().all()):
@@ -139,7 +156,12 @@ def load_synthetic(path: str | Path | artifacts.Artifact, stage: str | None = No
     """
     file = path if isinstance(path, artifacts.Artifact) else artifacts.Artifact(path, stage)
     tensors = {name: file.tensor(name) for name in SyntheticSet.NAMES}
-    loaded = SyntheticSet(**tensors, provenance=file.header)
+    views = file.header.get("notes", {}).get("views", [IDENTITY])
+    if not isinstance(views, list) or not views or not all(isinstance(name, str) for name in views):
+        raise UserError(f"{file.path}: views in its header are {views!r}; expected a list of names.")
+    for name in views:
+        parse(name)
+    loaded = SyntheticSet(**tensors, views=tuple(views), provenance=file.header)
     m = loaded.images.shape[0] if loaded.images.ndim else 0
     channels = loaded.images.shape[1] if loaded.images.ndim == 4 else -1
     fits = (
@@ -147,15 +169,15 @@ def load_synthetic(path: str | Path | artifacts.Artifact, stage: str | None = No
         and m > 0
         and loaded.images.dtype == loaded.targets.dtype == torch.float32
         and loaded.targets.ndim == 2
-        and len(loaded.targets) == m
+        and len(loaded.targets) == m * len(views)
         and loaded.init_index.shape == (m,)
         and loaded.mean.shape == loaded.std.shape == (channels,)
         and loaded.step_size.shape == ()
     )
     if not fits:
         raise UserError(
-            f"{file.path} is not a synthetic set: expected images float32 [m,C,H,W], targets float32 [m,D], "
-            "step_size [], mean and std [C], init_index [m] (docs/artifacts.md)."
+            f"{file.path} is not a synthetic set: expected images float32 [m,C,H,W], targets float32 [m,D] "
+            "(with V views [V*m,D]), step_size [], mean and std [C], init_index [m] (docs/artifacts.md)."
         )
     if not loaded.step_size > 0:
         raise UserError(f"{file.path}: step_size is {float(loaded.step_size)}, it must be positive.")

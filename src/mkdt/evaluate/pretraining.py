@@ -102,7 +102,7 @@ def pretrain(
     Returns:
         the student in eval mode; ``student.backbone(images)`` gives features for a probe.
     """
-    images, targets = training_set.images.to(device), training_set.targets.to(device)
+    images, targets = training_set.decoded().to(device), training_set.targets.to(device)
     model = build_student(student, images.shape[1], images.shape[2], targets.shape[1], seed, "student weights")
     model.to(device)
     lr = float(training_set.step_size) if rate is None else rate

@@ -36,7 +36,7 @@ class Place:
     @property
     def shared(self) -> str:
         """The folder that experiments share it by, as ``registry.names`` has it; empty for an experiment's own files."""
-        parts = ("dataset", "source", "teacher", "expert_student")
+        parts = ("dataset", "source", "teacher", "targets", "expert_student")
         return "/".join(self.names[key] for key in parts if key in self.names)
 
     def experiments(self) -> list[str]:
@@ -156,7 +156,7 @@ def _difference(where: Place, header: Header, config: Config | UserError) -> str
         return f"it no longer applies: {config}"
     try:
         with chdir(where.results.parent):
-            settings = maker(config, header["stage"]).slice(config, where.names)
+            settings = maker(config, header["stage"], where.names).slice(config, where.names)
     except (UserError, KeyError) as error:
         return f"it no longer applies: {error}"
     recorded = json.loads(json.dumps(settings))
@@ -166,7 +166,7 @@ def _difference(where: Place, header: Header, config: Config | UserError) -> str
 def same_code(where: Place, header: Header) -> bool | None:
     """Return whether this checkout's code for the stage is what made the file; None if no config of its experiments says."""
     compared = False
-    makers = [stage for stage in STAGES.values() if stage.artifact == header["stage"]]
+    makers = [stage for stage in STAGES.values() if stage.artifact == header["stage"] and stage.makes(where.path)]
     for _, config in where.configs():
         if isinstance(config, UserError):
             continue

@@ -9,6 +9,7 @@ from mkdt.config.methods import Method
 from mkdt.distill.source import Source
 from mkdt.jobs.stage import StageJob
 from mkdt.teacher.encoding import load_teacher
+from mkdt.teacher.target_space import stored_space
 
 
 def function_of(name: str) -> Callable[..., Any]:
@@ -31,7 +32,10 @@ def open_source(stage: StageJob, method: Method) -> tuple[Source, Artifact | Non
         data = stage.open("data", inputs.data, "data")
         opened |= {"images": data.tensor("train_images"), "mean": data.tensor("mean"), "std": data.tensor("std")}
     if "targets" in given:
-        opened["targets"] = stage.open("targets", inputs.targets, "targets").tensor("targets")
+        targets = stage.open("targets", inputs.targets, "targets")
+        opened["targets"] = targets.tensor("targets")
+        if "space_basis" in targets.names:
+            opened["space"] = stored_space({name: targets.tensor(name) for name in targets.names})
     if "experts" in given:
         kind = "method_experts" if method.own_experts else "experts"
         opened["experts"] = stage.open_all("experts", inputs.experts, kind)

@@ -13,7 +13,7 @@ from mkdt.config.methods import SET_STAGES
 from mkdt.config.registry import differences
 from mkdt.config.result_folders import RESULTS
 from mkdt.config.sections import Config, Settings
-from mkdt.config.stages import STAGES, maker, place
+from mkdt.config.stages import STAGES, maker, place, targets_path
 from mkdt.errors import UserError
 from mkdt.jobs.tracking import Run
 
@@ -128,7 +128,7 @@ class Provenance:
         if artifact is None or here is None or made is None:  # brought from outside
             return file
         _, names = place(here) or ("", {})
-        now = json.loads(artifacts.canonical(maker(self._config, artifact).slice(self._config, names)))
+        now = json.loads(artifacts.canonical(maker(self._config, artifact, names).slice(self._config, names)))
         then = {key: file.header["parameters"].get(key) for key in now}
         if then != now:
             raise UserError(
@@ -145,7 +145,8 @@ class Provenance:
     def _shared(self) -> dict[str, artifacts.Artifact]:
         """By role the artifacts that much is made from, those that are there."""
         names = {"dataset": self._config["source"]}
-        paths = {role: Path(STAGES[role].path(self._config, role, names)) for role in ("data", "teacher", "targets")}
+        paths = {role: Path(STAGES[role].path(self._config, role, names)) for role in ("data", "teacher")}
+        paths["targets"] = Path(targets_path(self._config))
         return {role: artifacts.Artifact(path, role) for role, path in paths.items() if path.is_file()}
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from matching import match_trajectory
 from torch import Tensor
 
 from mkdt.distill.compiled_step import CompiledStep
-from mkdt.distill.hypergradient import match_trajectory
 from mkdt.networks.flat import flat_mse, flatten
 from mkdt.networks.students import build_student
 

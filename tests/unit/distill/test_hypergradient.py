@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from matching import match_trajectory
 from torch import Tensor
 
-from mkdt.distill.hypergradient import match_trajectory
 from mkdt.networks.flat import LossFn, flat_mse, flatten
 from mkdt.networks.students import build_student
 

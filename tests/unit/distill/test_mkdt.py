@@ -16,7 +16,7 @@ from mkdt.networks.students import build_student
 
 SETTINGS: dict[str, Any] = {
     "iterations": 3, "steps": 2, "batch": 4, "match_epochs": 2, "start_epochs": 2, "curriculum": False, "momentum": 0.0,
-    "image_optimizer": "sgd", "image_lr": 5.0, "target_lr": 1.0, "learn_targets": True, "retain": 0, "compile": False,
+    "image_optimizer": "sgd", "target_optimizer": "sgd", "schedule": "constant", "average": 0, "image_lr": 5.0, "target_lr": 1.0, "learn_targets": True, "retain": 0, "compile": False,
     "step_size": {"initial": 0.1, "lr": 1e-3, "space": "log"}, "pictures": 2,
 }  # fmt: skip
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from matching import match_trajectory
 from torch import Tensor
 
 from mkdt import artifacts, seeding
 from mkdt.artifacts import Artifact
 from mkdt.data.pixels import denormalise, normalise
-from mkdt.distill.hypergradient import match_trajectory
 from mkdt.distill.mtt_ssl import build_ssl_student, draw_views, flat_ssl, mtt_ssl_expert, mtt_ssl_set, views_of_steps
 from mkdt.distill.source import Source
 from mkdt.distill.synthetic_set import SyntheticSet
@@ -31,7 +31,7 @@ SSL: dict[str, Any] = {
 TRAINING: dict[str, Any] = SSL | {"epochs": 3, "batch": 10, "lr": 0.05, "momentum": 0.9, "weight_decay": 1e-4}
 SETTINGS: dict[str, Any] = SSL | {
     "iterations": 4, "steps": 3, "batch": 4, "match_epochs": 1, "start_epochs": 2, "curriculum": False, "momentum": 0.0,
-    "image_optimizer": "sgd", "image_lr": 5.0, "learn_targets": False, "step_size": {"initial": 0.1, "lr": 1e-3, "space": "log"},
+    "image_optimizer": "sgd", "target_optimizer": "sgd", "schedule": "constant", "average": 0, "image_lr": 5.0, "learn_targets": False, "step_size": {"initial": 0.1, "lr": 1e-3, "space": "log"},
     "retain": 0, "compile": False, "pictures": 2,
 }  # fmt: skip
 MakeSet = Callable[..., SyntheticSet]
@@ -90,7 +90,8 @@ def test_the_hypergradient_against_finite_differences(spec: dict[str, Any], make
     views = views_of_steps(settings, initial, CPU, seed=0, distill_seed=0)
 
     def value(images: Tensor) -> float:
-        seen, batches = views(images, rows, 7)
+        decode, batches = views(rows, 7)
+        seen = decode(images)
         current = theta
         for batch in batches:
             leaf = current.detach().requires_grad_()
@@ -98,7 +99,8 @@ def test_the_hypergradient_against_finite_differences(spec: dict[str, Any], make
         return float((current - target).square().sum() / (theta - target).square().sum())
 
     leaf = images.clone().requires_grad_()
-    seen, batches = views(leaf, rows, 7)
+    decode, batches = views(rows, 7)
+    seen = decode(leaf)
     loss, by_views, _, _ = match_trajectory(
         loss_fn, theta, target, seen.detach(), seen.new_empty(len(seen), 0), 0.3, batches, learn_targets=False
     )
@@ -114,11 +116,12 @@ def test_views_come_in_pairs_step_by_step(make_set: MakeSet) -> None:
     """First and second halves are views of the same rows; without augmentation they equal the images."""
     still = AUGMENT | {"crop_scale": [1.0, 1.0], "rotate": 0, "shift": 0, "jitter": 0, "noise": 0}
     initial, rows = make_set(), [torch.tensor([3, 0]), torch.tensor([1])]
-    seen, batches = views_of_steps(SSL | {"augment": still}, initial, CPU, 0, 0)(initial.images, rows, 0)
+    decode, batches = views_of_steps(SSL | {"augment": still}, initial, CPU, 0, 0)(rows, 0)
+    seen = decode(initial.images)
     assert [batch.tolist() for batch in batches] == [[0, 1, 2, 3], [4, 5]]
     torch.testing.assert_close(seen, initial.images[[3, 0, 3, 0, 1, 1]], rtol=0, atol=1e-5)
     drawn = views_of_steps(SSL, initial, CPU, 0, 0)
-    first, again, other = (drawn(initial.images, rows, k)[0] for k in (0, 0, 1))
+    first, again, other = (drawn(rows, k)[0](initial.images) for k in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert not torch.equal(first[0], first[2])

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from matching import match_trajectory
 from torch import Tensor
 
 from mkdt.artifacts import Artifact
-from mkdt.distill.hypergradient import match_trajectory
+from mkdt.distill.outer_loop import target_rate
 from mkdt.distill.synthetic_set import SyntheticSet
-from mkdt.distill.trajectory_matching import match_experts, start_epochs_at, target_rate
+from mkdt.distill.trajectory_matching import match_experts, start_epochs_at
 from mkdt.errors import UserError
 from mkdt.networks.flat import flat_mse
 from mkdt.networks.students import build_student
@@ -26,6 +27,9 @@ SETTINGS: dict[str, Any] = {
     "start_epochs": 2,
     "curriculum": False,
     "image_optimizer": "sgd",
+    "target_optimizer": "sgd",
+    "schedule": "constant",
+    "average": 0,
     "image_lr": 5.0,
     "target_lr": 1.0,
     "learn_targets": True,

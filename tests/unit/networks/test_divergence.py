@@ -23,7 +23,7 @@ pytestmark = pytest.mark.counts("faults injected")
 
 SETTINGS: dict[str, Any] = {
     "iterations": 12, "steps": 3, "match_epochs": 1, "start_epochs": 2, "curriculum": False, "batch": 4, "momentum": 0.0,
-    "image_optimizer": "sgd", "image_lr": 1.0, "learn_targets": True, "target_lr": 1.0,
+    "image_optimizer": "sgd", "target_optimizer": "sgd", "schedule": "constant", "average": 0, "image_lr": 1.0, "learn_targets": True, "target_lr": 1.0,
     "step_size": {"initial": 0.1, "lr": 1e-3, "space": "log"}, "retain": 0, "compile": False, "pictures": 2,
 }  # fmt: skip
 KRR = tiny_settings.KRR_ST | {"iterations": 8, "students": 2}

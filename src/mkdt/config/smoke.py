@@ -19,7 +19,7 @@ MOST: dict[str, dict[str, int]] = {
     "teacher": {"batch": 48, "epochs": 2, "warmup_epochs": 1},
     "experts": {"count": 4, "per_job": 4, "epochs": 3, "batch": 64},
     "distill": {"iterations": 4, "steps": 3, "match_epochs": 2, "start_epochs": 2, "batch": 64, "pictures": 2},
-    "bptt": {"iterations": 4, "steps": 3, "window": 2, "losses_at": 0, "outer_batch": 64, "batch": 64, "pictures": 2},
+    "bptt": {"iterations": 4, "steps": 3, "window": 2, "losses_at": 1, "outer_batch": 64, "batch": 64, "pictures": 2},
     "sas": {"classes": 10, "views": 2},
     "krr_st": {"iterations": 4, "batch": 64, "students": 2, "student_steps": 4, "pictures": 2},
     "mtt_ssl": {"expert_batch": 48},
@@ -57,6 +57,7 @@ def smoke(config: Config, smallest: int) -> Config:
             "rates": finetune["rates"][:2],
             "steps": min(finetune["steps"], STEPS[-1]),
         }
+    small["bptt"]["losses_at"] = [1 for _ in small["bptt"]["losses_at"]]  # fewer than the steps that are left
     small["pretrain"]["steps"] = list(STEPS[: len(small["pretrain"]["steps"])])
     small["distill_seeds"] = small["distill_seeds"][:DISTILL_SEEDS]
     # Few images need larger shares of them; what thereby becomes equal is one.

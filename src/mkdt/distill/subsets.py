@@ -53,4 +53,4 @@ def real_set(source: Source, rows: Tensor, views: Sequence[str], mean: Tensor, s
         pixels = denormalise(decode(images, views[1:], mean, std), mean, std)
         seen = represent(source.teacher, pixels, source.mean, source.std, source.device)
         targets = torch.cat([targets, seen if source.space is None else source.space.apply(seen)])
-    return SyntheticSet(images, targets, torch.tensor(STEP_SIZE), mean, std, rows, tuple(views))
+    return SyntheticSet(images, targets, torch.tensor(STEP_SIZE), mean, std, rows, views=tuple(views))

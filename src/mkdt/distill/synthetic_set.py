@@ -26,8 +26,8 @@ class SyntheticSet:
         step_size: float32 [], the learned SGD step size; a start value for a real subset.
         mean, std: float32 [C], the statistics of the source's pixels in [0, 1].
         init_index: int64 [m], the row of the training image that each image started from.
-        views: names of the V views (``mkdt.config.views``).
         provenance: the file's header (stage, parameters, code, inputs, digests).
+        views: names of the V views (``mkdt.config.views``).
     """
 
     images: Tensor
@@ -36,8 +36,8 @@ class SyntheticSet:
     mean: Tensor
     std: Tensor
     init_index: Tensor
-    views: tuple[str, ...] = (IDENTITY,)
     provenance: dict[str, Any] = field(default_factory=dict)
+    views: tuple[str, ...] = (IDENTITY,)
 
     NAMES = ("images", "targets", "step_size", "mean", "std", "init_index")
 

@@ -263,7 +263,7 @@ def test_a_start_that_needs_the_teacher_is_refused_where_there_is_none(
     (folder / "targets.npy").touch()
     cfg.load(default | {"methods": ["mine"]})
     with pytest.raises(UserError, match="'mine' needs the teacher itself"):
-        cfg.load(default | {"methods": ["mine"], "targets": {"file": str(folder / "targets.npy")}})
+        cfg.load(default | {"methods": ["mine"], "targets": default["targets"] | {"file": str(folder / "targets.npy")}})
 
 
 def test_the_distillation_of_the_page_goes_on_with_the_same_bits(spec: dict[str, Any]) -> None:

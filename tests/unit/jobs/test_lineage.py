@@ -12,7 +12,7 @@ from mkdt.jobs.lineage import place_of
     [
         ("cifar/data", {"dataset": "cifar"}),
         ("cifar/bt/targets", {"source": "cifar", "teacher": "bt"}),
-        ("cifar/bt/net/experts/012", {"source": "cifar", "teacher": "bt", "expert_student": "net", "expert": "012"}),
+        ("cifar/bt/net/experts/012", {"source": "cifar", "targets": "bt", "expert_student": "net", "expert": "012"}),
         ("e/experts/mtt_ssl/003", {"experiment": "e", "method": "mtt_ssl", "expert": "003"}),
         ("e/sets/random/1pct/3", {"experiment": "e", "method": "random", "budget": "1pct", "distill_seed": "3"}),
         ("e/report/summary", None),

@@ -26,7 +26,7 @@ def cases(config: Config) -> dict[str, dict[str, str]]:
     """One job of each stage, and of each method that makes a set."""
     found = {}
     for job in jobs(config):
-        names = {key: value for key, value in job.names.items() if isinstance(value, str)}
+        names = job.wildcards
         found[
             f"{job.stage} {names.get('method', '')}"
             if job.stage in ("subset", "distill", "method_experts")

@@ -1,6 +1,5 @@
 """Load a config: validate it, scale it down where it asks for that, read and merge config files."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -61,7 +60,7 @@ def merge(old: Any, new: Any) -> Any:
     return {**old, **{key: merge(old.get(key), value) for key, value in new.items()}}
 
 
-def read(files: Sequence[str | os.PathLike[str]]) -> Config:
+def read(files: Sequence[str | Path]) -> Config:
     """Return the checked config that Snakemake makes of the default and these files, the last one winning.
 
     Raises:

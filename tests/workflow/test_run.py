@@ -340,3 +340,13 @@ def test_one_name_with_two_settings_is_refused(changed: Project) -> None:
     text = changed.run("--dry-run", "--config", "experiment=other", "teacher={lr: 0.5}", fails=True)
     assert "results/digits/tiny_teacher" in text
     assert "lr: 0.002 -> 0.5" in text
+
+
+def test_another_experiment_under_its_name_is_refused(finished: Project) -> None:
+    """Before any job, with what lies there; a changed setting goes on, after a sentence."""
+    text = finished.run("--dry-run", "--config", "teacher={name: other}", fails=True)
+    for word in ("results/tiny holds", "teacher.name", "other", "experiment"):
+        assert word in text
+    assert "Traceback" not in text
+    assert "distill.image_lr: 0.1 -> 0.5" in finished.run("--dry-run", "--config", "distill={image_lr: 0.5}")
+    assert "other settings" not in finished.run("--dry-run", "--config", "budgets=[6, 8]")

@@ -36,6 +36,9 @@ try:
     for name in plan.used_students(config):
         network_sizes.student_size(config, name)  # one of the user's own is built
     if internals.is_main_process(workflow):
+        registry.check_experiment(config, REGISTRY)
+        for sentence in registry.replaced(config, REGISTRY):
+            print(sentence, file=sys.stderr)
         unchanged_run.begin(config)
     else:
         unchanged_run.check_config(config)

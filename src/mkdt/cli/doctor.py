@@ -61,6 +61,7 @@ def examine(files: Sequence[Path]) -> Iterator[Finding]:
         yield Finding("note", "lock", "Snakemake runs here or was killed. If it was killed, start with mkdt run.")
     yield _gpu(config)
     if config is not None:
+        yield from _earlier(config)
         yield from _data(config)
         yield from _room(config)
     yield _slurm()
@@ -86,22 +87,25 @@ def _libraries() -> Finding:
 
 def _config(files: Sequence[Path]) -> tuple[Finding, Config | None]:
     """Return the finding, and the config if it is valid."""
-    import yaml
-
-    from mkdt.config.files import check_files
     from mkdt.config.loading import read
-    from mkdt.config.registry import check_names
+    from mkdt.config.registry import check_experiment, check_names
 
     shown = ", ".join(map(str, files)) or "config/config.yaml"
     try:
-        check_files(files)
         config = read(files)
         check_names(config, RESULTS / REGISTRY)
+        check_experiment(config, RESULTS / REGISTRY)
     except UserError as error:
         return Finding("FAIL", "config", f"{shown}: {str(error).removeprefix('config: ')}"), None
-    except (OSError, yaml.YAMLError) as error:
-        return Finding("FAIL", "config", f"{shown} cannot be read ({' '.join(str(error).split())})."), None
     return Finding("ok", "config", f"{shown}, experiment {config['experiment']}"), config
+
+
+def _earlier(config: Config) -> Iterator[Finding]:
+    """Say what the run replaces of the results that an earlier run of the experiment left."""
+    from mkdt.config.registry import replaced
+
+    for sentence in replaced(config, RESULTS / REGISTRY):
+        yield Finding("note", "results", sentence)
 
 
 def _gpu(config: Config | None) -> Finding:

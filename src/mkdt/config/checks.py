@@ -1,6 +1,7 @@
 """Check the conditions between keys of a config, beyond its schema: each failure is one sentence. No torch here."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
@@ -18,6 +19,9 @@ from mkdt.config.sections import Backbone, Config, Network
 from mkdt.errors import UserError
 
 LONGEST_NAME = 100  # characters, of all names that become folders
+NO_NAME = re.compile(
+    r"(?i)true|false|yes|no|on|off|null|0x[0-9a-f_]+|0b[01_]+"
+)  # YAML's values that are no decimal number
 
 
 def check(config: Config) -> None:
@@ -28,6 +32,7 @@ def check(config: Config) -> None:
     """
     _check_kinds(config)
     _check_references(config)
+    _check_names(config)
     for name in plan.used_datasets(config):
         check_dataset(config, name)
     _check_origin(config)
@@ -55,7 +60,7 @@ def _check_kinds(config: Config) -> None:
 
 
 def _check_references(config: Config) -> None:
-    """Names of data sets and students exist, and names of folders are free."""
+    """Names of data sets and students exist."""
     sets, students, probe = config["datasets"], config["students"], config["probe"]
     for key, name in [
         ("source", config["source"]),
@@ -69,12 +74,24 @@ def _check_references(config: Config) -> None:
         *((f"pretrain.students.{i}", name) for i, name in enumerate(config["pretrain"]["students"])),
     ]:
         fail_if(name not in students, f"{key} names '{name}', which is not in students ({', '.join(students)}).")
+
+
+def _check_names(config: Config) -> None:
+    """Names of folders are free, and text for YAML: without quotes, ``no`` and ``0x1F`` are something else."""
+    experiment = {"experiment": config["experiment"]}
+    sets = {f"datasets.{name}": name for name in config["datasets"]}
+    students = {f"students.{name}": name for name in config["students"]}
     fail_if(
-        config["experiment"] in sets,
+        config["experiment"] in config["datasets"],
         f"experiment '{config['experiment']}' bears the name of a data set; results need different folders, rename it.",
     )
     for name in (config["experiment"], *plan.used_datasets(config)):
         fail_if(name in RESERVED, f"the name '{name}' is taken by a folder of results/, choose another one.")
+    for key, name in (experiment | sets | {"teacher.name": config["teacher"]["name"]} | students).items():
+        fail_if(
+            NO_NAME.fullmatch(name) is not None,
+            f"{key}: '{name}' is no text for YAML, unless it is in quotes: choose another name.",
+        )
 
 
 def _check_networks(config: Config) -> None:
@@ -94,7 +111,8 @@ def _check_networks(config: Config) -> None:
 
 
 def _check_budgets(config: Config) -> None:
-    """Budgets are numbers of images that the source has, and no two are the same."""
+    """Budgets are numbers of images that the source has, and no two are the same number."""
+    counts: dict[int, float] = {}
     source, total = config["source"], sizes.train_images(config, config["source"])
     comparing = [method for method in config["methods"] if method in methods_that(section="mtt_ssl")]
     for budget in config["budgets"]:
@@ -110,8 +128,12 @@ def _check_budgets(config: Config) -> None:
             "compares images.",
         )
         fail_if(count > total, f"budgets: {budget:g} asks for {count:.12g} images, source '{source}' has {total}.")
-    labels = [sizes.budget_label(budget) for budget in config["budgets"]]
-    fail_if(len(set(labels)) < len(labels), f"budgets: two entries mean the same ({', '.join(labels)}).")
+        fail_if(
+            count in counts,
+            f"budgets: {counts.get(count, 0):.12g} and {budget:.12g} are the same size, {count} images of source "
+            f"'{source}': leave one out.",
+        )
+        counts[count] = budget
 
 
 def _check_training(config: Config) -> None:

@@ -17,6 +17,10 @@ from jsonschema import Draft202012Validator
 from mkdt.errors import UserError
 
 LARGEST = 1e15  # beyond it no size, time or rate means anything, and whole numbers do not fit a float any more
+UNQUOTED = (
+    'text that YAML takes for a number, a date, true, false or null needs quotes: name: "1e3" in a file, '
+    "--config 'name=\"1e3\"' on the command line"
+)
 SCHEMA = Path(__file__).parents[3] / "workflow" / "schemas" / "config.schema.yaml"
 
 
@@ -113,6 +117,10 @@ def _sentence(error: Any) -> str:
         missing = sorted(set(error.validator_value) - set(error.instance))[0]
         return f"config: key '{'.'.join(filter(None, [key, missing]))}' is missing; config/README.md explains it."
     shown = json.dumps(error.instance, default=str)
+    if "propertyNames" in error.relative_schema_path:
+        key = f"a name in {key}"
+    if error.validator == "type" and "string" in error.validator_value and not isinstance(error.instance, list | dict):
+        shown += f" ({UNQUOTED})"
     rules = {
         "type": lambda rule: f"must be of type {rule if isinstance(rule, str) else ' or '.join(rule)}",
         "enum": lambda rule: f"must be one of {', '.join(map(str, rule))}",

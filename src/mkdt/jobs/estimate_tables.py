@@ -8,8 +8,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from mkdt.config.files import BASE, with_base
 from mkdt.config.loading import read
 from mkdt.config.plan import Job, jobs
@@ -62,8 +60,8 @@ def main(arguments: Sequence[str]) -> int:
             continue
         try:
             configs[name] = read(with_base(name))
-        except (UserError, OSError, yaml.YAMLError) as error:
-            print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+        except UserError as error:
+            print(f"{name}: {error}", file=sys.stderr)
             return 1
     print(
         "# What each experiment needs\n\nMade by `make estimate` from the sizes in the configs (src/mkdt/config/resource_needs.py), "

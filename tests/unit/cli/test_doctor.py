@@ -13,6 +13,9 @@ import yaml
 
 from mkdt.cli import doctor
 from mkdt.cli.main import main
+from mkdt.config import registry
+from mkdt.config.loading import load
+from mkdt.config.result_folders import REGISTRY, RESULTS
 
 ROOT = Path(__file__).parents[3]
 
@@ -65,6 +68,23 @@ def test_what_would_stop_a_run_is_found(
     assert words in found.text
     assert main(["doctor", "mine.yaml"]) == 1
     assert f"FAIL  {subject}: " in capsys.readouterr().out
+
+
+def test_a_name_whose_results_would_be_replaced(project: Path) -> None:
+    """Another experiment under the name cannot run; a changed setting can, and is named."""
+    given = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+    registry.register(load(given), RESULTS / REGISTRY, given)
+    made = Path("results/digits_1pct/sets/mkdt/1pct/0.safetensors")
+    made.parent.mkdir(parents=True)
+    made.touch()
+    assert "results" not in findings()
+    changed = findings({"distill": {"iterations": 500}})
+    assert changed["config"].level == "ok"
+    assert changed["results"].level == "note"
+    assert "200 -> 500" in changed["results"].text
+    other = findings({"teacher": {"name": "simclr"}})["config"]
+    assert other.level == "FAIL"
+    assert "results/digits_1pct" in other.text
 
 
 def test_a_missing_library_or_file_or_folder_is_named(

@@ -120,6 +120,17 @@ def test_default_sizes() -> None:
         ({"budgets": [5000]}, ["budgets", "5000", "1300"]),
         ({"budgets": [2.5]}, ["budgets", "2.5"]),
         ({"budgets": [14, 14]}, ["budgets", "twice"]),
+        ({"budgets": [0.01, 14]}, ["budgets", "0.01", "14 images"]),
+        ({"budgets": [0.02, 0.0201]}, ["budgets", "0.02", "0.0201", "28 images"]),
+        ({"experiment": "digits_smoke"}, ["experiment", "digits_smoke"]),
+        ({"experiment": "a_smoke", "scale": "smoke"}, ["experiment", "a_smoke"]),
+        ({"datasets": {"d_smoke": DEFAULT["datasets"]["digits"]}, "source": "d_smoke"}, ["datasets.d_smoke"]),
+        ({"experiment": "null"}, ["experiment", "null"]),
+        ({"experiment": "True"}, ["experiment", "True"]),
+        ({"experiment": "0x1F"}, ["experiment", "0x1F"]),
+        ({"datasets": {"no": DEFAULT["datasets"]["digits"]}}, ["datasets.no"]),
+        ({"students": {"off": DEFAULT["students"]["convnet"]}}, ["students.off"]),
+        ({"teacher": {"name": "0b1"}}, ["teacher.name", "0b1"]),
         ({"methods": ["mkdt", "magic"]}, ["methods.1", "magic"]),
         ({"methods": ["kmean"]}, ["methods.0", "did you mean 'kmeans'?"]),
         ({"methods": ["file:/nowhere/set.safetensors"]}, ["/nowhere/set.safetensors", "does not exist"]),
@@ -157,6 +168,38 @@ def test_each_mistake_is_one_sentence(over: dict[str, Any], words: list[str]) ->
     message = str(caught.value)
     assert all(word in message for word in words), message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", ["1.0e+3", "007", "123_456", "true", "no", "null", "0x1F", "2024-05-01"])
+@pytest.mark.parametrize("key", ["experiment", "teacher.name", "source", "datasets"])
+def test_a_name_that_yaml_takes_for_something_else_needs_quotes(name: str, key: str) -> None:
+    """The message shows how, since the number that it names is not what stands in the file."""
+    value = yaml.safe_load(name)
+    over = {"teacher.name": {"teacher": {"name": value}}, "datasets": {"datasets": {value: {}}}}.get(key, {key: value})
+    with pytest.raises(UserError, match=rf"{key}.*quotes.*--config"):
+        cfg.load(merged(DEFAULT, over))
+
+
+@pytest.mark.parametrize("name", ["1e3", "007", "123_456", "2024-05-01", "nullify", "0x", "smoke"])
+def test_a_name_of_digits_in_quotes_is_taken(name: str) -> None:
+    """As a text it is a folder like any other."""
+    given = merged(DEFAULT, {"experiment": name})
+    assert cfg.load(yaml.safe_load(yaml.safe_dump(given)))["experiment"] == name
+
+
+@pytest.mark.parametrize("text", ["seed: 1\nseed: 2\n", "teacher: {lr: 0.1, lr: 0.2}\n", "a: [", "\xff", None])
+def test_every_reader_of_config_files_refuses_what_snakemake_would(tmp_path: Path, text: str | None) -> None:
+    """A key given twice, no YAML, no text, no file; in the default config too."""
+    mine, good = tmp_path / "mine.yaml", tmp_path / "good.yaml"
+    good.write_text("seed: 1\n")
+    if text is not None:
+        mine.write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=r"mine\.yaml"):
+        cfg.read([good, mine])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cfg, "DEFAULT", mine)
+        with pytest.raises(UserError, match=r"mine\.yaml"):
+            cfg.read([good])
 
 
 def test_a_missing_key_is_named() -> None:

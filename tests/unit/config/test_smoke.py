@@ -62,6 +62,7 @@ def test_what_becomes_equal_is_one_and_a_brought_set_keeps_its_size(tmp_path: Pa
     """Edge cases of the table."""
     smoke = loaded(None, "smoke", {"budgets": [16, 17, 0.001], "probe": {"label_fractions": [0.2, 0.5, 0.01]}})
     assert smoke["budgets"] == [4, 0.01]
+    assert loaded(None, "smoke", {"budgets": [0.02, 16]})["budgets"] == [0.02]  # 2 % of 200, and the root of 16
     assert smoke["probe"]["label_fractions"] == [1.0, 0.1]
     assert sizes.image_shape(smoke, "digits_smoke")[1] == 8
     entry = {"kind": "cifar10", "train": None, "validation": 5000, "test": None, "image_size": None}

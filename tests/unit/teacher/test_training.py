@@ -157,13 +157,17 @@ def test_monitoring_changes_nothing(pixels: Tensor) -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, 10.0])
 def test_a_loss_that_is_not_finite_is_a_user_error(
-    pixels: Tensor, seconds: float, monkeypatch: pytest.MonkeyPatch
+    pixels: Tensor, freeze: Freeze, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The message names epoch and key; no state with such weights is saved before, neither within an epoch."""
     monkeypatch.setattr(training, "OFFER_SECONDS", seconds)
     states: list[Any] = []
     with pytest.raises(UserError, match=r"teacher: diverged in epoch \d+.*: lower teacher\.lr"):
         train(
-            pixels, optimizer="sgd", lr=1e30, warmup_epochs=0, checkpoint=lambda make, now=False: states.append(make())
+            pixels,
+            optimizer="sgd",
+            lr=1e30,
+            warmup_epochs=0,
+            checkpoint=lambda make, now=False: states.append(freeze(make())),
         )
     assert all(bool(value.isfinite().all()) for state in states for value in state["model"].values())

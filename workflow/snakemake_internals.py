@@ -27,11 +27,6 @@ def is_main_process(workflow: Any) -> bool:
     return bool(getattr(workflow, "is_main_process", True))
 
 
-def targets(workflow: Any) -> list[str]:
-    """Return the targets on the command line. Fallback: none."""
-    return sorted(getattr(getattr(workflow, "dag_settings", None), "targets", ()))
-
-
 def lift_default_rate_limit(workflow: Any) -> None:
     """Drop Snakemake's default limit of 100 jobs a second; a limit that was asked for stays. Fallback: it stays.
 

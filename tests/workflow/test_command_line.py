@@ -32,17 +32,11 @@ def test_another_working_directory_is_named(project: Project, tmp_path: Path) ->
         assert "Traceback" not in done.stderr
 
 
-def test_a_config_file_given_as_a_target_is_named(project: Project) -> None:
-    """As `mkdt doctor` takes it."""
-    (project.folder / "mine.yaml").write_text("experiment: mine\n")
-    assert "--configfile mine.yaml" in project.run("mine.yaml", "--dry-run", fails=True)
-
-
 def test_a_lock_is_explained_before_snakemake_suggests_to_unlock(project: Project) -> None:
     """Left by a kill: the jobs of the killed run may still be there."""
     locks = project.folder / ".snakemake" / "locks"
     locks.mkdir(parents=True)
-    (locks / "0.output.lock").write_text(f"{project.folder}/results/digits/data.safetensors\n")
+    (locks / "0.output.lock").write_text("results/digits/data.safetensors\n")
     text = project.run("results/digits/data.safetensors", fails=True)
     assert text.index("mkdt run") < text.index("--unlock")
 

@@ -31,8 +31,6 @@ os.environ.setdefault("MKDT_COMMAND", redact(shlex.join(["snakemake", *sys.argv[
 
 if internals.is_main_process(workflow) and (note := lock_note()):
     print(note, file=sys.stderr)
-if wrong := [name for name in internals.targets(workflow) if name.endswith((".yaml", ".yml"))]:
-    raise WorkflowError(f"{wrong[0]} was given as a target, a file to make: write --configfile {wrong[0]}.")
 
 GIVEN, REGISTRY = config, result_folders.RESULTS / result_folders.REGISTRY
 try:

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Set
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -53,6 +54,9 @@ def check_words(words: list[str]) -> None:
             f"{targets[0]} is no config file, and --configfile takes every word up to the next option: targets come first, "
             f"as in mkdt run {shlex.join(targets)} --cores 2 --configfile {rest}."
         ) from error
+    for before, word in pairwise(["", *words]):
+        if word.endswith((".yaml", ".yml")) and "=" not in word and word not in files and not before.startswith("--"):
+            raise UserError(f"{word} stands where targets do, the files to make: write --configfile {word}.")
     for entry in values(words, {"--config", "-C"}):
         key, equals, value = entry.partition("=")
         if equals and KEY.fullmatch(key):
@@ -60,7 +64,7 @@ def check_words(words: list[str]) -> None:
         is_nested = equals and re.fullmatch(r"[\w-]+([.:][\w-]+)+", key)
         spelled = nested(key, value) if is_nested else "distill: {iterations: 5}"
         raise UserError(
-            f"--config takes words of the form KEY=VALUE up to the next option, got '{entry}': a nested key is written "
+            f"--config takes words of the form NAME=VALUE up to the next option, got '{entry}': a nested key is written "
             f"'{spelled.replace(': ', '=', 1)}', with these quotes, and targets come before --config."
         )
 

@@ -157,6 +157,15 @@ def test_a_word_of_config_that_snakemake_cannot_read_is_shown_as_it_should_be(wo
     run.check_words(["--config", "seed=1", "experiment=x=y", "distill={iterations: 5}"])
 
 
+@pytest.mark.counts("bad inputs refused")
+@pytest.mark.parametrize("words", [["mine.yaml"], ["--cores", "2", "mine.yaml"], ["-n", "mine.yaml", "--cores", "2"]])
+def test_a_config_file_among_the_targets_is_named(words: list[str]) -> None:
+    """As `mkdt doctor` takes it; Snakemake would only have no rule for it."""
+    with pytest.raises(UserError, match=r"--configfile mine\.yaml"):
+        run.check_words(words)
+    run.check_words(["--slurm-partition-config", "mine.yaml", "--config", "a_file=mine.yaml"])
+
+
 def test_the_lock_of_a_dead_snakemake_says_what_removes_it(job: list[str]) -> None:
     """Snakemake's own message names --unlock, which leaves its jobs running."""
     note = run.lock_note()

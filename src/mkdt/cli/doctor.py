@@ -8,9 +8,10 @@ import shutil
 import sqlite3
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from urllib.error import URLError
@@ -53,16 +54,20 @@ def examine(files: Sequence[Path]) -> Iterator[Finding]:
     yield libraries
     if libraries.level == "FAIL":
         return  # the other checks could not be imported
+    from mkdt.cli.run import lock_note
+
     if not Path("Snakefile").is_file():
         yield Finding("FAIL", "folder", f"{Path.cwd()} has no Snakefile: run this in the project's folder.")
+        return  # the other checks are of this folder
     finding, config = _config(files)
     yield finding
-    if any(Path(".snakemake/locks").glob("*")):
-        yield Finding("note", "lock", "Snakemake runs here or was killed. If it was killed, start with mkdt run.")
+    if note := lock_note():
+        yield Finding("note", "lock", note)
     yield _gpu(config)
     if config is not None:
         yield from _earlier(config)
         yield from _data(config)
+        yield from _brought(config)
         yield from _room(config)
     yield _slurm()
     yield _mlflow(config)
@@ -165,6 +170,46 @@ def _published(settings: Data, kind: str, subject: str) -> Finding:
     return Finding("FAIL", subject, f"not in data.root: {todo}")
 
 
+def _brought(config: Config) -> Iterator[Finding]:
+    """Read the teacher, targets and sets that the user brings, as their jobs do; nothing is downloaded."""
+    from mkdt.distill.synthetic_set import load_synthetic
+
+    checkpoint, targets = config["teacher"]["checkpoint"], config["targets"]["file"]
+    checks: list[tuple[str, Callable[[], str]]] = []
+    if checkpoint["file"] or checkpoint["model"]:
+        checks.append(("teacher", lambda: _checkpoint(config)))
+    if targets:
+        checks.append(("targets", partial(_targets, config, targets)))
+    for path in [method.removeprefix("file:") for method in config["methods"] if method.startswith("file:")]:
+        checks.append((f"set {path}", partial(lambda path: f"{len(load_synthetic(path))} images", path)))
+    for subject, check in checks:
+        try:
+            yield Finding("ok", subject, check())
+        except UserError as error:
+            yield Finding("FAIL", subject, str(error))
+
+
+def _checkpoint(config: Config) -> str:
+    from mkdt.config.sizes import image_shape
+    from mkdt.teacher.external_checkpoint import load_checkpoint, summary
+
+    options = config["teacher"]["checkpoint"]
+    found = load_checkpoint(options["file"], options, *image_shape(config, config["source"]), download=False)
+    return summary(found) if options["file"] else f"{summary(found)}; the first run downloads its weights"
+
+
+def _targets(config: Config, path: str) -> str:
+    from mkdt.artifacts import Artifact
+    from mkdt.config.stages import STAGES
+    from mkdt.teacher.external_targets import load_representations, read_representations
+
+    decoded = Path(STAGES["data"].path(config, "data", {"dataset": config["source"]}))
+    if not decoded.is_file():
+        return f"{path} has {len(read_representations(path)[0]):,} rows; the first run compares them with the images"
+    published = STAGES["targets_import"].slice(config, {})["published"]
+    return f"{path}: {load_representations(path, Artifact(decoded, 'data'), published).order}"
+
+
 def _room(config: Config) -> Iterator[Finding]:
     import psutil
 
@@ -190,10 +235,10 @@ def _room(config: Config) -> Iterator[Finding]:
 
 def _disk(results: Path, needed: float) -> Finding:
     """Compare the free space with the ``needed`` GB."""
+    folder = results if results.exists() else Path()
     try:
-        results.mkdir(exist_ok=True)
-        with tempfile.TemporaryFile(dir=results):
-            free = shutil.disk_usage(results).free / 1e9
+        with tempfile.TemporaryFile(dir=folder):
+            free = shutil.disk_usage(folder).free / 1e9
     except OSError as error:
         return Finding("FAIL", "disk", f"{results}/ cannot be written ({error}): unlock it, or free space.")
     text = f"{free:.1f} GB free for {results}/, the rest of the run writes about {needed:.1f} GB"

@@ -47,6 +47,8 @@ def check_names(config: Config, registry: Path) -> None:
     results = registry.parent
     if (results.exists() or results.is_symlink()) and not results.is_dir():
         raise UserError(f"{results} is a file, or a link to nothing: it must be a folder, or a link to one.")
+    if results.is_dir() and not os.access(results, os.W_OK):
+        raise UserError(f"{results}/ cannot be written: change its rights, or let it be a link to a folder that can.")
     mine, experiment = names(config), config["experiment"]
     for file in sorted(registry.glob("*.json")):
         if file.stem == experiment:

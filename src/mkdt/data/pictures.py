@@ -4,6 +4,7 @@ import hashlib
 import io
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -212,7 +213,8 @@ def _decode_into(rows: Mapping[str, list[int]], pixels: Pixels, file: tuple[str,
     try:
         pixels[rows[name]] = decode(read(), pixels.shape[1], pixels.shape[2])
     except Exception as error:  # decoders raise many types for a damaged file; all damaged files are reported at once
-        return name, " ".join(f"{error}".split()) or type(error).__name__
+        reason = re.sub(r" ?<[^<>]* at 0x[0-9a-f]+>", "", " ".join(f"{error}".split()))  # Python's names of objects
+        return name, reason or type(error).__name__
     return name, ""
 
 

@@ -4,6 +4,7 @@
 ask for ``attempt`` times a job's memory, so a job that was given too little gets more when it is tried again.
 """
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -76,4 +77,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end without a word where `head` has seen enough
     sys.exit(main(sys.argv[1:]))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mkdt.artifacts import HEADER_KEY, Artifact
 from mkdt.errors import UserError
@@ -158,8 +158,14 @@ def _read_own(path: Path) -> TeacherCheckpoint:
     return TeacherCheckpoint("mkdt", parameters["backbone"], view, weights)
 
 
-def timm_checkpoint(name: str, path: str | Path | None, any_size: bool) -> TeacherCheckpoint:
-    """Take a model of timm with the weights of a file, or with weights that timm downloads if ``path`` is None.
+def timm_checkpoint(name: str, path: str | Path | None, any_size: bool, download: bool) -> TeacherCheckpoint:
+    """Take a model of timm with the weights of a file; if ``path`` is None, with those of timm, or random ones.
+
+    Args:
+        name: a model of ``timm.list_models()``.
+        path: file of the weights; None takes those of timm.
+        any_size: whether a vision transformer is to take images of any size.
+        download: whether timm may download its weights; otherwise random ones stand for them.
 
     Raises:
         UserError: timm is not installed, has no such model or no weights for it, or the file is not a state dict.
@@ -177,7 +183,7 @@ def timm_checkpoint(name: str, path: str | Path | None, any_size: bool) -> Teach
         "interpolation": "bicubic" if config["interpolation"] == "bicubic" else "bilinear",
     }
     if path is None:
-        return TeacherCheckpoint("timm", backbone, view, _download(name))
+        return TeacherCheckpoint("timm", backbone, view, _download(name) if download else _random(name, model))
     content, _ = load_untrusted(path)
     if not _is_state_dict(content):
         raise UserError(f"{path} is not a state dict (names and tensors).")
@@ -197,6 +203,16 @@ def _download(name: str) -> Weights:
         raise UserError(
             f"timm could not provide weights for '{name}' ({reason}): give teacher.checkpoint.file."
         ) from error
+
+
+def _random(name: str, model: nn.Module) -> Weights:
+    """Return the random weights of a model, of which timm must have trained ones to download."""
+    import timm
+
+    # Names with a colon are those of repositories (`hf-hub:...`).
+    if ":" not in name and not timm.is_model_pretrained(name):
+        raise UserError(f"timm has no weights for '{name}': give teacher.checkpoint.file.")
+    return dict(model.state_dict())
 
 
 def _is_state_dict(content: Any) -> bool:

@@ -2,20 +2,25 @@
 
 import os
 import re
+import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from torchvision.models import resnet18
 
+from mkdt import artifacts
 from mkdt.cli import doctor
 from mkdt.cli.main import main
 from mkdt.config import registry
 from mkdt.config.loading import load
 from mkdt.config.result_folders import REGISTRY, RESULTS
+from mkdt.distill.synthetic_set import SyntheticSet
 
 ROOT = Path(__file__).parents[3]
 
@@ -108,6 +113,70 @@ def test_a_missing_library_or_file_or_folder_is_named(
     found = findings()
     assert found["libraries"].text.startswith("kornia not installed")
     assert set(found) == {"libraries"}
+
+
+def test_nothing_is_written(project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: Any) -> None:
+    """Neither in the project's folder nor elsewhere, where nothing but the folder is looked at."""
+    assert findings()["disk"].level == "ok"
+    assert not Path("results").exists()
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert set(findings()) == {"libraries", "folder"}
+    assert [path.name for path in Path().iterdir()] == ["mine.yaml"]
+
+
+def test_a_lock_is_explained(project: Path) -> None:
+    """With the command that removes it."""
+    lock = Path(".snakemake/locks/0.input.lock")
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    assert "mkdt run" in findings()["lock"].text
+
+
+def test_a_teacher_that_its_job_would_refuse_is_found(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is no checkpoint, a model of timm without timm; one that fits is described."""
+    Path("weights.pt").write_bytes(b"no weights")
+    found = findings({"teacher": {"checkpoint": {"file": "weights.pt"}}})["teacher"]
+    assert found.level == "FAIL"
+    assert "weights.pt" in found.text
+    monkeypatch.setitem(sys.modules, "timm", None)
+    found = findings({"teacher": {"checkpoint": {"model": "timm:resnet18"}}})["teacher"]
+    assert found.level == "FAIL"
+    assert "timm" in found.text
+    network = resnet18()
+    network.conv1 = torch.nn.Conv2d(3, 64, 3, bias=False)
+    torch.save(network.state_dict(), "weights.pt")
+    found = findings({"teacher": {"checkpoint": {"file": "weights.pt"}}})["teacher"]
+    assert found.level == "ok"
+    assert "resnet18" in found.text
+    assert "teacher" not in findings()
+
+
+def test_targets_that_their_job_would_refuse_are_found(project: Path) -> None:
+    """Of another shape; with the data decoded, of another number of images."""
+    settings = {"targets": {"file": "targets.npy"}, "methods": ["random"]}
+    np.save("targets.npy", np.zeros(5, "float32"))
+    assert findings(settings)["targets"].level == "FAIL"
+    np.save("targets.npy", np.zeros((5, 3), "float32"))
+    assert findings(settings)["targets"].level == "ok"
+    tensors = {"train_images": torch.zeros(4, 1, 8, 8, dtype=torch.uint8), "train_index": torch.arange(4)}
+    artifacts.save(Path("results/digits/data.safetensors"), tensors, stage="data", parameters={}, inputs={})
+    found = findings(settings)["targets"]
+    assert found.level == "FAIL"
+    assert "5 rows" in found.text
+    np.save("targets.npy", np.zeros((4, 3), "float32"))
+    assert findings(settings)["targets"].level == "ok"
+
+
+def test_a_set_that_its_job_would_refuse_is_found(project: Path, tiny: SyntheticSet) -> None:
+    """One flipped byte of its content, which the check of the config does not read."""
+    path = Path("theirs.safetensors")
+    artifacts.save(path, tiny.tensors(), stage="distill", parameters={}, inputs={})
+    settings = {"methods": ["random", f"file:{path}"]}
+    assert findings(settings)[f"set {path}"].level == "ok"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    found = findings(settings)
+    assert "FAIL" in {found["config"].level, found.get(f"set {path}", found["config"]).level}
 
 
 def test_devices(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

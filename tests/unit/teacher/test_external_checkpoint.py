@@ -318,6 +318,17 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, plain_pickle: bool) -
     assert not sprung.exists()
 
 
+def test_a_whole_model_is_named_without_the_colours_and_the_advice_of_torch(tmp_path: Path) -> None:
+    """The advice would be to load what may run code."""
+    with pytest.raises(UserError) as caught:
+        load(written(tmp_path, resnet18()))
+    message = str(caught.value)
+    assert "torchvision.models.resnet.ResNet" in message
+    assert "weights.pt" in message
+    assert "\x1b" not in message
+    assert "\x1b" not in str(UserError("a \x1b[1mbold\x1b[0m word"))
+
+
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
 @pytest.mark.parametrize("length", [0, 100, 100_000])
 def test_a_truncated_file_is_named(tmp_path: Path, suffix: str, length: int) -> None:
@@ -331,7 +342,7 @@ def test_a_truncated_file_is_named(tmp_path: Path, suffix: str, length: int) -> 
 
 def test_images_that_are_too_small_are_refused_before_any_training(tmp_path: Path) -> None:
     """A padding of 0 reduces a 2x2 image to nothing."""
-    with pytest.raises(UserError, match=r"does not take images of 2x2.*image_size"):
+    with pytest.raises(UserError, match=r"does not take images of 2x2.*image_size to 32"):
         load(written(tmp_path, KRR_ST.state_dict()), size=2, padding=0)
 
 
@@ -374,7 +385,7 @@ def test_faults_of_timm_checkpoints_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has extra left over"):
         load(path, model="timm:test_vit")
     path, _ = timm_file(tmp_path, "test_vit")
-    with pytest.raises(UserError, match=r"does not take images of 50x50.*image_size"):
+    with pytest.raises(UserError, match=r"does not take images of 50x50.*image_size to 160"):
         load(path, model="timm:test_vit", image_size=50)
     with pytest.raises(UserError, match=r"teacher\.checkpoint\.padding"):
         load(path, model="timm:test_vit", padding=1)
@@ -410,6 +421,7 @@ def fake_timm(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     timm, data = types.ModuleType("timm"), types.ModuleType("timm.data")
     view = {"input_size": (3, 10, 10), "mean": (0.5, 0.5, 0.5), "std": (0.1, 0.2, 0.3), "interpolation": "bicubic"}
     timm.create_model = create_model  # type: ignore[attr-defined]
+    timm.is_model_pretrained = lambda name: name == "tiny"  # type: ignore[attr-defined]
     data.resolve_model_data_config = lambda model: view  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "timm", timm)
     monkeypatch.setitem(sys.modules, "timm.data", data)
@@ -430,6 +442,20 @@ def test_weights_for_timm_from_a_file_or_from_timm(fake_timm: dict[str, Any], tm
     model.head = nn.Identity()
     wanted = model((large - 0.5) / torch.tensor([0.1, 0.2, 0.3])[:, None, None])
     torch.testing.assert_close(features(found, images, tmp_path, MEAN, STD), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_size_that_does_not_fit_is_refused_with_one_that_does(fake_timm: dict[str, Any]) -> None:
+    """The key was just set: to set it is no advice."""
+    with pytest.raises(UserError, match=r"does not take images of 7x7.*image_size to 10"):
+        load_checkpoint(None, OPTIONS | {"model": "timm:tiny", "image_size": 7}, 3, 8, download=False)
+
+
+def test_a_model_of_timm_can_be_checked_without_its_weights(fake_timm: dict[str, Any]) -> None:
+    """All but the weights, which must be there to download."""
+    found = load_checkpoint(None, OPTIONS | {"model": "timm:tiny"}, 3, 8, download=False)
+    assert found.view["size"] == 10
+    with pytest.raises(UserError, match="no weights for 'other'"):
+        load_checkpoint(None, OPTIONS | {"model": "timm:other"}, 3, 8, download=False)
 
 
 def test_weights_that_timm_cannot_download_and_a_missing_timm(

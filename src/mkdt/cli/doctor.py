@@ -62,6 +62,7 @@ def examine(files: Sequence[Path]) -> Iterator[Finding]:
     yield _gpu(config)
     if config is not None:
         yield from _data(config)
+        yield from _sets(config)
         yield from _room(config)
     yield _slurm()
     yield _mlflow(config)
@@ -143,6 +144,13 @@ def _data(config: Config) -> Iterator[Finding]:
             facts = facts_of(config, name)
             where = config["datasets"][name].get("path") or f"kind {kind}, no files of its own"
             yield Finding("ok", subject, f"{facts.train + facts.validation + facts.test:,} images, {where}")
+
+
+def _sets(config: Config) -> Iterator[Finding]:
+    from mkdt.config.set_checks import brought_doubts
+
+    for name, sentences in brought_doubts(config).items():
+        yield from (Finding("note", f"set {name}", sentence) for sentence in sentences)
 
 
 def _published(settings: Data, kind: str, subject: str) -> Finding:

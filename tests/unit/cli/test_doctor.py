@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from brought_sets import tensors_of_a_set, write_set
 
 from mkdt.cli import doctor
 from mkdt.cli.main import main
@@ -88,6 +89,18 @@ def test_a_missing_library_or_file_or_folder_is_named(
     found = findings()
     assert found["libraries"].text.startswith("kornia not installed")
     assert set(found) == {"libraries"}
+
+
+def test_a_brought_set_that_looks_wrong_is_noted_and_one_that_cannot_be_meant_fails(project: Path) -> None:
+    """A job would say the first in its log, hours later, and refuse the second."""
+    path, tensors = project / "theirs.safetensors", tensors_of_a_set()
+    write_set(path, tensors | {"targets": torch.eye(12)})
+    found = findings({"methods": ["random", f"file:{path}"]})
+    assert found["set file-theirs"].level == "note"
+    write_set(path, tensors | {"images": tensors["images"].clamp(0, 1)})
+    found = findings({"methods": ["random", f"file:{path}"]})
+    assert found["config"].level == "FAIL"
+    assert "theirs.safetensors" in found["config"].text
 
 
 def test_devices(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

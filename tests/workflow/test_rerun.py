@@ -1,6 +1,7 @@
 """What a change makes anew, read from the job list of a dry run: no more and no less than depends on it."""
 
 import hashlib
+import json
 import os
 import subprocess
 import time
@@ -96,6 +97,22 @@ def test_a_teacher_and_targets_that_are_brought(changed: Project) -> None:
             text = changed.run(f"{folder}/targets.safetensors", "--config", *options, fails=True)
             assert "theirs/teacher.safetensors cannot be read" in text
             assert "Traceback" not in text
+
+
+def test_a_brought_teacher_with_other_statistics(changed: Project) -> None:
+    """The import says whose they are; the targets' probe scores the source's beside them."""
+    theirs = changed.folder / "theirs.safetensors"
+    theirs.write_bytes((changed.folder / "results/digits/tiny_teacher/teacher.safetensors").read_bytes())
+    teacher = f"teacher={{name: brought, checkpoint: {{file: {theirs}, mean: [0.9], std: [0.1]}}}}"
+    probe = "results/digits/brought/targets_probe.jsonl"
+    changed.run(probe, "--config", "experiment=other", teacher)
+    logs = changed.folder / "results/logs/digits/brought"
+    assert "teacher.checkpoint.mean and teacher.checkpoint.std" in (logs / "teacher.log").read_text()
+    (row,) = map(json.loads, (changed.folder / probe).read_text().splitlines())
+    assert 0 <= row["targets_with_source_statistics"] <= 100
+    assert (
+        f"with the source's {row['targets_with_source_statistics']:.1f} %" in (logs / "targets_probe.log").read_text()
+    )
 
 
 def test_comments_and_docstrings_change_nothing(changed: Project) -> None:

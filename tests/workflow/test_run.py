@@ -17,6 +17,7 @@ import pytest
 import torch
 from project import COLD, TRACKED, Project
 
+from mkdt import artifacts
 from mkdt.artifacts import Artifact
 from mkdt.cli.main import main
 
@@ -99,8 +100,14 @@ def test_the_page_shows_what_was_made(finished: Project) -> None:
 
 
 def test_the_other_methods_go_the_same_way(changed: Project) -> None:
-    """Every further method, the common student and one with batch norm, and all evaluations end in one table."""
-    methods = ["random", "kmeans", "sas", "mkdt_random", "krr_st", "mtt_ssl", "teacher"]
+    """Every further method, the common student and one with batch norm, and all evaluations end in one table.
+
+    A set that was brought with labels for targets goes with them; log and report say that it looks wrong.
+    """
+    methods = ["random", "kmeans", "sas", "mkdt_random", "krr_st", "mtt_ssl", "teacher", "file:theirs.safetensors"]
+    own = Artifact(changed.folder / "results/tiny/sets/mkdt/6img/0.safetensors")
+    theirs = {name: own.tensor(name) for name in own.names} | {"targets": torch.eye(6)}
+    artifacts.save(changed.folder / "theirs.safetensors", theirs, stage="theirs")
     changed.run(
         "--config",
         f"methods=[{','.join(methods)}]",
@@ -111,8 +118,14 @@ def test_the_other_methods_go_the_same_way(changed: Project) -> None:
     )
     accuracy = pd.read_csv(changed.folder / "results/tiny/report/accuracy.csv")
     counts = accuracy.groupby(["method", "student", "evaluation"]).size().unstack("method")
-    assert counts.shape == (6, 7)
-    assert (counts.drop(columns="teacher") == 8).all(axis=None)
+    assert counts.shape == (6, 8)
+    assert (counts.drop(columns=["teacher", "file-theirs"]) == 8).all(axis=None)
+    assert (counts["file-theirs"] == 4).all()
+    log = (changed.folder / "results/logs/tiny/pretrain/convnet/file-theirs/all/0.log").read_text()
+    page = (changed.folder / "results/tiny/report/index.html").read_text()
+    for doubt in ("one-hot", "another teacher"):
+        assert doubt in log
+        assert doubt in page
     assert (counts["teacher"] == 2).all()
     sets = changed.folder / "results/tiny/sets"
     started = Artifact(sets / "krr_st/6img/0.safetensors").tensor("init_index")

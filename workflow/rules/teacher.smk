@@ -103,6 +103,7 @@ else:
 # the probe makes no target and no expert anew. The priority runs it first where an expert could start as well.
 rule targets_probe:
     input:
+        **({"teacher": TEACHER} if TEACHER_ORIGIN == "checkpoint" else {}),
         data=SOURCE,
         targets=TARGETS,
     output:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mkdt.artifacts import write_text
 from mkdt.config.methods import METHODS
+from mkdt.config.set_checks import brought_doubts
 from mkdt.distill.synthetic_set import load_synthetic
 from mkdt.jobs import stage as job
 from mkdt.jobs.tracking import code_version
@@ -52,6 +53,7 @@ with job.stage(snakemake, "report") as stage:
         sets=list(shown.values()),
         matching=matching,
         costs=table,
+        doubts=brought_doubts(snakemake.config),
         origin=page.surroundings(code_version(), ", ".join(sorted(set(table["device"]) - {""}))),
         command=os.environ["MKDT_COMMAND"],
         config=page.config_text(snakemake.config),

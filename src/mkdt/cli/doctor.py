@@ -68,6 +68,7 @@ def examine(files: Sequence[Path]) -> Iterator[Finding]:
         yield from _earlier(config)
         yield from _data(config)
         yield from _brought(config)
+        yield from _sets(config)
         yield from _room(config)
     yield _slurm()
     yield _mlflow(config)
@@ -154,6 +155,13 @@ def _data(config: Config) -> Iterator[Finding]:
             yield Finding("ok", subject, f"{facts.train + facts.validation + facts.test:,} images, {where}")
 
 
+def _sets(config: Config) -> Iterator[Finding]:
+    from mkdt.config.set_checks import brought_doubts
+
+    for name, sentences in brought_doubts(config).items():
+        yield from (Finding("note", f"set {name}", sentence) for sentence in sentences)
+
+
 def _published(settings: Data, kind: str, subject: str) -> Finding:
     from mkdt.config.catalogue import FILES
     from mkdt.data.readers.archives import SETS
@@ -171,17 +179,13 @@ def _published(settings: Data, kind: str, subject: str) -> Finding:
 
 
 def _brought(config: Config) -> Iterator[Finding]:
-    """Read the teacher, targets and sets that the user brings, as their jobs do; nothing is downloaded."""
-    from mkdt.distill.synthetic_set import load_synthetic
-
+    """Read the teacher and targets that the user brings, as their jobs do; nothing is downloaded."""
     checkpoint, targets = config["teacher"]["checkpoint"], config["targets"]["file"]
     checks: list[tuple[str, Callable[[], str]]] = []
     if checkpoint["file"] or checkpoint["model"]:
         checks.append(("teacher", lambda: _checkpoint(config)))
     if targets:
         checks.append(("targets", partial(_targets, config, targets)))
-    for path in [method.removeprefix("file:") for method in config["methods"] if method.startswith("file:")]:
-        checks.append((f"set {path}", partial(lambda path: f"{len(load_synthetic(path))} images", path)))
     for subject, check in checks:
         try:
             yield Finding("ok", subject, check())
@@ -194,7 +198,8 @@ def _checkpoint(config: Config) -> str:
     from mkdt.teacher.external_checkpoint import load_checkpoint, summary
 
     options = config["teacher"]["checkpoint"]
-    found = load_checkpoint(options["file"], options, *image_shape(config, config["source"]), download=False)
+    source, kind = config["source"], config["datasets"][config["source"]]["kind"]
+    found = load_checkpoint(options["file"], options, *image_shape(config, source), kind, download=False)
     return summary(found) if options["file"] else f"{summary(found)}; the first run downloads its weights"
 
 

@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
 
-from safetensors import safe_open
-
 from mkdt.config import plan, sizes
 from mkdt.config.architectures import ARCHITECTURES, POOLS
 from mkdt.config.catalogue import DATASETS
@@ -16,7 +14,7 @@ from mkdt.config.methods import METHODS, methods_that
 from mkdt.config.result_folders import RESERVED
 from mkdt.config.schema import LARGEST
 from mkdt.config.sections import Backbone, Config, Network
-from mkdt.errors import UserError
+from mkdt.config.set_checks import check_set
 
 LONGEST_NAME = 100  # characters, of all names that become folders
 NO_NAME = re.compile(
@@ -213,12 +211,17 @@ def _check_evaluation(config: Config) -> None:
 
 
 def _check_brought_sets(config: Config) -> None:
-    """Sets from files can be read, and no two share a name."""
+    """Sets from files are sets of such images, and no two share a name."""
     slugs: dict[str, str] = {}
     for i, method in enumerate(config["methods"]):
         if method.startswith("file:"):
-            _check_set(config, f"methods.{i}", Path(method.removeprefix("file:")))
-            slug = plan.method_name(method)
+            key, path, slug = f"methods.{i}", Path(method.removeprefix("file:")), plan.method_name(method)
+            _check_path(key, path)
+            fail_if(
+                len(slug) > LONGEST_NAME,
+                f"{key}: the name of {path.name[:20]}... has more than {LONGEST_NAME} characters.",
+            )
+            check_set(config, key, path)
             fail_if(
                 slug in slugs,
                 f"methods: {method} and {slugs.get(slug)} would share the name '{slug}', rename one file.",
@@ -266,27 +269,6 @@ def _check_path(key: str, path: Path) -> None:
     fail_if(not path.is_file(), f"{key}: {path} does not exist, or is no file.")
     fail_if(
         not {"{", "}"}.isdisjoint(str(path)), f"{key}: {path} has braces in it, which Snakemake reads as wildcards."
-    )
-
-
-def _check_set(config: Config, key: str, path: Path) -> None:
-    """A set that somebody else distilled: its header, of the right shape; its content is checked where it is read."""
-    _check_path(key, path)
-    slug = plan.method_name(f"file:{path}")
-    fail_if(
-        len(slug) > LONGEST_NAME, f"{key}: the name of {path.name[:20]}... has more than {LONGEST_NAME} characters."
-    )
-    channels, size = sizes.image_shape(config, config["source"])
-    try:
-        with safe_open(path, "np") as file:
-            shape = tuple(file.get_slice("images").get_shape())
-    except Exception as error:  # whatever the reader of an arbitrary file says
-        raise UserError(
-            f"config: {key}: {path} is not a synthetic set ({str(error)[:100]}); docs/artifacts.md says what is in one."
-        ) from error
-    fail_if(
-        len(shape) != 4 or shape[1:] != (channels, size, size),
-        f"{key}: {path} has images of shape {shape[1:]}, the source's are {(channels, size, size)}: distil at that size.",
     )
 
 

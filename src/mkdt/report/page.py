@@ -65,6 +65,7 @@ def render(
     sets: Sequence[ShownSet],
     matching: Mapping[str, pd.DataFrame],
     costs: pd.DataFrame,
+    doubts: Mapping[str, Sequence[str]],
     origin: Mapping[str, str],
     command: str,
     config: str,
@@ -79,6 +80,7 @@ def render(
         sets: the distilled sets to show.
         matching: metrics of each distillation run by iteration.
         costs: table of ``mkdt.report.costs``.
+        doubts: what looks wrong about sets that were brought, in sentences, by the name of the method.
         origin: versions, device and other facts about the run, by name.
         command: the command line that made the report.
         config: as YAML.
@@ -104,6 +106,7 @@ def render(
         sets=[_set(shown) for shown in sets],
         matching=list(_matching(matching)),
         costs=_records(costs),
+        doubts=doubts,
         origin=origin,
         command=command,
         config=config,

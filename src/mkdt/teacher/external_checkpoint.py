@@ -18,7 +18,13 @@ SIZES = (32, 64, 96, 128, 224)  # tried where a network does not take the size t
 
 
 def load_checkpoint(
-    path: str | Path | None, options: Mapping[str, Any], channels: int, size: int, *, download: bool = True
+    path: str | Path | None,
+    options: Mapping[str, Any],
+    channels: int,
+    size: int,
+    kind: str = "",
+    *,
+    download: bool = True,
 ) -> TeacherCheckpoint:
     """Load a checkpoint and check that it is a teacher for images [n,channels,size,size].
 
@@ -27,6 +33,7 @@ def load_checkpoint(
         options: ``teacher.checkpoint`` of the config: ``model`` (None recognises the format by the keys), ``sha256``,
             ``image_size``, ``mean``, ``std`` and ``padding``; None takes the value of the format.
         channels, size: shape of the source's images.
+        kind: of the source; decides the statistics of formats whose code has some of each data set.
         download: whether timm may download weights; otherwise random ones stand for them, and the rest is checked.
 
     Returns:
@@ -41,7 +48,7 @@ def load_checkpoint(
     if model:
         checkpoint = timm_checkpoint(model, path, options["image_size"] is not None, download)
     else:
-        checkpoint = read_checkpoint(Path(str(path)))
+        checkpoint = read_checkpoint(Path(str(path)), kind)
     weights = checkpoint.weights
     checkpoint.identity = file_digest or digest({key: tensor_digest(value) for key, value in weights.items()})
     if options["padding"] is not None:
@@ -55,6 +62,10 @@ def load_checkpoint(
     for key, option in (("size", "image_size"), ("mean", "mean"), ("std", "std")):
         if options[option] is not None:
             checkpoint.view[key] = options[option]
+    given = [f"teacher.checkpoint.{key}" for key in ("mean", "std") if options[key] is not None]
+    if given:
+        rest = f", otherwise {checkpoint.statistics}" if len(given) == 1 else ""
+        checkpoint.statistics = f"{' and '.join(given)}{rest}"
     _check(checkpoint, f"{path or options['model']}", channels, size, own_size)
     # A checkpoint in half precision becomes a teacher like any other.
     checkpoint.weights = {k: value.float() if value.is_floating_point() else value for k, value in weights.items()}
@@ -142,7 +153,18 @@ def load_weights(backbone: nn.Module, weights: Mapping[str, Tensor], source: str
 
 
 def summary(checkpoint: TeacherCheckpoint) -> str:
-    """Return one line for the log: the format, the assumed network and input, and the tensors left out."""
+    """Return one line for the log: the format, the assumed network and input, whose statistics, the tensors left out."""
     left_out = f"; left out: {listed(checkpoint.left_out)}" if checkpoint.left_out else ""
     network, view = json.dumps(checkpoint.backbone), json.dumps(checkpoint.view)
-    return f"recognised as {checkpoint.format}: {network}, seeing images as {view}{left_out}"
+    input_ = f"seeing images as {view}, mean and std: {checkpoint.statistics}"
+    return f"recognised as {checkpoint.format}: {network}, {input_}{left_out}"
+
+
+def caution(checkpoint: TeacherCheckpoint) -> str:
+    """Return a sentence for the log if nothing says which statistics the teacher was trained with; else an empty one."""
+    if checkpoint.view["mean"] is not None and checkpoint.view["std"] is not None:
+        return ""
+    return (
+        "nothing says which mean and std this teacher was trained with, so it sees images normalised with the source's: "
+        "if they were others, set teacher.checkpoint.mean and teacher.checkpoint.std (docs/teachers.md)."
+    )

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from brought_sets import tensors_of_a_set, write_set
 from torchvision.models import resnet18
 
 from mkdt import artifacts
@@ -20,7 +21,6 @@ from mkdt.cli.main import main
 from mkdt.config import registry
 from mkdt.config.loading import load
 from mkdt.config.result_folders import REGISTRY, RESULTS
-from mkdt.distill.synthetic_set import SyntheticSet
 
 ROOT = Path(__file__).parents[3]
 
@@ -167,16 +167,20 @@ def test_targets_that_their_job_would_refuse_are_found(project: Path) -> None:
     assert findings(settings)["targets"].level == "ok"
 
 
-def test_a_set_that_its_job_would_refuse_is_found(project: Path, tiny: SyntheticSet) -> None:
-    """One flipped byte of its content, which the check of the config does not read."""
-    path = Path("theirs.safetensors")
-    artifacts.save(path, tiny.tensors(), stage="distill", parameters={}, inputs={})
-    settings = {"methods": ["random", f"file:{path}"]}
-    assert findings(settings)[f"set {path}"].level == "ok"
-    content = path.read_bytes()
+def test_a_brought_set_that_looks_wrong_is_noted_and_one_that_cannot_be_meant_fails(project: Path) -> None:
+    """A job would say the first in its log, hours later, and refuse the second."""
+    path, tensors = project / "theirs.safetensors", tensors_of_a_set()
+    write_set(path, tensors | {"targets": torch.eye(12)})
+    found = findings({"methods": ["random", f"file:{path}"]})
+    assert found["set file-theirs"].level == "note"
+    write_set(path, tensors | {"images": tensors["images"].clamp(0, 1)})
+    found = findings({"methods": ["random", f"file:{path}"]})
+    assert found["config"].level == "FAIL"
+    assert "theirs.safetensors" in found["config"].text
+    content = write_set(path, tensors).read_bytes()
+    assert findings({"methods": ["random", f"file:{path}"]})["config"].level == "ok"
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    found = findings(settings)
-    assert "FAIL" in {found["config"].level, found.get(f"set {path}", found["config"]).level}
+    assert findings({"methods": ["random", f"file:{path}"]})["config"].level == "FAIL"
 
 
 def test_devices(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

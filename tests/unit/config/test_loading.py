@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
+from brought_sets import write_set
 from configs import DEFAULT, EXPERIMENTS, ROOT, merged, settings_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 
 from mkdt.config import loading as cfg
 from mkdt.config import plan, registry, sizes, slices
@@ -406,33 +405,11 @@ def test_results_must_be_a_folder(tmp_path: Path, link: bool) -> None:
         registry.check_names(cfg.load(DEFAULT), results / ".experiments")
 
 
-def test_a_set_that_is_brought_is_looked_at_before_any_job(tmp_path: Path) -> None:
-    """Its header alone: hours later would be too late for the wrong file."""
-    path = tmp_path / "theirs.safetensors"
-    config = merged(DEFAULT, {"methods": ["random", f"file:{path}"]})
-
-    def put(shape: tuple[int, ...], name: str = "images") -> None:
-        save_file({name: torch.zeros(shape)}, path)
-
-    put((3, 1, 8, 8))
-    cfg.load(config)
-    for wrong in ((3, 3, 8, 8), (3, 1, 16, 16), (3, 64)):
-        put(wrong)
-        with pytest.raises(UserError, match=r"methods\.1: .*theirs\.safetensors has images of shape"):
-            cfg.load(config)
-    put((3, 1, 8, 8), "pictures")
-    with pytest.raises(UserError, match=r"methods\.1: .* is not a synthetic set"):
-        cfg.load(config)
-    path.write_text("text")
-    with pytest.raises(UserError, match=r"methods\.1: .* is not a synthetic set"):
-        cfg.load(config)
-
-
 def test_paths_that_snakemake_would_take_for_patterns(tmp_path: Path) -> None:
     """Braces are its wildcards; a name that becomes a folder is as long as other names at most."""
     braces, long = tmp_path / "a{b}.safetensors", tmp_path / f"{'y' * 200}.safetensors"
     for path in (braces, long):
-        save_file({"images": torch.zeros(3, 1, 8, 8)}, path)
+        write_set(path)
     for key, change in {
         "methods.0": {"methods": [f"file:{braces}"]},
         "teacher.checkpoint.file": {"teacher": {"checkpoint": {"file": str(braces)}}},

@@ -82,11 +82,21 @@ def content(methods: list[str], seeds: int = 2, downstream: tuple[str, ...] = ("
         "matching": {
             "mkdt/1pct/0": pd.DataFrame({"step": [1, 2], "loss": [1, 0.5], "step_size": [0.1, 0.2], "image_gradient": [1, 2]})
         },
+        "doubts": {},
         "costs": pd.DataFrame([["distill", 1, 90.0, 90.0, 300.0, 4096, "cpu"]], columns=COLUMNS),
         "origin": {"code": "abc", "folder": "<i>"},
         "command": "snakemake --config 'a=<b>'",
         "config": "a: </pre><script>",
     } | more  # fmt: skip
+
+
+def test_the_page_says_what_looks_wrong_about_a_brought_set() -> None:
+    """Under the result, with the name of the method, which may hold anything."""
+    doubts = {HOSTILE: ["its targets are one-hot.", "its std [1.0] is too large."]}
+    text = page.render(TEMPLATE, **content(["random", HOSTILE], seeds=1, sets=[], matching={}, doubts=doubts))
+    words = " ".join(Document(text).words)
+    assert f"{HOSTILE} looks wrong" in words
+    assert "one-hot. its std [1.0] is too large." in words
 
 
 def test_the_page_needs_no_other_file_and_escapes_names() -> None:

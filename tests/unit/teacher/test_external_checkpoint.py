@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torchvision.models import resnet18, resnet50
 
 from mkdt import artifacts
+from mkdt.config.catalogue import DATASETS
 from mkdt.errors import UserError
 from mkdt.networks.backbones import build_backbone
 from mkdt.networks.flat import flatten_state
-from mkdt.teacher.checkpoint_formats import TeacherCheckpoint
+from mkdt.teacher.checkpoint_formats import STATISTICS, TeacherCheckpoint
 from mkdt.teacher.encoding import load_teacher, represent
-from mkdt.teacher.external_checkpoint import load_checkpoint, load_weights, summary
+from mkdt.teacher.external_checkpoint import caution, load_checkpoint, load_weights, summary
 from mkdt.teacher.external_file import sha256
 
 OPTIONS: dict[str, Any] = dict.fromkeys(("model", "sha256", "image_size", "mean", "std", "padding"))
@@ -86,9 +87,9 @@ def written(folder: Path, content: Any, name: str = "weights.pt") -> Path:
     return folder / name
 
 
-def load(path: Path | None, channels: int = 3, size: int = 32, **options: Any) -> TeacherCheckpoint:
+def load(path: Path | None, channels: int = 3, size: int = 32, kind: str = "", **options: Any) -> TeacherCheckpoint:
     """Load a checkpoint as the rule teacher_import does."""
-    return load_checkpoint(path, OPTIONS | options, channels, size)
+    return load_checkpoint(path, OPTIONS | options, channels, size, kind)
 
 
 def features(checkpoint: TeacherCheckpoint, images: Tensor, folder: Path, mean: Tensor, std: Tensor) -> Tensor:
@@ -201,6 +202,81 @@ def test_the_config_can_set_input_size_and_statistics(tmp_path: Path) -> None:
     torch.testing.assert_close(features(found, images, tmp_path, MEAN, STD), wanted, rtol=1e-4, atol=1e-4)
     with pytest.raises(UserError, match=r"teacher\.checkpoint\.mean has 1 values"):
         load(path, mean=[0.5])
+
+
+PUBLISHED = {
+    ("KRR-ST", "cifar10"): ([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]),
+    ("solo-learn", "cifar100"): ([0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]),
+    ("solo-learn before 1.0.3", "stl10"): ([0.4914, 0.4823, 0.4466], [0.247, 0.243, 0.261]),
+    ("mix-bt, CIFAR", "cifar10"): ([0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]),
+    ("mix-bt, CIFAR", "cifar100"): ([0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]),
+    ("mix-bt, TinyImageNet", "tiny_imagenet"): ([0.480, 0.448, 0.398], [0.277, 0.269, 0.282]),
+}
+
+
+@pytest.mark.parametrize(("name", "kind"), PUBLISHED)
+def test_a_published_format_sees_images_normalised_as_in_its_own_code(name: str, kind: str, tmp_path: Path) -> None:
+    """These are not the statistics of the source's pixels: mix-bt's deviations of CIFAR are a fifth smaller."""
+    content, name_of_format, model = SMALL[name]
+    found = load(written(tmp_path, content()), kind=kind)
+    mean, std = (torch.tensor(values)[:, None, None] for values in PUBLISHED[name, kind])
+    images = pixels()
+    wanted = model((images.float() / 255 - mean) / std)
+    torch.testing.assert_close(features(found, images, tmp_path, MEAN, STD), wanted, rtol=1e-4, atol=1e-4)
+    assert name_of_format in found.statistics
+    assert kind in found.statistics
+    assert found.statistics in summary(found)
+    assert not caution(found)
+
+
+def test_the_log_says_whose_statistics_are_taken(tmp_path: Path) -> None:
+    """Of an unknown source the source's own, with a warning; a key of the config comes before all."""
+    path = written(tmp_path, KRR_ST.state_dict())
+    for kind in ("", "digits", "folder"):
+        unknown = load(path, kind=kind)
+        assert unknown.view["mean"] is unknown.view["std"] is None
+        assert "the source's" in summary(unknown)
+        assert "teacher.checkpoint.mean" in caution(unknown)
+    both = load(path, kind="cifar10", mean=[0.5, 0.5, 0.5], std=[0.25, 0.25, 0.25])
+    assert both.view["std"] == [0.25, 0.25, 0.25]
+    assert "teacher.checkpoint.mean and teacher.checkpoint.std" in summary(both)
+    assert "krr_st" not in both.statistics
+    one = load(path, kind="cifar10", std=[0.25, 0.25, 0.25])
+    assert one.view["mean"] == [0.4914, 0.4822, 0.4465]
+    assert "teacher.checkpoint.std, otherwise those of krr_st for cifar10" in summary(one)
+    assert not caution(one)
+    assert caution(load(path, std=[0.25, 0.25, 0.25]))
+    large = load(written(tmp_path, resnet18().state_dict()), kind="cifar10")
+    assert large.view["mean"] == [0.485, 0.456, 0.406]
+    assert "ImageNet's" in summary(large)
+    grey = small_resnet(2)
+    grey.conv1 = nn.Conv2d(1, 64, 3, padding=2, bias=False)
+    assert load(written(tmp_path, grey.state_dict()), channels=1, kind="cifar10").view["mean"] is None
+
+
+def test_published_statistics_are_three_positive_numbers_of_known_sets() -> None:
+    """A number that slipped would be in every target."""
+    assert STATISTICS.keys() == {"krr_st", "solo_learn", "mix_bt"}
+    for of_format in STATISTICS.values():
+        for kind, (mean, std) in of_format.items():
+            assert kind in DATASETS
+            assert all(0.38 < value < 0.52 for value in mean)
+            assert all(0.19 < value < 0.29 for value in std)
+
+
+def test_a_teacher_of_this_project_keeps_the_statistics_it_was_trained_with(tmp_path: Path) -> None:
+    """Its header has them, so that another source's do not replace them."""
+    spec = {"architecture": "resnet", "blocks": [1, 1], "width": 4}
+    model = randomised(build_backbone(spec, 1, 8))
+    path = tmp_path / "own.safetensors"
+    about = {"backbone": spec, "view": {"mean": [0.4], "std": [0.2]}}
+    artifacts.save(path, model.state_dict(), stage="teacher", parameters=about)
+    found = load(path, channels=1, size=8)
+    assert not caution(found)
+    assert "header" in summary(found)
+    images, others = pixels(1, 8), torch.tensor([0.9])
+    wanted = model((images.float() / 255 - 0.4) / 0.2)
+    torch.testing.assert_close(features(found, images, tmp_path, others, others), wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("own_statistics", [True, False])

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from mkdt.cli import doctor
 from mkdt.cli.main import main
@@ -65,6 +66,23 @@ def test_what_would_stop_a_run_is_found(
     assert words in found.text
     assert main(["doctor", "mine.yaml"]) == 1
     assert f"FAIL  {subject}: " in capsys.readouterr().out
+
+
+def test_what_is_unusual_in_an_image_folder_is_noted(project: Path) -> None:
+    """Its images are counted by split, and files that are no images by suffix."""
+    for name in ("train/a", "train/b", "Test/a"):
+        (project / "photos" / name).mkdir(parents=True)
+        for k in range(30):
+            Image.new("L", (8, 8)).save(project / "photos" / name / f"{k}.png")
+    (project / "photos" / "train" / "clip.mp4").touch()
+    entry = {"kind": "folder", "path": "photos", "validation": 4, "test": None, "image_size": 8}
+    over = {"datasets": {"digits": entry}, "budgets": [4], "probe": {"label_fractions": [0.5]}}
+    Path("mine.yaml").write_text(yaml.safe_dump(over))
+    found = [one for one in doctor.examine([Path("mine.yaml")]) if one.subject == "data digits"]
+    assert [one.level for one in found] == ["ok", "note", "note"]
+    assert "60 training + 30 test images, 2 classes" in found[0].text
+    assert "Test/ has no image of 1 of the 2 classes (b)" in found[1].text
+    assert "1 .mp4" in found[2].text
 
 
 def test_a_missing_library_or_file_or_folder_is_named(

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from mkdt.artifacts import write_text
 from mkdt.config.methods import METHODS
+from mkdt.config.plan import used_datasets
 from mkdt.config.set_checks import brought_doubts
+from mkdt.config.sizes import folder_remarks
 from mkdt.distill.synthetic_set import load_synthetic
 from mkdt.jobs import stage as job
 from mkdt.jobs.tracking import code_version
@@ -57,5 +59,10 @@ with job.stage(snakemake, "report") as stage:
         origin=page.surroundings(code_version(), ", ".join(sorted(set(table["device"]) - {""}))),
         command=os.environ["MKDT_COMMAND"],
         config=page.config_text(snakemake.config),
+        data_remarks=[
+            f"{name}: {remark}"
+            for name in used_datasets(snakemake.config)
+            for remark in folder_remarks(snakemake.config, name)
+        ],
     )
     write_text(output.index_html, html)

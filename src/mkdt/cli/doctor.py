@@ -139,7 +139,7 @@ def _gpu(config: Config | None) -> Finding:
 def _data(config: Config) -> Iterator[Finding]:
     from mkdt.config.catalogue import FILES
     from mkdt.config.plan import used_datasets
-    from mkdt.config.sizes import facts_of
+    from mkdt.config.sizes import facts_of, folder_remarks
     from mkdt.config.stages import STAGES
 
     for name in used_datasets(config):
@@ -152,7 +152,11 @@ def _data(config: Config) -> Iterator[Finding]:
         else:
             facts = facts_of(config, name)
             where = config["datasets"][name].get("path") or f"kind {kind}, no files of its own"
-            yield Finding("ok", subject, f"{facts.train + facts.validation + facts.test:,} images, {where}")
+            splits = {"training": facts.train, "validation": facts.validation, "test": facts.test}
+            counts = " + ".join(f"{count:,} {split}" for split, count in splits.items() if count)
+            classes = f"{facts.classes} classes" if facts.classes else "unlabelled"
+            yield Finding("ok", subject, f"{counts} images, {classes}, {where}")
+        yield from (Finding("note", subject, remark) for remark in folder_remarks(config, name))
 
 
 def _sets(config: Config) -> Iterator[Finding]:

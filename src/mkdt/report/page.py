@@ -69,6 +69,7 @@ def render(
     origin: Mapping[str, str],
     command: str,
     config: str,
+    data_remarks: Sequence[str] = (),
 ) -> str:
     """Render the page as HTML.
 
@@ -84,6 +85,7 @@ def render(
         origin: versions, device and other facts about the run, by name.
         command: the command line that made the report.
         config: as YAML.
+        data_remarks: sentences about what looks wrong in the image folders.
     """
     methods = list(settings["methods"])
     summary, accuracy = (_linear_first(table) for table in (summary, accuracy))
@@ -110,6 +112,7 @@ def render(
         origin=origin,
         command=command,
         config=config,
+        data_remarks=data_remarks,
     )
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from brought_sets import tensors_of_a_set, write_set
+from PIL import Image
 from torchvision.models import resnet18
 
 from mkdt import artifacts
@@ -90,6 +91,23 @@ def test_a_name_whose_results_would_be_replaced(project: Path) -> None:
     other = findings({"teacher": {"name": "simclr"}})["config"]
     assert other.level == "FAIL"
     assert "results/digits_1pct" in other.text
+
+
+def test_what_is_unusual_in_an_image_folder_is_noted(project: Path) -> None:
+    """Its images are counted by split, and files that are no images by suffix."""
+    for name in ("train/a", "train/b", "Test/a"):
+        (project / "photos" / name).mkdir(parents=True)
+        for k in range(30):
+            Image.new("L", (8, 8)).save(project / "photos" / name / f"{k}.png")
+    (project / "photos" / "train" / "clip.mp4").touch()
+    entry = {"kind": "folder", "path": "photos", "validation": 4, "test": None, "image_size": 8}
+    over = {"datasets": {"digits": entry}, "budgets": [4], "probe": {"label_fractions": [0.5]}}
+    Path("mine.yaml").write_text(yaml.safe_dump(over))
+    found = [one for one in doctor.examine([Path("mine.yaml")]) if one.subject == "data digits"]
+    assert [one.level for one in found] == ["ok", "note", "note"]
+    assert "60 training + 30 test images, 2 classes" in found[0].text
+    assert "Test/ has no image of 1 of the 2 classes (b)" in found[1].text
+    assert "1 .mp4" in found[2].text
 
 
 def test_a_missing_library_or_file_or_folder_is_named(

@@ -130,6 +130,14 @@ def test_the_page_needs_no_other_file_and_escapes_names() -> None:
     assert len(alternatives) == 7
 
 
+def test_remarks_on_image_folders_are_shown() -> None:
+    """As text; without any, nothing is said."""
+    arguments = content(["random"])
+    shown = Document(page.render(TEMPLATE, **arguments, data_remarks=["mine: 2 .<b>", "mine: val/ lacks a"]))
+    assert {"mine: 2 .<b>", "mine: val/ lacks a"} <= set(shown.words)
+    assert "image folders" not in page.render(TEMPLATE, **arguments)
+
+
 def test_equal_runs_give_equal_pages_except_for_cost_and_origin() -> None:
     """Cost and origin are separate sections, so that pages can be compared without them."""
     methods = ["random", "mkdt"]

@@ -4,6 +4,7 @@ import logging
 import sys
 from pathlib import Path
 
+from mkdt.evaluate.labels import at_chance
 from mkdt.evaluate.targets_probe import probe_targets
 from mkdt.jobs import stage as job
 
@@ -28,10 +29,17 @@ with job.stage(snakemake, "targets_probe") as stage:
             dataset=Path(stage.input.data).parent.name,
         )
         scores = [f"{row['targets']:.1f} and {row['pixels']:.1f} % with {row['labels']} labels" for row in rows]
-        said = f"a linear classifier scores on targets and on pixels: {', '.join(scores)}."
-        if all(row["targets"] < row["pixels"] for row in rows):
+        said = f"a linear classifier scores on targets and on pixels: {', '.join(scores)}; chance is {rows[0]['chance']:.1f} %."
+        if at_chance(rows):
+            level = logging.WARNING
+            said += (
+                " Neither is above chance: check that the labels belong to the images. If they do not, accuracies compare "
+                "nothing."
+            )
+        elif all(row["targets"] < row["pixels"] for row in rows):
             level = logging.WARNING
             said += " These targets say less than the images themselves; experts will imitate them (docs/teachers.md)."
+        if level == logging.WARNING:
             print(f"{snakemake.rule}: {said}", file=sys.stderr)
     job.log.log(level, "%s", said)
     for step, row in enumerate(rows):

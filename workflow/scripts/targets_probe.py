@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from mkdt.evaluate.labels import at_chance
 from mkdt.evaluate.targets_probe import Encoder, probe_statistics, probe_targets, statistics_in_words
 from mkdt.jobs import stage as job
 from mkdt.teacher.encoding import load_teacher
@@ -44,11 +45,16 @@ with job.stage(snakemake, "targets_probe") as stage:
         named = {"seed": stage.seed, "dataset": Path(stage.input.data).parent.name}
         rows = probe_targets(*probed, stage.settings, **named)
         scores = [f"{row['targets']:.1f} and {row['pixels']:.1f} % with {row['labels']} labels" for row in rows]
-        said = f"a linear classifier scores on targets and on pixels: {', '.join(scores)}."
-        poor = all(row["targets"] < row["pixels"] for row in rows)
-        if poor:
+        said = f"a linear classifier scores on targets and on pixels: {', '.join(scores)}; chance is {rows[0]['chance']:.1f} %."
+        guesses, poor = at_chance(rows), all(row["targets"] < row["pixels"] for row in rows)
+        if guesses:
+            said += (
+                " Neither is above chance: check that the labels belong to the images. If they do not, accuracies compare "
+                "nothing."
+            )
+        elif poor:
             said += " These targets say less than the images themselves; experts will imitate them (docs/teachers.md)."
-        say(said, poor)
+        say(said, guesses or poor)
         if teacher:
             opened = stage.open("teacher", teacher, "teacher")
             first = min(rows, key=lambda row: row["label_fraction"])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mkdt import seeding
 from mkdt.data.pixels import evenly_spaced_rows, normalise, resize
 from mkdt.evaluate.features import Features
-from mkdt.evaluate.labels import Downstream, all_draws
+from mkdt.evaluate.labels import Downstream, all_draws, chance_level
 from mkdt.evaluate.linear_probe import score
 
 PIXELS = (
@@ -44,7 +44,7 @@ def probe_targets(
 
     Returns:
         one row a label fraction: ``label_fraction``, ``labels`` (how many), ``targets`` and ``pixels`` (accuracies in
-        per cent, means over the draws).
+        per cent, means over the draws), ``chance`` (as from ``chance_level``, of the ``scored`` images).
     """
     if held_out is None:
         rows = torch.randperm(len(labels), generator=seeding.generator(seed, "targets probe"))
@@ -67,6 +67,7 @@ def probe_targets(
         accuracies[name] = score(features, data, "validation", drawn, settings["l2"])
     return [
         {"label_fraction": fraction, "labels": len(drawn[fraction, 0])}
+        | {"chance": chance_level(truth), "scored": len(truth)}
         | {
             name: sum(row["accuracy"] for row in rows if row["label_fraction"] == fraction) / draws
             for name, rows in accuracies.items()

@@ -58,6 +58,7 @@ def render(
     template: str | Path,
     *,
     title: str,
+    notices: Sequence[str],
     settings: Mapping[str, Any],
     accuracy: pd.DataFrame,
     summary: pd.DataFrame,
@@ -65,27 +66,24 @@ def render(
     sets: Sequence[ShownSet],
     matching: Mapping[str, pd.DataFrame],
     costs: pd.DataFrame,
-    doubts: Mapping[str, Sequence[str]],
     origin: Mapping[str, str],
     command: str,
     config: str,
-    data_remarks: Sequence[str] = (),
 ) -> str:
     """Render the page as HTML.
 
     Args:
         template: the jinja file.
         title: the experiment.
+        notices: sentences above the results, from ``mkdt.report.notices``.
         settings: ``source``, ``protocol``, ``methods`` and ``budgets`` of the experiment.
         accuracy, summary, points: from ``accuracies``, ``summarise`` and ``curve`` of ``mkdt.report.tables``.
         sets: the distilled sets to show.
         matching: metrics of each distillation run by iteration.
         costs: table of ``mkdt.report.costs``.
-        doubts: what looks wrong about sets that were brought, in sentences, by the name of the method.
         origin: versions, device and other facts about the run, by name.
         command: the command line that made the report.
         config: as YAML.
-        data_remarks: sentences about what looks wrong in the image folders.
     """
     methods = list(settings["methods"])
     summary, accuracy = (_linear_first(table) for table in (summary, accuracy))
@@ -93,6 +91,7 @@ def render(
     setting = ["budget", "student", "downstream"]
     return _load(Path(template)).render(
         title=title,
+        notices=notices,
         settings=settings,
         legends={
             place: {method: swatch(look, place) for method, look in figures.styles(methods).items()}
@@ -108,11 +107,9 @@ def render(
         sets=[_set(shown) for shown in sets],
         matching=list(_matching(matching)),
         costs=_records(costs),
-        doubts=doubts,
         origin=origin,
         command=command,
         config=config,
-        data_remarks=data_remarks,
     )
 
 
@@ -173,7 +170,7 @@ def _linear_first(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _tables(summary: pd.DataFrame, accuracy: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Yield a table for each setting: each method's accuracy and difference to the random subset, with intervals."""
+    """Yield a table for each setting: each method's accuracy and difference to random, with intervals, and chance."""
     by = ["evaluation", "budget", "student", "downstream", "label_fraction"]
     runs = dict(iter(accuracy.groupby([*by, "method"])))
     for values, here in summary.groupby(by, sort=False):
@@ -183,7 +180,13 @@ def _tables(summary: pd.DataFrame, accuracy: pd.DataFrame) -> Iterator[dict[str,
             rows.append(row | {"mean_low": low, "mean_high": high})
         setting = dict(zip(by, values, strict=True))
         best = max((row["mean"] for row in rows if row["method"] not in CEILINGS), default=math.nan)
-        yield {"title": setting_in_words(setting), **setting, "rows": rows, "best": best}
+        yield {
+            "title": setting_in_words(setting),
+            **setting,
+            "rows": rows,
+            "best": best,
+            "chance": rows[0].get("chance"),
+        }
 
 
 def _headlines(summary: pd.DataFrame, methods: set[str], source: str) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mkdt.evaluate import targets_probe
-from mkdt.evaluate.labels import Downstream
+from mkdt.evaluate.labels import Downstream, at_chance, chance_level
 from mkdt.evaluate.selection import probe
 from mkdt.evaluate.targets_probe import Encoder, probe_statistics, probe_targets, statistics_in_words
 
@@ -132,3 +132,20 @@ def test_the_same_seed_gives_the_same_accuracies() -> None:
     first = split(GOOD)
     torch.manual_seed(2)
     assert split(GOOD) == first
+
+
+def test_labels_dealt_at_random_are_at_chance() -> None:
+    """Neither images nor targets predict them; good targets or good pixels alone are above chance."""
+    bright = (LABELS * 100)[:, None, None, None].expand(300, 1, 8, 8).byte()
+    dealt = LABELS[torch.randperm(300, generator=torch.Generator().manual_seed(3))]
+    held_out = GOOD[200:], bright[200:], dealt[200:]
+    rows = probe_targets(GOOD[:200], bright[:200], dealt[:200], held_out, SETTINGS, seed=0, dataset="toy")
+    assert at_chance(rows)
+    assert all(row["chance"] == chance_level(dealt[200:]) for row in rows)
+    assert not at_chance(split(GOOD))
+    assert not at_chance(split(torch.randn(300, 3, generator=STREAM), bright))
+
+
+def test_chance_is_the_share_of_the_most_frequent_class() -> None:
+    """With classes of unequal size it is more than one by their number."""
+    assert chance_level(torch.tensor([2, 0, 2, 1])) == 50

@@ -74,6 +74,7 @@ def content(methods: list[str], seeds: int = 2, downstream: tuple[str, ...] = ("
     )  # fmt: skip
     return {
         "title": "<script>alert(1)</script>",
+        "notices": [],
         "settings": {"source": "s", "protocol": "fair", "methods": methods, "budgets": ["1pct"]},
         "accuracy": accuracy,
         "summary": report.summarise(accuracy, methods),
@@ -82,21 +83,11 @@ def content(methods: list[str], seeds: int = 2, downstream: tuple[str, ...] = ("
         "matching": {
             "mkdt/1pct/0": pd.DataFrame({"step": [1, 2], "loss": [1, 0.5], "step_size": [0.1, 0.2], "image_gradient": [1, 2]})
         },
-        "doubts": {},
         "costs": pd.DataFrame([["distill", 1, 90.0, 90.0, 300.0, 4096, "cpu"]], columns=COLUMNS),
         "origin": {"code": "abc", "folder": "<i>"},
         "command": "snakemake --config 'a=<b>'",
         "config": "a: </pre><script>",
     } | more  # fmt: skip
-
-
-def test_the_page_says_what_looks_wrong_about_a_brought_set() -> None:
-    """Under the result, with the name of the method, which may hold anything."""
-    doubts = {HOSTILE: ["its targets are one-hot.", "its std [1.0] is too large."]}
-    text = page.render(TEMPLATE, **content(["random", HOSTILE], seeds=1, sets=[], matching={}, doubts=doubts))
-    words = " ".join(Document(text).words)
-    assert f"{HOSTILE} looks wrong" in words
-    assert "one-hot. its std [1.0] is too large." in words
 
 
 def test_the_page_needs_no_other_file_and_escapes_names() -> None:
@@ -130,14 +121,6 @@ def test_the_page_needs_no_other_file_and_escapes_names() -> None:
     assert len(alternatives) == 7
 
 
-def test_remarks_on_image_folders_are_shown() -> None:
-    """As text; without any, nothing is said."""
-    arguments = content(["random"])
-    shown = Document(page.render(TEMPLATE, **arguments, data_remarks=["mine: 2 .<b>", "mine: val/ lacks a"]))
-    assert {"mine: 2 .<b>", "mine: val/ lacks a"} <= set(shown.words)
-    assert "image folders" not in page.render(TEMPLATE, **arguments)
-
-
 def test_equal_runs_give_equal_pages_except_for_cost_and_origin() -> None:
     """Cost and origin are separate sections, so that pages can be compared without them."""
     methods = ["random", "mkdt"]
@@ -147,6 +130,17 @@ def test_equal_runs_give_equal_pages_except_for_cost_and_origin() -> None:
     assert pages[0] != pages[2]
     rest = [re.sub(r'<section id="(cost|origin)">.*?</section>', "", text, flags=re.DOTALL) for text in pages]
     assert rest[0] == rest[2]
+
+
+def test_notices_and_chance_are_shown() -> None:
+    """Notices stand above all sections, as text; every table ends with chance, where it is known."""
+    arguments = content(["random", "mkdt"], notices=["These numbers mean <nothing>."])
+    text = page.render(TEMPLATE, **arguments)
+    assert text.index("These numbers mean &lt;nothing&gt;.") < text.index("<section")
+    assert "chance" not in text
+    chance = report.summarise(arguments["accuracy"], ["random", "mkdt"], {"d": 10.25})
+    text = page.render(TEMPLATE, **arguments | {"summary": chance})
+    assert len(re.findall(r"<td>chance.*?</td><td>10\.2</td>", text)) == 2  # label fractions
 
 
 def test_the_page_begins_with_the_distilled_sets_on_the_source() -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import time
 import zipfile
 from pathlib import Path
@@ -158,9 +159,11 @@ def test_one_core_gives_the_same_bytes_as_two(project: Project, finished: Projec
 @pytest.mark.counts("kills survived")
 @pytest.mark.parametrize(("stage", "signum"), [("distill", signal.SIGKILL), ("teacher", signal.SIGTERM)])
 def test_a_killed_job_goes_on_to_the_same_bytes(
-    project: Project, finished: Project, stage: str, signum: signal.Signals
+    changed: Project, finished: Project, stage: str, signum: signal.Signals
 ) -> None:
     """A job that is killed in the middle leaves a resume point; the next run ends with the same artifacts."""
+    project = changed
+    subprocess.run("rm -r results/.tracking results/mlflow.db*", shell=True, cwd=project.folder, check=True)
     scale = {"distill": "distill={iterations: 150}", "teacher": "teacher={epochs: 40}"}[stage]
     target = {
         "distill": "results/tiny/sets/mkdt/6img/0.safetensors",
@@ -169,21 +172,23 @@ def test_a_killed_job_goes_on_to_the_same_bytes(
     reference = finished.copy(project.folder.with_name("reference"))
     reference.run(target, "--config", scale)
     project.snakemake, project.configfiles = COLD, TRACKED
+    states = (project.folder / "results/.resume").rglob
+    assert not list(states("*.state.pt"))
     run = project.start(target, "--config", scale)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        states = list((project.folder / "results/.resume").rglob(f"*{Path(target).stem}.state.pt"))
-        pid = worker(project, stage)
-        if states and pid:
+        pid = worker(project, stage) if list(states(f"*{Path(target).stem}.state.pt")) else None
+        if pid:
             os.kill(pid, signum)
             break
         assert run.poll() is None, run.communicate()[0][-3000:]
-        time.sleep(0.01)
+        time.sleep(0.02)
     else:
         pytest.fail("the stage never left a resume point")
     run.communicate(timeout=120)
     assert run.returncode != 0
     assert not (project.folder / target).exists()
+    project.snakemake = Project.snakemake
     project.run(target, "--config", scale)
     log = next(
         (project.folder / "results/logs").rglob(f"{Path(target).stem}.log" if stage != "distill" else "mkdt/*/0.log")
@@ -201,9 +206,9 @@ def test_a_killed_job_goes_on_to_the_same_bytes(
 
 
 @pytest.mark.counts("kills survived")
-def test_a_teacher_on_two_processes_is_stopped_and_goes_on_to_the_same_bytes(project: Project) -> None:
+def test_a_teacher_on_two_processes_is_stopped_and_goes_on_to_the_same_bytes(changed: Project) -> None:
     """SLURM's way to stop a job, SIGTERM to all its processes: rank 0 saves, nobody is left; the next run has its bits."""
-    target = "results/digits/tiny_teacher/teacher.safetensors"
+    project, target = changed, "results/digits/tiny_teacher/teacher.safetensors"
     two = ("--config", "teacher={devices: 2, epochs: 30}")
     project.snakemake = COLD
     run = project.start(target, *two)
@@ -224,6 +229,7 @@ def test_a_teacher_on_two_processes_is_stopped_and_goes_on_to_the_same_bytes(pro
     assert not (project.folder / target).exists()
     log = project.folder / "results/logs/digits/tiny_teacher/teacher.log"
     assert "stopped by SIGTERM" in log.read_text()
+    project.snakemake = Project.snakemake
     straight = project.copy(project.folder.with_name("straight"))
     shutil.rmtree(straight.folder / "results/.resume")
     for either in (project, straight):

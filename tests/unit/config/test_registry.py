@@ -8,7 +8,7 @@ import pytest
 from configs import DEFAULT, merged
 from PIL import Image
 
-from mkdt.config import image_folder, registry
+from mkdt.config import folder_listings, registry
 from mkdt.config.loading import load
 from mkdt.config.plan import jobs
 from mkdt.config.result_folders import REGISTRY, RESULTS
@@ -163,7 +163,7 @@ def test_a_source_of_the_same_name_that_reads_other_images() -> None:
     tree("photos")
     ran(photos())
     tree("photos", 30)
-    image_folder.find.cache_clear()
+    folder_listings.find.cache_clear()
     check(photos())
     ran(photos())
     Path("link").symlink_to("photos")

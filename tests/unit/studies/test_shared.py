@@ -454,7 +454,7 @@ def test_the_tables_of_the_pages_are_those_of_their_csvs() -> None:
         assert (STUDIES / f"fashion/{name}.md").read_text() == "\n".join(texts)
         assert texts[0] in (STUDIES / "fashion.md").read_text()
     assert (STUDIES / "digits/equal_steps.md").read_text() in (STUDIES / "digits.md").read_text()
-    for study, left in (("digits", {"mkdt_kmeans"}), ("architectures", {"mkdt", "mkdt_kmeans", "krr_st"})):
+    for study, left in (("digits", set()), ("architectures", {"mkdt", "mkdt_kmeans", "krr_st"})):
         written = pd.read_csv(STUDIES / study / "holm.csv")
         made = (pd.read_csv(STUDIES / study / f"{name}.csv") for name in ("accuracy", "against_best_subset"))
         methods = written.loc[written["family"] == "random", "method"].unique().tolist()

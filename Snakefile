@@ -6,6 +6,16 @@
 # `snakemake --cores 2` makes everything that config/config.yaml asks for; config/README.md explains its keys. Where the
 # artifacts of a stage lie, what it depends on and what it needs: src/mkdt/config/stages.py.
 
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+if not Path("config/config.yaml").is_file():  # the defaults of all keys; results lie beside
+    raise WorkflowError(
+        f"the working directory {Path.cwd()} has no config/config.yaml: run this in the project's folder "
+        f"{workflow.basedir}, or with --directory {workflow.basedir}."
+    )
+
 
 configfile: "config/config.yaml"
 

@@ -8,11 +8,12 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from forks import WARM, fork
+
 from mkdt.config.result_folders import CLEANED
 
 REPOSITORY = Path(__file__).parents[1]
 COLD = ("-m", "snakemake")
-WARM = (str(REPOSITORY / "tests" / "workflow" / "warm.py"),)
 TINY = REPOSITORY / "tests" / "workflow" / "tiny.yaml"
 # Where nobody looks at MLflow, no process starts that imports it: that would take a third of the time of a tiny run.
 TRACKED = ("tiny.yaml",)
@@ -35,7 +36,7 @@ class Project:
     """
 
     configfiles: tuple[str, ...] = UNTRACKED
-    snakemake = WARM
+    snakemake: tuple[str, ...] = (str(WARM),)
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -61,11 +62,13 @@ class Project:
         return Project(folder)
 
     def command(self, *arguments: str, cores: int = 2) -> list[str]:
-        """The command line of a run."""
-        # The arguments come first: --configfile would take a target behind it for another file.
-        fixed = ["--cores", str(cores), "--configfile", *self.configfiles]
-        snakemake = COLD if "--dry-run" in arguments else self.snakemake
-        return [sys.executable, *snakemake, *arguments, *fixed]
+        """The command line of a run in a process of its own."""
+        return [sys.executable, *self.snakemake, *self.arguments(*arguments, cores=cores)]
+
+    def arguments(self, *arguments: str, cores: int = 2) -> list[str]:
+        """Snakemake's arguments."""
+        # Those of a test come first: --configfile would take a target behind it for another file.
+        return [*arguments, "--cores", str(cores), "--configfile", *self.configfiles]
 
     def environment(self) -> dict[str, str]:
         """The copy's own source comes first, so that a test may edit it."""
@@ -83,19 +86,25 @@ class Project:
             start_new_session=True,
         )
 
+    def attempt(self, *arguments: str, cores: int = 2) -> tuple[int, str]:
+        """Run to the end and return the exit code and what was printed."""
+        if self.snakemake == Project.snakemake or "--dry-run" in arguments:
+            return fork(["snakemake", *self.arguments(*arguments, cores=cores)], self.folder, self.environment())
+        run = self.start(*arguments, cores=cores)
+        printed = run.communicate(timeout=600)[0]
+        return run.returncode, printed
+
     def run(self, *arguments: str, cores: int = 2, fails: bool = False) -> str:
         """Run to the end and return what was printed."""
-        done = subprocess.run(
-            self.command(*arguments, cores=cores),
-            cwd=self.folder,
-            env=self.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=600,
-        )
-        assert (done.returncode != 0) == fails, done.stdout[-4000:]
-        return done.stdout
+        code, printed = self.attempt(*arguments, cores=cores)
+        assert (code != 0) == fails, printed[-4000:]
+        return printed
+
+    def mkdt(self, *arguments: str) -> str:
+        """Run the command ``mkdt``, which must succeed, and return what was printed."""
+        code, printed = fork(["mkdt", *arguments], self.folder, self.environment())
+        assert code == 0, printed[-4000:]
+        return printed
 
     def planned(self, *arguments: str) -> Counter[str]:
         """The jobs that a dry run would start, as ``rule`` or, for jobs of one method, ``rule method``."""

@@ -12,8 +12,9 @@ class UserError(Exception):
     """
 
     def __init__(self, sentence: str) -> None:
-        """A sentence stays on one line, whatever names it quotes, and holds no password."""
-        super().__init__(redact(" ".join(sentence.splitlines())))
+        """A sentence stays on one line, whatever it quotes, and holds no password and no colours of a terminal."""
+        plain = re.sub(r"\x1b(\[[0-?]*[ -/]*[@-~])?", "", sentence)
+        super().__init__(redact(" ".join(plain.splitlines())))
 
 
 def redact(text: str) -> str:

@@ -24,6 +24,7 @@ from mkdt.config.catalogue import DATASETS
 from mkdt.config.methods import METHODS, methods_that
 from mkdt.config.schema import SCHEMA
 from mkdt.config.sections import Config
+from mkdt.config.set_checks import check_set
 from mkdt.config.stages import STAGES
 from mkdt.distill.synthetic_set import load_synthetic
 from mkdt.errors import UserError
@@ -298,7 +299,14 @@ def test_a_forged_artifact_is_one_sentence_or_what_was_written(data: st.DataObje
     """Every way to read it, rows too: the tensors that its record promises, or a sentence that names the file."""
     path = whole.with_name("forged.safetensors")
     path.write_bytes(data.draw(forged(whole.read_bytes())))
-    for read in (read_artifact, load_synthetic, lambda path: load_checkpoint(path, NO_OPTIONS, 1, 8)):
+    config = cfg.load(DEFAULT)
+    readers = (
+        read_artifact,
+        load_synthetic,
+        lambda path: load_checkpoint(path, NO_OPTIONS, 1, 8),
+        lambda path: check_set(config, "methods.0", path),
+    )
+    for read in readers:
         try:
             read(path)
         except UserError as error:

@@ -18,15 +18,14 @@ MODULES = sorted(
     path.relative_to(SOURCE) for path in SOURCE.rglob("*.py") if path.name != "__init__.py" and "extensions" not in path.parts
 )  # fmt: skip
 SCIENCE = {"data", "distill", "evaluate", "networks", "report", "seeding.py", "teacher"}
-FOLDERS = Path("config/image_folder.py")  # it decides classes, splits and order of a folder's images
-NO_SCIENCE = ("artifacts", "cli", "data.readers", "errors", "export", "jobs", "progress")
+NO_SCIENCE = ("artifacts", "cli", "config", "data.readers", "errors", "export", "jobs", "progress")
 
 
 def cases(config: Config) -> dict[str, dict[str, str]]:
     """One job of each stage, and of each method that makes a set."""
     found = {}
     for job in jobs(config):
-        names = {key: value for key, value in job.names.items() if isinstance(value, str)}
+        names = job.wildcards
         found[
             f"{job.stage} {names.get('method', '')}"
             if job.stage in ("subset", "distill", "method_experts")
@@ -44,9 +43,6 @@ CASES = cases(CONFIG)
 def imported(stage: str, names: dict[str, str], source: Path) -> set[Path]:
     """The modules that a stage imports, as Python's own module finder sees it."""
     finder = ModuleFinder([str(source.parent)], excludes=[f"mkdt.{name}" for name in NO_SCIENCE])
-    finder.excludes += [
-        f"mkdt.config.{other.stem}" for other in (source / "config").glob("*.py") if other.name != FOLDERS.name
-    ]
     finder.run_script(str(ROOT / "workflow" / "scripts" / f"{stage}.py"))
     for name in STAGES[stage].modules(CONFIG, names):
         finder.import_hook(f"mkdt.{name}")
@@ -86,6 +82,6 @@ def test_an_edit_reruns_the_stages_that_import_it(
     after = digests()
     (package / path).write_text(text)
     code_digest.forget()
-    counts = path == FOLDERS or (path.parts[0] in SCIENCE and path.parts[:2] != ("data", "readers"))
+    counts = path.parts[0] in SCIENCE and path.parts[:2] != ("data", "readers")
     expected = {case for case, files in users.items() if counts and path in files}
     assert {case for case in CASES if before[case] != after[case]} == expected

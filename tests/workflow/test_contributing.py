@@ -1,13 +1,12 @@
 """CONTRIBUTING.md is true: its four files, put where it says and nothing else changed, go through the whole workflow."""
 
 import re
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
 import yaml
 from project import REPOSITORY, Project
+from without_mkdt import alone
 
 from mkdt.artifacts import Artifact
 from mkdt.config.loading import merge
@@ -34,25 +33,14 @@ def test_a_method_a_data_set_and_a_student_are_one_file_each(project: Project) -
     rows = Artifact(project.folder / "results/stripes/sets/farthest/6img/0.safetensors").tensor("init_index")
     assert len(rows.unique()) == 6
 
-    def run(*words: str, cwd: str = ".") -> str:
-        done = subprocess.run(
-            [sys.executable, *words],
-            cwd=project.folder / cwd,
-            env=project.environment(),
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    mkdt = ("-c", "import sys; from mkdt.cli.main import main; sys.exit(main())")
     student = "results/stripes/pretrain/perceptron/farthest/6img/0/0.safetensors"
-    said = run(*mkdt, "inspect", student)
+    said = project.mkdt("inspect", student)
     assert "perceptron" in said
     assert "but the" not in said
-    run(*mkdt, "export", student, "--to", "out")
-    blocked = "import sys; sys.modules['mkdt'] = None\nfrom load import load\nimport torch\n"
-    assert "[2, 16]" in run("-c", blocked + "print(load()[0](torch.zeros(2, 1, 8, 8)).shape)", cwd="out")
+    project.mkdt("export", student, "--to", "out")
+    assert "[2, 16]" in alone(
+        project.folder / "out", "from load import load; import torch; print(load()[0](torch.zeros(2, 1, 8, 8)).shape)"
+    )
 
     extension = project.folder / "src/mkdt/extensions/perceptron.py"
     extension.write_text(extension.read_text().replace("nn.ReLU()", "nn.Tanh()"))
@@ -64,11 +52,11 @@ def test_a_method_a_data_set_and_a_student_are_one_file_each(project: Project) -
 
     extension.write_text(extension.read_text().replace("nn.Tanh()", "nn.ReLU()"))
     distilled = "results/stripes/sets/mean_match/6img/0.safetensors"
-    said = run(*mkdt, "inspect", distilled)
+    said = project.mkdt("inspect", distilled)
     assert "a distilled set, 6 images of 1x8x8 with targets" in said
     assert "iterations 8" in said
     assert "but the" not in said
-    run(*mkdt, "export", distilled, "--to", "set")
+    project.mkdt("export", distilled, "--to", "set")
     settings = project.folder / "tiny.yaml"
     settings.write_text(settings.read_text().replace("iterations: 8", "iterations: 9"))
     planned = project.planned()

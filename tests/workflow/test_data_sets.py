@@ -28,6 +28,7 @@ def pictures(project: Project) -> Path:
     for k in range(IMAGES):
         picture = archives.jpeg(stream.integers(0, 256, 3, np.uint8), 20 + k % 7, 30)
         (folder / "größe" / f"{k}.jpg").write_bytes(picture)
+    (folder / "größe" / "clip.mp4").touch()
     config = yaml.safe_load((project.folder / "tiny.yaml").read_text())
     entry = {"train": None, "validation": 20, "test": None, "image_size": 8}
     config["datasets"] |= {
@@ -58,6 +59,8 @@ def test_an_unlabelled_source_and_image_files_downstream(project: Project, pictu
     monitored = (project.folder / "results/mine/tiny_teacher/teacher.jsonl").read_text()
     assert "representation_std" in monitored
     assert "knn" not in monitored
+    for said in ("logs/mine/data.log", "tiny/report/index.html"):
+        assert "1 .mp4" in (project.folder / "results" / said).read_text()
 
 
 @pytest.mark.counts("kills survived")
@@ -65,9 +68,12 @@ def test_decoding_goes_on_after_a_kill_and_bad_files_are_named(project: Project,
     """Killed in the middle, then stopped by a bad file that is repaired, then skipped: the bytes are what they should."""
     target = "results/mine/data.safetensors"
     images, log = project.folder / "src/mkdt/data/pictures.py", project.folder / "results/logs/mine/data.log"
-    pause = "    name, read = item\n    __import__('time').sleep(0.03)\n"  # long enough to be killed in
-    text = images.read_text().replace("CHUNK = 256", "CHUNK = 10").replace("    name, read = item\n", pause)
-    images.write_text(text)
+    # Long enough to be killed in, as long as there is a file of that name.
+    line, pause = "    name, read = file\n", "    Path('slow').exists() and __import__('time').sleep(0.03)\n"
+    (project.folder / "slow").touch()
+    text = images.read_text()
+    assert line in text
+    images.write_text(text.replace("CHUNK = 256", "CHUNK = 10").replace(line, line + pause))
     project.snakemake = COLD
     started = project.start(target)
     state = project.folder / "results/.resume/mine/data.safetensors"
@@ -79,6 +85,8 @@ def test_decoding_goes_on_after_a_kill_and_bad_files_are_named(project: Project,
     started.wait()
     assert not (project.folder / target).exists()
     project.run("--unlock")
+    (project.folder / "slow").unlink()
+    project.snakemake = Project.snakemake
 
     content = (pictures / "7.jpg").read_bytes()
     (pictures / "7.jpg").write_bytes(content[:100])

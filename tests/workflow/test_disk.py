@@ -60,6 +60,7 @@ def test_a_disk_that_fills_while_jobs_run(project: Project, small: Path, finishe
     for path in filter(Path.is_file, small.rglob("*.safetensors")):
         assert path.name.startswith(".") or Artifact(path).names
     filler.unlink()
+    project.snakemake = Project.snakemake
     project.run(target)
     mine, theirs = project.artifacts(), finished.artifacts()
     assert (project.folder / target).is_file()

@@ -1,10 +1,11 @@
 """What a change makes anew, read from the job list of a dry run: no more and no less than depends on it."""
 
 import hashlib
+import json
 import os
-import subprocess
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from project import AFTER_DISTILL, PROBES, Project, edit
@@ -98,6 +99,22 @@ def test_a_teacher_and_targets_that_are_brought(changed: Project) -> None:
             assert "Traceback" not in text
 
 
+def test_a_brought_teacher_with_other_statistics(changed: Project) -> None:
+    """The import says whose they are; the targets' probe scores the source's beside them."""
+    theirs = changed.folder / "theirs.safetensors"
+    theirs.write_bytes((changed.folder / "results/digits/tiny_teacher/teacher.safetensors").read_bytes())
+    teacher = f"teacher={{name: brought, checkpoint: {{file: {theirs}, mean: [0.9], std: [0.1]}}}}"
+    probe = "results/digits/brought/targets_probe.jsonl"
+    changed.run(probe, "--config", "experiment=other", teacher)
+    logs = changed.folder / "results/logs/digits/brought"
+    assert "teacher.checkpoint.mean and teacher.checkpoint.std" in (logs / "teacher.log").read_text()
+    (row,) = map(json.loads, (changed.folder / probe).read_text().splitlines())
+    assert 0 <= row["targets_with_source_statistics"] <= 100
+    assert (
+        f"with the source's {row['targets_with_source_statistics']:.1f} %" in (logs / "targets_probe.log").read_text()
+    )
+
+
 def test_comments_and_docstrings_change_nothing(changed: Project) -> None:
     """Prose is not code."""
     edit(changed, "src/mkdt/distill/mkdt.py", '"""Distillation method', '"""A new docstring. Distillation method')
@@ -108,16 +125,18 @@ def test_comments_and_docstrings_change_nothing(changed: Project) -> None:
 
 def test_code_that_is_edited_during_a_run_stops_it(project: Project, finished: Project) -> None:
     """No report of two versions: the job that meets the edit stops; taken back, the same command makes the same bytes."""
-    run, data = project.start(), project.folder / "results/digits/data.safetensors"
-    deadline = time.monotonic() + 120
-    while not data.is_file():
-        assert run.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    old, new = "TOLERANCE = 1e-6", "TOLERANCE = 1e-7"
-    edit(project, "src/mkdt/evaluate/linear_probe.py", old, new)
-    said = run.communicate(timeout=300)[0]
-    assert run.returncode != 0
+    data = project.folder / "results/digits/data.safetensors"
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(project.attempt)
+        deadline = time.monotonic() + 120
+        while not data.is_file():
+            assert not run.done()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        old, new = "TOLERANCE = 1e-6", "TOLERANCE = 1e-7"
+        edit(project, "src/mkdt/evaluate/linear_probe.py", old, new)
+        code, said = run.result()
+    assert code != 0
     assert "code" in said
     assert "the same command again" in said
     assert not list((project.folder / "results").glob("tiny/probe/**/*.csv")), "nothing is written by the edited code"
@@ -126,20 +145,13 @@ def test_code_that_is_edited_during_a_run_stops_it(project: Project, finished: P
     assert project.artifacts() == finished.artifacts()
 
 
-def test_a_config_that_is_edited_during_a_run_stops_jobs_that_read_it_again(project: Project) -> None:
+def test_a_config_that_is_edited_during_a_run_stops_jobs_that_read_it_again(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A cluster's jobs read the config files anew; they compare them with what the run began with."""
     project.run("--dry-run")
-    environment = project.environment() | {"MKDT_CONFIG": "what the run began with"}
-    done = subprocess.run(
-        project.command("--dry-run", "--mode", "remote"),
-        cwd=project.folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode != 0
-    assert "the config changed" in done.stdout + done.stderr
+    monkeypatch.setenv("MKDT_CONFIG", "what the run began with")
+    assert "the config changed" in project.run("--dry-run", "--mode", "remote", fails=True)
 
 
 def test_new_time_stamps_change_nothing(changed: Project) -> None:

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import time
 import zipfile
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 import torch
 from project import COLD, TRACKED, Project
 
+from mkdt import artifacts
 from mkdt.artifacts import Artifact
 from mkdt.cli.main import main
 
@@ -99,8 +101,14 @@ def test_the_page_shows_what_was_made(finished: Project) -> None:
 
 
 def test_the_other_methods_go_the_same_way(changed: Project) -> None:
-    """Every further method, the common student and one with batch norm, and all evaluations end in one table."""
-    methods = ["random", "kmeans", "sas", "mkdt_random", "krr_st", "mtt_ssl", "teacher"]
+    """Every further method, the common student and one with batch norm, and all evaluations end in one table.
+
+    A set that was brought with labels for targets goes with them; log and report say that it looks wrong.
+    """
+    methods = ["random", "kmeans", "sas", "mkdt_random", "krr_st", "mtt_ssl", "teacher", "file:theirs.safetensors"]
+    own = Artifact(changed.folder / "results/tiny/sets/mkdt/6img/0.safetensors")
+    theirs = {name: own.tensor(name) for name in own.names} | {"targets": torch.eye(6)}
+    artifacts.save(changed.folder / "theirs.safetensors", theirs, stage="theirs")
     changed.run(
         "--config",
         f"methods=[{','.join(methods)}]",
@@ -111,8 +119,14 @@ def test_the_other_methods_go_the_same_way(changed: Project) -> None:
     )
     accuracy = pd.read_csv(changed.folder / "results/tiny/report/accuracy.csv")
     counts = accuracy.groupby(["method", "student", "evaluation"]).size().unstack("method")
-    assert counts.shape == (6, 7)
-    assert (counts.drop(columns="teacher") == 8).all(axis=None)
+    assert counts.shape == (6, 8)
+    assert (counts.drop(columns=["teacher", "file-theirs"]) == 8).all(axis=None)
+    assert (counts["file-theirs"] == 4).all()
+    log = (changed.folder / "results/logs/tiny/pretrain/convnet/file-theirs/all/0.log").read_text()
+    page = (changed.folder / "results/tiny/report/index.html").read_text()
+    for doubt in ("one-hot", "another teacher"):
+        assert doubt in log
+        assert doubt in page
     assert (counts["teacher"] == 2).all()
     sets = changed.folder / "results/tiny/sets"
     started = Artifact(sets / "krr_st/6img/0.safetensors").tensor("init_index")
@@ -145,9 +159,11 @@ def test_one_core_gives_the_same_bytes_as_two(project: Project, finished: Projec
 @pytest.mark.counts("kills survived")
 @pytest.mark.parametrize(("stage", "signum"), [("distill", signal.SIGKILL), ("teacher", signal.SIGTERM)])
 def test_a_killed_job_goes_on_to_the_same_bytes(
-    project: Project, finished: Project, stage: str, signum: signal.Signals
+    changed: Project, finished: Project, stage: str, signum: signal.Signals
 ) -> None:
     """A job that is killed in the middle leaves a resume point; the next run ends with the same artifacts."""
+    project = changed
+    subprocess.run("rm -r results/.tracking results/mlflow.db*", shell=True, cwd=project.folder, check=True)
     scale = {"distill": "distill={iterations: 150}", "teacher": "teacher={epochs: 40}"}[stage]
     target = {
         "distill": "results/tiny/sets/mkdt/6img/0.safetensors",
@@ -156,21 +172,23 @@ def test_a_killed_job_goes_on_to_the_same_bytes(
     reference = finished.copy(project.folder.with_name("reference"))
     reference.run(target, "--config", scale)
     project.snakemake, project.configfiles = COLD, TRACKED
+    states = (project.folder / "results/.resume").rglob
+    assert not list(states("*.state.pt"))
     run = project.start(target, "--config", scale)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        states = list((project.folder / "results/.resume").rglob(f"*{Path(target).stem}.state.pt"))
-        pid = worker(project, stage)
-        if states and pid:
+        pid = worker(project, stage) if list(states(f"*{Path(target).stem}.state.pt")) else None
+        if pid:
             os.kill(pid, signum)
             break
         assert run.poll() is None, run.communicate()[0][-3000:]
-        time.sleep(0.01)
+        time.sleep(0.02)
     else:
         pytest.fail("the stage never left a resume point")
     run.communicate(timeout=120)
     assert run.returncode != 0
     assert not (project.folder / target).exists()
+    project.snakemake = Project.snakemake
     project.run(target, "--config", scale)
     log = next(
         (project.folder / "results/logs").rglob(f"{Path(target).stem}.log" if stage != "distill" else "mkdt/*/0.log")
@@ -188,9 +206,9 @@ def test_a_killed_job_goes_on_to_the_same_bytes(
 
 
 @pytest.mark.counts("kills survived")
-def test_a_teacher_on_two_processes_is_stopped_and_goes_on_to_the_same_bytes(project: Project) -> None:
+def test_a_teacher_on_two_processes_is_stopped_and_goes_on_to_the_same_bytes(changed: Project) -> None:
     """SLURM's way to stop a job, SIGTERM to all its processes: rank 0 saves, nobody is left; the next run has its bits."""
-    target = "results/digits/tiny_teacher/teacher.safetensors"
+    project, target = changed, "results/digits/tiny_teacher/teacher.safetensors"
     two = ("--config", "teacher={devices: 2, epochs: 30}")
     project.snakemake = COLD
     run = project.start(target, *two)
@@ -211,6 +229,7 @@ def test_a_teacher_on_two_processes_is_stopped_and_goes_on_to_the_same_bytes(pro
     assert not (project.folder / target).exists()
     log = project.folder / "results/logs/digits/tiny_teacher/teacher.log"
     assert "stopped by SIGTERM" in log.read_text()
+    project.snakemake = Project.snakemake
     straight = project.copy(project.folder.with_name("straight"))
     shutil.rmtree(straight.folder / "results/.resume")
     for either in (project, straight):
@@ -340,3 +359,13 @@ def test_one_name_with_two_settings_is_refused(changed: Project) -> None:
     text = changed.run("--dry-run", "--config", "experiment=other", "teacher={lr: 0.5}", fails=True)
     assert "results/digits/tiny_teacher" in text
     assert "lr: 0.002 -> 0.5" in text
+
+
+def test_another_experiment_under_its_name_is_refused(finished: Project) -> None:
+    """Before any job, with what lies there; a changed setting goes on, after a sentence."""
+    text = finished.run("--dry-run", "--config", "teacher={name: other}", fails=True)
+    for word in ("results/tiny holds", "teacher.name", "other", "experiment"):
+        assert word in text
+    assert "Traceback" not in text
+    assert "distill.image_lr: 0.1 -> 0.5" in finished.run("--dry-run", "--config", "distill={image_lr: 0.5}")
+    assert "other settings" not in finished.run("--dry-run", "--config", "budgets=[6, 8]")

@@ -1,7 +1,6 @@
 """Many small experiments in one results folder, by Snakemakes that run at the same time."""
 
 import re
-import subprocess
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -40,18 +39,13 @@ def until_done(project: Project, number: int) -> tuple[str, int]:
             break
         time.sleep(0.1)
     for _ in range(60):
-        done = subprocess.run(
-            project.command(*overrides(number), cores=1),
-            cwd=project.folder, env=project.environment(), capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-        printed += done.stdout + done.stderr
-        if done.returncode == 0:
+        code, said = project.attempt(*overrides(number), cores=1)
+        printed += said
+        if code == 0:
             return printed, refused
         # A Snakemake that ends removes the whole folder of locks: one that reads, writes or removes there just then fails.
-        lost = re.search(
-            r"^ *(FileNotFound|OS)Error: .*(\.snakemake/locks|\d\.(in|out)put\.lock)", done.stderr, re.MULTILINE
-        )
-        assert lost or "Directory cannot be locked" in done.stderr, done.stderr[-4000:]
+        lost = re.search(r"^ *(FileNotFound|OS)Error: .*(\.snakemake/locks|\d\.(in|out)put\.lock)", said, re.MULTILINE)
+        assert lost or "Directory cannot be locked" in said, said[-4000:]
         refused += lost is None
         time.sleep(1)
     raise AssertionError("refused for a minute")

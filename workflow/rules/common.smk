@@ -14,6 +14,7 @@ import snakemake_internals as internals
 from mkdt.errors import UserError, redact
 
 try:  # a file of `mkdt.extensions` may declare what cannot be
+    from mkdt.cli.run import lock_note
     from mkdt.config import files, loading, resource_needs, network_sizes, plan, registry, result_folders, sizes
     from mkdt.config.methods import METHODS, methods_that
     from mkdt.config.stages import STAGES, files as files_of, targets_path
@@ -29,6 +30,9 @@ os.environ.update(PYTHONPATH=os.pathsep.join([LIBRARY, *filter(None, [os.getenv(
 # What was typed, for the report; Snakemake's own calls for single jobs inherit it.
 os.environ.setdefault("MKDT_COMMAND", redact(shlex.join(["snakemake", *sys.argv[1:]])))
 
+if internals.is_main_process(workflow) and (note := lock_note()):
+    print(note, file=sys.stderr)
+
 GIVEN, REGISTRY = config, result_folders.RESULTS / result_folders.REGISTRY
 try:
     files.check_files(workflow.configfiles)
@@ -37,6 +41,9 @@ try:
     for name in plan.used_students(config):
         network_sizes.student_size(config, name)  # one of the user's own is built
     if internals.is_main_process(workflow):
+        registry.check_experiment(config, REGISTRY)
+        for sentence in registry.replaced(config, REGISTRY):
+            print(sentence, file=sys.stderr)
         unchanged_run.begin(config)
     else:
         unchanged_run.check_config(config)
@@ -164,7 +171,10 @@ config["tracking"]["uri"] = None  # it may hold a password, and Snakemake writes
 
 
 onstart:
-    registry.register(config, REGISTRY, GIVEN)
+    try:
+        registry.register(config, REGISTRY, GIVEN)
+    except OSError as error:
+        raise WorkflowError(f"{REGISTRY} cannot be written ({error}): change its rights, or free space.")
     TRACKER.start()
     internals.lift_default_rate_limit(workflow)
 

@@ -126,6 +126,7 @@ if plan.targets_stage(config) == "target_space":
 # the probe makes no target and no expert anew. The priority runs it first where an expert could start as well.
 rule targets_probe:
     input:
+        **({"teacher": TEACHER} if TEACHER_ORIGIN == "checkpoint" else {}),
         data=SOURCE,
         targets=REPRESENTATIONS,
     output:

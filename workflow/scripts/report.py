@@ -6,22 +6,27 @@ from pathlib import Path
 from mkdt.artifacts import write_text
 from mkdt.config.methods import METHODS
 from mkdt.distill.synthetic_set import load_synthetic
+from mkdt.evaluate.labels import chance_level
 from mkdt.jobs import stage as job
 from mkdt.jobs.tracking import code_version
 from mkdt.report import figures, page
 from mkdt.report import tables as report
 from mkdt.report.costs import costs
+from mkdt.report.notices import notices
 
 with job.stage(snakemake, "report") as stage:
     settings, output = stage.settings, stage.output
     scores = report.read_scores(stage.input.scores, settings["source"], snakemake.config["pretrain"]["students"])
     accuracy = report.accuracies(scores, settings["budgets"])
-    summary = report.summarise(accuracy, settings["methods"])
+    files = {Path(path).parent.name: stage.open(path, path, "data") for path in stage.input.data}
+    chance = {name: chance_level(file.tensor("test_labels")) for name, file in files.items()}
+    summary = report.summarise(accuracy, settings["methods"], chance)
+    notes = notices(snakemake.config, stage.input.targets_probe)
     points = report.curve(scores, settings["budgets"])
     report.save_table(output.accuracy_csv, accuracy)
     report.save_table(output.summary_csv, summary)
     report.save_table(output.curve_csv, points)
-    write_text(output.summary_md, report.as_text(summary, settings["protocol"]))
+    write_text(output.summary_md, report.as_text(summary, settings["protocol"], notes))
     figures.save_figure(output.curve_png, figures.plot_curve(points, settings["methods"]))
     shown = {}  # the first set of each method and budget
     for initial, path, picture in zip(stage.input.initial, stage.input.sets, stage.input.evolution, strict=True):
@@ -45,6 +50,7 @@ with job.stage(snakemake, "report") as stage:
     html = page.render(
         stage.input.template,
         title=snakemake.config["experiment"],
+        notices=notes,
         settings=settings,
         accuracy=accuracy,
         summary=summary,

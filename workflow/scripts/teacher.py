@@ -30,4 +30,6 @@ with job.stage(snakemake, "teacher") as stage:
         },
     )
     stage.write_metrics(stage.output.metrics)
-    stage.save(stage.output.teacher, backbone.state_dict())
+    # For whoever brings this teacher to another source: it goes on seeing images as it was trained.
+    view = {name: data.tensor(name).tolist() for name in ("mean", "std")}
+    stage.save(stage.output.teacher, backbone.state_dict(), parameters={"view": view})

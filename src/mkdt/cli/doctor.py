@@ -8,9 +8,10 @@ import shutil
 import sqlite3
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from urllib.error import URLError
@@ -53,15 +54,21 @@ def examine(files: Sequence[Path]) -> Iterator[Finding]:
     yield libraries
     if libraries.level == "FAIL":
         return  # the other checks could not be imported
+    from mkdt.cli.run import lock_note
+
     if not Path("Snakefile").is_file():
         yield Finding("FAIL", "folder", f"{Path.cwd()} has no Snakefile: run this in the project's folder.")
+        return  # the other checks are of this folder
     finding, config = _config(files)
     yield finding
-    if any(Path(".snakemake/locks").glob("*")):
-        yield Finding("note", "lock", "Snakemake runs here or was killed. If it was killed, start with mkdt run.")
+    if note := lock_note():
+        yield Finding("note", "lock", note)
     yield _gpu(config)
     if config is not None:
+        yield from _earlier(config)
         yield from _data(config)
+        yield from _brought(config)
+        yield from _sets(config)
         yield from _room(config)
     yield _slurm()
     yield _mlflow(config)
@@ -86,22 +93,25 @@ def _libraries() -> Finding:
 
 def _config(files: Sequence[Path]) -> tuple[Finding, Config | None]:
     """Return the finding, and the config if it is valid."""
-    import yaml
-
-    from mkdt.config.files import check_files
     from mkdt.config.loading import read
-    from mkdt.config.registry import check_names
+    from mkdt.config.registry import check_experiment, check_names
 
     shown = ", ".join(map(str, files)) or "config/config.yaml"
     try:
-        check_files(files)
         config = read(files)
         check_names(config, RESULTS / REGISTRY)
+        check_experiment(config, RESULTS / REGISTRY)
     except UserError as error:
         return Finding("FAIL", "config", f"{shown}: {str(error).removeprefix('config: ')}"), None
-    except (OSError, yaml.YAMLError) as error:
-        return Finding("FAIL", "config", f"{shown} cannot be read ({' '.join(str(error).split())})."), None
     return Finding("ok", "config", f"{shown}, experiment {config['experiment']}"), config
+
+
+def _earlier(config: Config) -> Iterator[Finding]:
+    """Say what the run replaces of the results that an earlier run of the experiment left."""
+    from mkdt.config.registry import replaced
+
+    for sentence in replaced(config, RESULTS / REGISTRY):
+        yield Finding("note", "results", sentence)
 
 
 def _gpu(config: Config | None) -> Finding:
@@ -129,7 +139,7 @@ def _gpu(config: Config | None) -> Finding:
 def _data(config: Config) -> Iterator[Finding]:
     from mkdt.config.catalogue import FILES
     from mkdt.config.plan import used_datasets
-    from mkdt.config.sizes import facts_of
+    from mkdt.config.sizes import facts_of, folder_remarks
     from mkdt.config.stages import STAGES
 
     for name in used_datasets(config):
@@ -142,7 +152,18 @@ def _data(config: Config) -> Iterator[Finding]:
         else:
             facts = facts_of(config, name)
             where = config["datasets"][name].get("path") or f"kind {kind}, no files of its own"
-            yield Finding("ok", subject, f"{facts.train + facts.validation + facts.test:,} images, {where}")
+            splits = {"training": facts.train, "validation": facts.validation, "test": facts.test}
+            counts = " + ".join(f"{count:,} {split}" for split, count in splits.items() if count)
+            classes = f"{facts.classes} classes" if facts.classes else "unlabelled"
+            yield Finding("ok", subject, f"{counts} images, {classes}, {where}")
+        yield from (Finding("note", subject, remark) for remark in folder_remarks(config, name))
+
+
+def _sets(config: Config) -> Iterator[Finding]:
+    from mkdt.config.set_checks import brought_doubts
+
+    for name, sentences in brought_doubts(config).items():
+        yield from (Finding("note", f"set {name}", sentence) for sentence in sentences)
 
 
 def _published(settings: Data, kind: str, subject: str) -> Finding:
@@ -159,6 +180,43 @@ def _published(settings: Data, kind: str, subject: str) -> Finding:
         return Finding("note", subject, f"not in {root}: the first run downloads {missing[0].urls[0]}")
     todo = f"put {missing[0].urls[0]} at {root / missing[0].name}, or set data.download to true."
     return Finding("FAIL", subject, f"not in data.root: {todo}")
+
+
+def _brought(config: Config) -> Iterator[Finding]:
+    """Read the teacher and targets that the user brings, as their jobs do; nothing is downloaded."""
+    checkpoint, targets = config["teacher"]["checkpoint"], config["targets"]["file"]
+    checks: list[tuple[str, Callable[[], str]]] = []
+    if checkpoint["file"] or checkpoint["model"]:
+        checks.append(("teacher", lambda: _checkpoint(config)))
+    if targets:
+        checks.append(("targets", partial(_targets, config, targets)))
+    for subject, check in checks:
+        try:
+            yield Finding("ok", subject, check())
+        except UserError as error:
+            yield Finding("FAIL", subject, str(error))
+
+
+def _checkpoint(config: Config) -> str:
+    from mkdt.config.sizes import image_shape
+    from mkdt.teacher.external_checkpoint import load_checkpoint, summary
+
+    options = config["teacher"]["checkpoint"]
+    source, kind = config["source"], config["datasets"][config["source"]]["kind"]
+    found = load_checkpoint(options["file"], options, *image_shape(config, source), kind, download=False)
+    return summary(found) if options["file"] else f"{summary(found)}; the first run downloads its weights"
+
+
+def _targets(config: Config, path: str) -> str:
+    from mkdt.artifacts import Artifact
+    from mkdt.config.stages import STAGES
+    from mkdt.teacher.external_targets import load_representations, read_representations
+
+    decoded = Path(STAGES["data"].path(config, "data", {"dataset": config["source"]}))
+    if not decoded.is_file():
+        return f"{path} has {len(read_representations(path)[0]):,} rows; the first run compares them with the images"
+    published = STAGES["targets_import"].slice(config, {})["published"]
+    return f"{path}: {load_representations(path, Artifact(decoded, 'data'), published).order}"
 
 
 def _room(config: Config) -> Iterator[Finding]:
@@ -186,10 +244,10 @@ def _room(config: Config) -> Iterator[Finding]:
 
 def _disk(results: Path, needed: float) -> Finding:
     """Compare the free space with the ``needed`` GB."""
+    folder = results if results.exists() else Path()
     try:
-        results.mkdir(exist_ok=True)
-        with tempfile.TemporaryFile(dir=results):
-            free = shutil.disk_usage(results).free / 1e9
+        with tempfile.TemporaryFile(dir=folder):
+            free = shutil.disk_usage(folder).free / 1e9
     except OSError as error:
         return Finding("FAIL", "disk", f"{results}/ cannot be written ({error}): unlock it, or free space.")
     text = f"{free:.1f} GB free for {results}/, the rest of the run writes about {needed:.1f} GB"

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mkdt.artifacts import Artifact
 from mkdt.config.schema import flat
+from mkdt.config.set_checks import misfit, oddities, views_of
 from mkdt.jobs.lineage import Family, Place, place_of, recipe, same_code
 
 SHOWN = 12  # tensors listed: a network has hundreds
@@ -60,7 +61,7 @@ def describe(path: str | Path) -> str:
     tensors = _aligned(rows)
     if len(file.names) > SHOWN:
         tensors.append(f"... and {len(file.names) - SHOWN} more tensors")
-    lines = [f"{path}: {kind(file.shape)}. Intact: every tensor matches its digest.", "", *tensors, ""]
+    lines = [f"{path}: {kind(file.shape)}. Intact: every tensor matches its digest.", "", *tensors, "", *_doubts(file)]
     facts = [("made by", f"rule {header['stage']}")]
     place = place_of(path)
     if place is not None:
@@ -71,6 +72,21 @@ def describe(path: str | Path) -> str:
     if header["inputs"]:
         lines += ["", "made from", *_inputs(header, place)]
     return "\n".join([*lines, "", *_again(header, place)]) + "\n"
+
+
+def _doubts(file: Artifact) -> list[str]:
+    """Return what looks wrong about a file that holds a set, whoever made it."""
+    if not {"images", "targets"} <= set(file.names):
+        return []
+    tensors = {name: file.tensor(name) for name in file.names}
+    try:
+        fault = misfit(tensors, len(views_of(file.header)))
+    except ValueError as error:
+        fault = str(error)
+    if fault:
+        return [f"looks wrong: it is not a synthetic set: {fault}", ""]
+    found = oddities({name: tensor.numpy() for name, tensor in tensors.items()})
+    return [*(f"looks wrong: {sentence}" for sentence in found), *[""] * bool(found)]
 
 
 def _facts(tensor: Tensor) -> tuple[str, str, str, str]:

@@ -1,6 +1,8 @@
 """The command ``mkdt``. Each subcommand is a module that is imported only when it is called."""
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -21,6 +23,8 @@ COMMANDS = {
 def main(words: Sequence[str] | None = None) -> int:
     """Run a subcommand and return its exit code; a ``UserError`` prints one sentence and returns 1.
 
+    Where the reader of the output has seen enough, as ``head``, the command ends without a word and with the exit code of SIGPIPE, 141.
+
     Args:
         words: the command line; default: that of this process.
     """
@@ -34,7 +38,12 @@ def main(words: Sequence[str] | None = None) -> int:
                 import_module(module).add_arguments(command)
         arguments = parser.parse_args(words)
         code: int = arguments.run(arguments)
+        sys.stdout.flush()
         return code
+    except BrokenPipeError:
+        # Otherwise Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except UserError as error:
         print(f"mkdt: {error}", file=sys.stderr)
         return 1

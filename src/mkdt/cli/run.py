@@ -2,16 +2,25 @@
 
 import argparse
 import os
+import re
+import shlex
 import shutil
 import sys
+from collections.abc import Set
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
 
 from mkdt.config.files import check_files
+from mkdt.config.schema import nested
+from mkdt.errors import UserError, redact
 
 LOCKS = Path(".snakemake") / "locks"
 PATIENCE = 600.0  # seconds for orphaned jobs to save; longer than any stage's step
+CONFIG_SUFFIXES = {".yaml", ".yml", ".json"}
+KEY = re.compile(r"[a-zA-Z_][\w-]*\w")  # what Snakemake takes for a key of --config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,23 +31,71 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    check_files(config_files(arguments.arguments))
+    check_words(arguments.arguments)
     take_over()
     os.execv(sys.executable, [sys.executable, "-m", "snakemake", *arguments.arguments])
 
 
-def config_files(words: list[str]) -> list[str]:
-    """Return the values of ``--configfile`` on Snakemake's command line."""
-    files, taking = [], False
+def check_words(words: list[str]) -> None:
+    """Check what Snakemake reads of its command line before the Snakefile can: config files and keys.
+
+    Raises:
+        UserError: names the word at fault and shows the right spelling.
+    """
+    files = values(words, {"--configfile", "--configfiles"})
+    try:
+        check_files(files)
+    except UserError as error:
+        targets = [file for file in files if Path(file).suffix not in CONFIG_SUFFIXES]
+        if not targets:
+            raise
+        rest = shlex.join(file for file in files if file not in targets) or "FILE.yaml"
+        raise UserError(
+            f"{targets[0]} is no config file, and --configfile takes every word up to the next option: targets come first, "
+            f"as in mkdt run {shlex.join(targets)} --cores 2 --configfile {rest}."
+        ) from error
+    for before, word in pairwise(["", *words]):
+        if word.endswith((".yaml", ".yml")) and "=" not in word and word not in files and not before.startswith("--"):
+            raise UserError(f"{word} stands where targets do, the files to make: write --configfile {word}.")
+    for entry in values(words, {"--config", "-C"}):
+        key, equals, value = entry.partition("=")
+        if equals and KEY.fullmatch(key):
+            continue
+        is_nested = equals and re.fullmatch(r"[\w-]+([.:][\w-]+)+", key)
+        spelled = nested(key, value) if is_nested else "distill: {iterations: 5}"
+        raise UserError(
+            f"--config takes words of the form NAME=VALUE up to the next option, got '{entry}': a nested key is written "
+            f"'{spelled.replace(': ', '=', 1)}', with these quotes, and targets come before --config."
+        )
+
+
+def values(words: list[str], options: Set[str]) -> list[str]:
+    """Return what an option that takes several words is given on Snakemake's command line; ``options`` are its spellings."""
+    found, taking = [], False
     for word in words:
         option, equals, value = word.partition("=")
         if word.startswith("-"):
-            taking = option in {"--configfile", "--configfiles"}
-            files += [value] * (taking and bool(equals))
+            taking = option in options
+            found += [value] * (taking and bool(equals))
             taking = taking and not equals
         elif taking:
-            files.append(word)
-    return files
+            found.append(word)
+    return found
+
+
+def lock_note() -> str | None:
+    """Return whose locks lie in this folder, and what to do about them; None where there are none."""
+    if not (LOCKS.is_dir() and any(LOCKS.iterdir())):
+        return None
+    owners = set(living()[0]) - _ancestors(psutil.Process())
+    owners = {owner for owner in owners if not _ancestors(owner) & owners}  # each starts others for its jobs
+    if not owners:
+        return (
+            f"{LOCKS} holds the lock of a Snakemake that does not run on this machine: if it was killed, start with "
+            "mkdt run and the same words, which removes the lock."
+        )
+    shown = [f"process {owner.pid} since {_begun(owner)} ({redact(shlex.join(_words(owner)))})" for owner in owners]
+    return f"Snakemake runs in this folder, as {', '.join(shown)}: what it makes, no other run can make meanwhile."
 
 
 def take_over() -> None:
@@ -71,6 +128,13 @@ def _ancestors(process: psutil.Process) -> set[psutil.Process]:
         return set(process.parents())
     except psutil.Error:  # it has ended
         return set()
+
+
+def _begun(process: psutil.Process) -> str:
+    try:
+        return f"{datetime.fromtimestamp(process.create_time()):%Y-%m-%d %H:%M}"
+    except psutil.Error:  # it has ended
+        return "just now"
 
 
 def _words(process: psutil.Process) -> list[str]:

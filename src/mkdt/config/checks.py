@@ -1,11 +1,10 @@
 """Check the conditions between keys of a config, beyond its schema: each failure is one sentence. No torch here."""
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
-
-from safetensors import safe_open
 
 from mkdt.config import network_sizes, plan, sizes, views
 from mkdt.config.architectures import ARCHITECTURES, POOLS
@@ -15,9 +14,13 @@ from mkdt.config.methods import METHODS, methods_that
 from mkdt.config.result_folders import RESERVED
 from mkdt.config.schema import LARGEST
 from mkdt.config.sections import Backbone, Config, Network
+from mkdt.config.set_checks import check_set
 from mkdt.errors import UserError
 
 LONGEST_NAME = 100  # characters, of all names that become folders
+NO_NAME = re.compile(
+    r"(?i)true|false|yes|no|on|off|null|0x[0-9a-f_]+|0b[01_]+"
+)  # YAML's values that are no decimal number
 
 
 def check(config: Config) -> None:
@@ -28,6 +31,7 @@ def check(config: Config) -> None:
     """
     _check_kinds(config)
     _check_references(config)
+    _check_names(config)
     for name in plan.used_datasets(config):
         check_dataset(config, name)
     _check_origin(config)
@@ -56,7 +60,7 @@ def _check_kinds(config: Config) -> None:
 
 
 def _check_references(config: Config) -> None:
-    """Names of data sets and students exist, and names of folders are free."""
+    """Names of data sets and students exist."""
     sets, students, probe = config["datasets"], config["students"], config["probe"]
     for key, name in [
         ("source", config["source"]),
@@ -70,12 +74,24 @@ def _check_references(config: Config) -> None:
         *((f"pretrain.students.{i}", name) for i, name in enumerate(config["pretrain"]["students"])),
     ]:
         fail_if(name not in students, f"{key} names '{name}', which is not in students ({', '.join(students)}).")
+
+
+def _check_names(config: Config) -> None:
+    """Names of folders are free, and text for YAML: without quotes, ``no`` and ``0x1F`` are something else."""
+    experiment = {"experiment": config["experiment"]}
+    sets = {f"datasets.{name}": name for name in config["datasets"]}
+    students = {f"students.{name}": name for name in config["students"]}
     fail_if(
-        config["experiment"] in sets,
+        config["experiment"] in config["datasets"],
         f"experiment '{config['experiment']}' bears the name of a data set; results need different folders, rename it.",
     )
     for name in (config["experiment"], *plan.used_datasets(config)):
         fail_if(name in RESERVED, f"the name '{name}' is taken by a folder of results/, choose another one.")
+    for key, name in (experiment | sets | {"teacher.name": config["teacher"]["name"]} | students).items():
+        fail_if(
+            NO_NAME.fullmatch(name) is not None,
+            f"{key}: '{name}' is no text for YAML, unless it is in quotes: choose another name.",
+        )
 
 
 def _check_networks(config: Config) -> None:
@@ -95,7 +111,8 @@ def _check_networks(config: Config) -> None:
 
 
 def _check_budgets(config: Config) -> None:
-    """Budgets are numbers of images that the source has, and no two are the same."""
+    """Budgets are numbers of images that the source has, and no two are the same number."""
+    counts: dict[int, float] = {}
     source, total = config["source"], sizes.train_images(config, config["source"])
     comparing = [method for method in config["methods"] if method in methods_that(section="mtt_ssl")]
     for budget in config["budgets"]:
@@ -111,8 +128,12 @@ def _check_budgets(config: Config) -> None:
             "compares images.",
         )
         fail_if(count > total, f"budgets: {budget:g} asks for {count:.12g} images, source '{source}' has {total}.")
-    labels = [sizes.budget_label(budget) for budget in config["budgets"]]
-    fail_if(len(set(labels)) < len(labels), f"budgets: two entries mean the same ({', '.join(labels)}).")
+        fail_if(
+            count in counts,
+            f"budgets: {counts.get(count, 0):.12g} and {budget:.12g} are the same size, {count} images of source "
+            f"'{source}': leave one out.",
+        )
+        counts[count] = budget
 
 
 def _check_views(config: Config) -> None:
@@ -239,12 +260,17 @@ def _check_evaluation(config: Config) -> None:
 
 
 def _check_brought_sets(config: Config) -> None:
-    """Sets from files can be read, and no two share a name."""
+    """Sets from files are sets of such images, and no two share a name."""
     slugs: dict[str, str] = {}
     for i, method in enumerate(config["methods"]):
         if method.startswith("file:"):
-            _check_set(config, f"methods.{i}", Path(method.removeprefix("file:")))
-            slug = plan.method_name(method)
+            key, path, slug = f"methods.{i}", Path(method.removeprefix("file:")), plan.method_name(method)
+            _check_path(key, path)
+            fail_if(
+                len(slug) > LONGEST_NAME,
+                f"{key}: the name of {path.name[:20]}... has more than {LONGEST_NAME} characters.",
+            )
+            check_set(config, key, path)
             fail_if(
                 slug in slugs,
                 f"methods: {method} and {slugs.get(slug)} would share the name '{slug}', rename one file.",
@@ -292,27 +318,6 @@ def _check_path(key: str, path: Path) -> None:
     fail_if(not path.is_file(), f"{key}: {path} does not exist, or is no file.")
     fail_if(
         not {"{", "}"}.isdisjoint(str(path)), f"{key}: {path} has braces in it, which Snakemake reads as wildcards."
-    )
-
-
-def _check_set(config: Config, key: str, path: Path) -> None:
-    """A set that somebody else distilled: its header, of the right shape; its content is checked where it is read."""
-    _check_path(key, path)
-    slug = plan.method_name(f"file:{path}")
-    fail_if(
-        len(slug) > LONGEST_NAME, f"{key}: the name of {path.name[:20]}... has more than {LONGEST_NAME} characters."
-    )
-    channels, size = sizes.image_shape(config, config["source"])
-    try:
-        with safe_open(path, "np") as file:
-            shape = tuple(file.get_slice("images").get_shape())
-    except Exception as error:  # whatever the reader of an arbitrary file says
-        raise UserError(
-            f"config: {key}: {path} is not a synthetic set ({str(error)[:100]}); docs/artifacts.md says what is in one."
-        ) from error
-    fail_if(
-        len(shape) != 4 or shape[1:] != (channels, size, size),
-        f"{key}: {path} has images of shape {shape[1:]}, the source's are {(channels, size, size)}: distil at that size.",
     )
 
 

@@ -59,7 +59,9 @@ def with_base(file: str | Path) -> list[Path]:
     base = file.parent / BASE
     if file.name == BASE or not base.is_file() or not file.is_file():
         return [file]
-    comments = [line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    comments = [
+        line for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if line.startswith("#")
+    ]
     return [base, file] if BASE in " ".join(comments) else [file]
 
 

@@ -1,24 +1,23 @@
 """An image folder as a data set: its splits, classes and sizes. No torch here, because the config check imports it."""
 
 import hashlib
-import json
 import os
-import time
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mkdt.config.image_files import FORMATS, Walk, shown, some
 from mkdt.errors import UserError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-HELD_OUT = {"validation": "val", "test": "test"}
-WORTH_KEEPING = 10_000  # images: listing fewer is as fast as reading the stored summary
-CLOCK_TICK = (
-    2_000_000_000  # nanoseconds: a folder changed later than this ago may change again with the same time stamp
-)
+# Names of folders that are splits, in upper or lower case.
+SPLITS = {
+    "train": "train", "training": "train", "val": "validation", "valid": "validation", "validation": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+# Names with one of these in them, such as seg_train, train2017 or testset, are probably splits too.
+LIKE_A_SPLIT = re.compile(rf"(?<![a-z])({'|'.join(SPLITS)})(?:set|images|imgs|data)?(?![a-z])")
 
 
 @dataclass(frozen=True)
@@ -29,101 +28,122 @@ class Tree:
         names: paths below the folder, by published split, in the order of their code points.
         classes: names of the class folders, ascending; empty if the images are unlabelled.
         labels: index into ``classes`` of each name, by split; empty if the images are unlabelled.
+        remarks: sentences about what looks wrong but may be meant.
         folders: every folder that was listed, with the time of its last change in nanoseconds.
+        opened: every file that was looked into, with the time of its last change in nanoseconds.
     """
 
     names: dict[str, list[str]]
     classes: list[str]
     labels: dict[str, list[int]]
+    remarks: list[str] = field(default_factory=list)
     folders: dict[str, int] = field(default_factory=dict, compare=False)
+    opened: dict[str, int] = field(default_factory=dict, compare=False)
 
     def summary(self) -> dict[str, Any]:
-        """Return the number of images by split, the number of classes, and a digest of all names."""
+        """Return the number of images by split, the number of classes, and a digest of all names and labels."""
         sha = hashlib.sha256()
         for split in sorted(self.names):
             for name in self.names[split]:
                 sha.update(os.fsencode(name) + b"\0")
+            sha.update(repr((split, self.labels.get(split))).encode())
         counts: dict[str, Any] = {split: len(names) for split, names in self.names.items()}
         return counts | {"classes": len(self.classes), "names": sha.hexdigest()[:16]}
-
-
-@cache
-def find(path: str, labelled: bool, memory: Path) -> dict[str, Any]:
-    """Return ``Tree.summary`` of a folder; list a large folder again only if one of its subfolders changed.
-
-    Args:
-        path, labelled: as for ``scan``.
-        memory: folder for stored summaries; small image folders are not stored.
-
-    Raises:
-        UserError: as ``scan``.
-    """
-    file = memory / f"{hashlib.sha256(json.dumps([os.path.abspath(path), labelled]).encode()).hexdigest()[:16]}.json"
-    with suppress(OSError, ValueError, KeyError, AttributeError):
-        stored = json.loads(file.read_text(encoding="utf-8"))
-        if stored["folders"] == {folder: os.stat(folder).st_mtime_ns for folder in stored["folders"]}:
-            summary: dict[str, Any] = stored["found"]
-            return summary
-    tree = scan(path, labelled)
-    settled = time.time_ns() - max(tree.folders.values()) > CLOCK_TICK
-    if settled and sum(map(len, tree.names.values())) >= WORTH_KEEPING:
-        with suppress(OSError):  # the stored summary only saves time
-            memory.mkdir(parents=True, exist_ok=True)
-            temporary = file.with_name(f".{file.name}.{os.getpid()}")
-            temporary.write_text(json.dumps({"folders": tree.folders, "found": tree.summary()}), encoding="utf-8")
-            temporary.replace(file)
-    return tree.summary()
 
 
 def scan(path: str, labelled: bool) -> Tree:
     """List the images of a folder.
 
-    If there is a folder ``train/``, the splits are ``train/``, ``val/`` and ``test/``; otherwise all images are the
-    split ``train``. If there is no ``test/``, ``val/`` is the test split, as for ImageNet. Folders directly below a
-    split are its classes; images in deeper folders belong to them. Folders without images are not classes. Hidden files
-    and files with a suffix not in ``SUFFIXES`` are ignored. Links are followed, each real folder once on a path.
+    If there is a folder ``train/``, the splits are ``train/``, ``val/`` and ``test/``, or their other names in
+    ``SPLITS``; otherwise all images are the split ``train``. If there is no ``test/``, ``val/`` is the test split, as
+    for ImageNet. Folders directly below a split are its classes; images in deeper folders belong to them. Folders
+    without images are not classes. Hidden files are ignored, and so are files that are no images by
+    ``mkdt.config.image_files``. Links are followed, each real folder once on a path.
 
     Args:
         path: the folder.
         labelled: whether folders are classes; if false, all images are unlabelled.
 
     Raises:
-        UserError: no folder, no images, images beside class folders, or a held-out class missing from training.
+        UserError: no folder, no images, images beside class folders, a held-out class missing from training, or folders
+            that look like splits but cannot be used as such.
     """
-    root = Path(path)
+    root, walk = Path(path), Walk()
     if not root.is_dir():
         raise UserError(f"the image folder {root} does not exist or is no folder.")
     try:
-        folders = _split_folders(root)
-        times: dict[str, int] = {}
-        names = {split: sorted(_images(root / folder, folder, times)) for split, folder in folders.items()}
-        if folders["train"]:
-            times[str(root)] = root.stat().st_mtime_ns
+        folders = _split_folders(root, labelled)
+        names = {split: sorted(walk.images(root / folder, folder)) for split, folder in folders.items()}
+        beside = sorted(walk.images(root, "", deep=False)) if folders["train"] else []
     except OSError as error:
         raise UserError(f"the image folder {root} cannot be read ({error}).") from error
     names = {split: images for split, images in names.items() if images or split == "train"}
+    passed_over = walk.passed_over_in_words()
     if not names["train"]:
-        raise UserError(f"the image folder {root / folders['train']} has no images ({', '.join(SUFFIXES)}).")
+        raise UserError(
+            f"the image folder {root / folders['train']} has no images{passed_over and f' ({passed_over})'}: "
+            f"{', '.join(FORMATS)} are read."
+        )
     classes, labels = _classes(root, folders, names) if labelled else ([], {})
-    return Tree(names, classes, labels, times)
+    remarks = [*_lacking(folders, classes, labels), *filter(None, [passed_over])]
+    if beside:
+        remarks.append(
+            f"images beside {folders['train']} belong to no split and are not used: {len(beside):,}, such as "
+            f"{shown(beside[0])}"
+        )
+    return Tree(names, classes, labels, remarks, walk.folders, walk.opened)
 
 
-def _split_folders(root: Path) -> dict[str, str]:
+# -- splits
+
+
+def _split_folders(root: Path, labelled: bool) -> dict[str, str]:
     """Folder of each split below ``root``, with a slash at the end; empty if ``root`` itself is the training split."""
-    if not (root / "train").is_dir():
+    folders = sorted(name for name in os.listdir(root) if not name.startswith(".") and (root / name).is_dir())
+    named = {split: [name for name in folders if SPLITS.get(name.lower()) == split] for split in SPLITS.values()}
+    if not named["train"]:
+        if labelled:
+            _refuse_splits_as_classes(root, folders)
         return {"train": ""}
-    folders = {"train": "train/"} | {s: f"{f}/" for s, f in HELD_OUT.items() if (root / f).is_dir()}
-    for other in sorted(set(os.listdir(root)) - {folder.rstrip("/") for folder in folders.values()}):
-        if other.startswith(".") or not (root / other).is_dir():
-            continue
-        if next(_images(root / other, "", {}), None) is not None:
+    chosen = {split: _one_of(root, split, names) for split, names in named.items() if names}
+    for other in folders:
+        if other not in chosen.values() and _has_images(root / other):
             raise UserError(
-                f"the image folder {root} has train/ and beside it {shown(other)}/ with images, which is no split: "
-                "move it away, or rename train/ if that is a class."
+                f"the image folder {root} has {chosen['train']}/ and beside it {shown(other)}/ with images, which is no "
+                f"split: move it away, or rename {chosen['train']}/ if that is a class."
             )
-    if "test" not in folders and "validation" in folders:
-        folders["test"] = folders.pop("validation")
-    return folders
+    if "test" not in chosen and "validation" in chosen:
+        chosen["test"] = chosen.pop("validation")
+    return {split: f"{name}/" for split, name in chosen.items()}
+
+
+def _one_of(root: Path, split: str, names: list[str]) -> str:
+    """The folder of a split among those with such a name: the one that is not empty."""
+    full = [name for name in names if _has_images(root / name)] if len(names) > 1 else names
+    if len(full) > 1:
+        raise UserError(
+            f"the image folder {root} has {'/ and '.join(full)}/, which all mean the {split} split: leave one of them."
+        )
+    return (full or names)[0]
+
+
+def _refuse_splits_as_classes(root: Path, folders: list[str]) -> None:
+    """Refuse folders that would be classes, but look like splits: ``test`` alone, or ``seg_train`` beside ``seg_test``."""
+    words = {name: LIKE_A_SPLIT.search(name.lower()) for name in folders}
+    like = {name: SPLITS[word[1]] for name, word in words.items() if word and _has_images(root / name)}
+    if any(name.lower() in SPLITS for name in like) or ("train" in like.values() and len(set(like.values())) > 1):
+        raise UserError(
+            f"the image folder {root} has no train/, but folders that look like splits "
+            f"({', '.join(f'{shown(name)}/' for name in like)}): name the splits train/, val/ and test/ and put the class "
+            "folders into them, or give a class another name, or say labelled: false."
+        )
+
+
+def _has_images(folder: Path) -> bool:
+    return next(Walk().images(folder, ""), None) is not None
+
+
+# -- classes
 
 
 def _classes(
@@ -134,10 +154,11 @@ def _classes(
     loose = [name for split in names for name, c in zip(names[split], class_of[split], strict=True) if c is None]
     if len(loose) == sum(map(len, names.values())):
         return [], {}
+    train = folders["train"]
     for split in names:
-        if split != "train" and any(class_of["train"]) and not any(class_of[split]):
+        if any(class_of["train"]) and not any(class_of[split]):
             raise UserError(
-                f"the image folder {root / folders[split]} has no class folders, but train/ has: move it away (images "
+                f"the image folder {root / folders[split]} has no class folders, but {train} has: move it away (images "
                 "without labels cannot be scored), or say labelled: false."
             )
     if loose:
@@ -145,15 +166,32 @@ def _classes(
             f"the image folder {root} has images beside class folders (such as {shown(loose[0])}): move them into one, "
             "or say labelled: false."
         )
+    if not train:
+        _refuse_splits_in_classes(root, names["train"])
     classes = sorted(set(filter(None, class_of["train"])))
     number: dict[str | None, int] = {name: k for k, name in enumerate(classes)}
     for split in names:
         unknown = sorted(name for name in set(class_of[split]) - set(number) if name)
         if unknown:
             raise UserError(
-                f"the image folder {root / folders[split]} has the class '{unknown[0]}', which train/ lacks."
+                f"the image folder {root / folders[split]} has the class '{shown(unknown[0])}', which {train} lacks."
             )
     return classes, {split: [number[name] for name in class_of[split]] for split in names}
+
+
+def _refuse_splits_in_classes(root: Path, names: list[str]) -> None:
+    """Refuse ``cat/train/`` beside ``cat/test/``: the images of both would be training images."""
+    inside: dict[str, set[str]] = {}
+    for name in names:
+        above, *deeper = name.split("/")[:-1]
+        if deeper and deeper[0].lower() in SPLITS:
+            inside.setdefault(above, set()).add(deeper[0])
+    for above, splits in inside.items():
+        if len({SPLITS[name.lower()] for name in splits}) > 1:
+            raise UserError(
+                f"the image folder {root} has splits ({', '.join(sorted(splits))}) in {shown(above)}/, which is taken as a "
+                f"class: put the classes into train/, val/ and test/, or give {shown(above)}/ as path, or say labelled: false."
+            )
 
 
 def _class_folder(name: str) -> str | None:
@@ -162,37 +200,12 @@ def _class_folder(name: str) -> str | None:
     return folder if slash else None
 
 
-def _images(folder: Path, prefix: str, times: dict[str, int]) -> Iterator[str]:
-    """Yield the paths of the images below a folder, starting with ``prefix``.
-
-    The time of the last change of each listed folder is added to ``times``. A folder that contains itself through links
-    is listed once on each path, so loops of links end.
-    """
-    pending = [(str(folder), prefix, frozenset[tuple[int, int]]())]
-    while pending:
-        here, prefix, above = pending.pop()
-        status = os.stat(here)
-        if (status.st_dev, status.st_ino) in above:
-            continue
-        times[here] = status.st_mtime_ns
-        above = above | {(status.st_dev, status.st_ino)}
-        with os.scandir(here) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if _is_folder(entry):
-                    pending.append((entry.path, f"{prefix}{entry.name}/", above))
-                elif entry.name.lower().endswith(SUFFIXES):
-                    yield prefix + entry.name
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def shown(name: str) -> str:
-    """Return a file name for messages: bytes that are not UTF-8 are replaced."""
-    return os.fsencode(name).decode("utf-8", "replace")
+def _lacking(folders: Mapping[str, str], classes: list[str], labels: Mapping[str, list[int]]) -> Iterator[str]:
+    """Yield a remark about each split without images of some classes."""
+    for split, numbers in labels.items():
+        lacking = [classes[k] for k in sorted(set(range(len(classes))) - set(numbers))]
+        if lacking:
+            yield (
+                f"{folders[split]} has no image of {len(lacking)} of the {len(classes)} classes ({some(lacking)}): "
+                f"accuracies on the {split} split say nothing about these"
+            )

@@ -1,6 +1,5 @@
 """Load a config: validate it, scale it down where it asks for that, read and merge config files."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -8,11 +7,12 @@ from typing import Any, cast
 import yaml
 
 from mkdt.config.checks import check
+from mkdt.config.files import check_files
 from mkdt.config.methods import METHODS
 from mkdt.config.plan import smallest_image
 from mkdt.config.schema import LARGEST, SCHEMA, canonical_path, coerce, conform
 from mkdt.config.sections import Config
-from mkdt.config.smoke import smoke
+from mkdt.config.smoke import check_endings, smoke
 from mkdt.errors import UserError
 
 DEFAULT = SCHEMA.parents[2] / "config" / "config.yaml"
@@ -29,6 +29,7 @@ def load(raw: Mapping[str, Any]) -> Config:
     config["methods"] = [_canonical_method(method) for method in config["methods"]]
     try:
         check(config)
+        check_endings(config)
         if config["scale"] == "smoke":
             config = smoke(config, smallest_image(config))
             check(config)
@@ -59,15 +60,14 @@ def merge(old: Any, new: Any) -> Any:
     return {**old, **{key: merge(old.get(key), value) for key, value in new.items()}}
 
 
-def read(files: Sequence[str | os.PathLike[str]]) -> Config:
+def read(files: Sequence[str | Path]) -> Config:
     """Return the checked config that Snakemake makes of the default and these files, the last one winning.
 
     Raises:
-        UserError: one sentence that names the first key at fault.
-        OSError: a file cannot be read.
-        yaml.YAMLError: a file is no YAML.
+        UserError: one sentence that names the file, or the first key, at fault.
     """
     merged: Any = {}
+    check_files([DEFAULT, *files])
     for file in [DEFAULT, *files]:
         merged = merge(merged, yaml.safe_load(Path(file).read_text(encoding="utf-8")))
     return load(merged)

@@ -1,4 +1,4 @@
-"""What the shared folders of the results stand for, noted for each experiment that ran."""
+"""What an experiment's name and the shared folders of the results stand for, noted for each experiment that ran."""
 
 import json
 import os
@@ -8,11 +8,15 @@ from typing import Any
 
 import yaml
 
-from mkdt.config.plan import targets_stage, teacher_origin, used_datasets
-from mkdt.config.schema import flat
+from mkdt.config.loading import load
+from mkdt.config.plan import Job, jobs, targets_stage, teacher_origin, used_datasets
+from mkdt.config.result_folders import RESULTS
+from mkdt.config.schema import canonical_path, flat
 from mkdt.config.sections import Config
-from mkdt.config.stages import EXPERTS, STAGES, fill, maker
+from mkdt.config.stages import EXPERTS, STAGES, files, fill, maker
 from mkdt.errors import UserError
+
+LONGEST = 300  # characters of differences that a sentence shows
 
 
 def names(config: Config) -> dict[str, Any]:
@@ -45,17 +49,115 @@ def check_names(config: Config, registry: Path) -> None:
     results = registry.parent
     if (results.exists() or results.is_symlink()) and not results.is_dir():
         raise UserError(f"{results} is a file, or a link to nothing: it must be a folder, or a link to one.")
-    mine = names(config)
+    if results.is_dir() and not os.access(results, os.W_OK):
+        raise UserError(f"{results}/ cannot be written: change its rights, or let it be a link to a folder that can.")
+    mine, experiment = names(config), config["experiment"]
     for file in sorted(registry.glob("*.json")):
-        if file.stem == config["experiment"]:
+        if file.stem == experiment:
             continue
-        for name, theirs in registered(file).items():
+        noted = registered(file)
+        for name in {experiment} & noted.keys() | {file.stem} & mine.keys():
+            raise UserError(
+                f"config: results/{name} would belong to an experiment and to a data set, one of them of experiment "
+                f"'{file.stem}': give yours another name, or delete {file} if that experiment is over."
+            )
+        for name, theirs in noted.items():
             if name in mine and mine[name] != theirs:
                 raise UserError(
                     f"config: results/{name} already belongs to experiment '{file.stem}' with other settings "
                     f"({differences(theirs, mine[name])}): give this one another name, or delete {file} if that "
                     "experiment is over."
                 )
+
+
+def check_experiment(config: Config, registry: Path) -> None:
+    """Refuse a config that is another experiment than the one whose results lie under its name.
+
+    Another experiment has another source, or another name of the teacher or of the student that distils. These names are
+    not in the paths of sets, students and scores, so a run would replace them. A changed value is no other experiment.
+
+    Args:
+        registry: folder with ``{experiment}.json``, written by ``register``.
+
+    Raises:
+        UserError: names the experiment, what differs, and how many files would be replaced.
+    """
+    folder, file = RESULTS / config["experiment"], registry / f"{config['experiment']}.json"
+    there = {str(path) for path in folder.rglob("[!.]*") if path.is_file()}
+    if not there or not file.is_file():
+        return
+    old, new = registered(file), names(config)
+    before, now = _subject(old), _subject(new)
+    source = now["source"]
+    if before.get("source") == source and not _same_images(old.get(source, {}), new[source]):
+        before, now = ({f"datasets.{source}": _only(noted[source], "kind", "path")} for noted in (old, new))
+    if before and (differing := differences(before, now)):
+        made = {path for job in jobs(config) for path in files(config, job)}
+        raise UserError(
+            f"config: {folder} holds {len(there)} files of an earlier experiment '{config['experiment']}', and this one differs "
+            f"in {differing}: {len(there & made)} of them would be replaced; give this one another `experiment` name, or "
+            f"delete {folder} if they are no longer needed."
+        )
+
+
+def _subject(noted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the names that an experiment's own folder does not show, from the name of its folder of experts."""
+    for name in noted:
+        if name.count("/") == 2:
+            return dict(zip(("source", "teacher.name", "student"), name.split("/"), strict=True))
+    return {}
+
+
+def _same_images(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Return whether two settings of a data set read the same images; a folder may have moved, or may have grown."""
+    before, now = old.get("path"), new.get("path")
+    if not old or old == new:
+        return True
+    if old.get("kind") != new["kind"] or before is None or now is None:
+        return old.get("kind") == new["kind"]
+    return os.path.samefile(before, now) if os.path.exists(before) else bool(old.get("found") == new.get("found"))
+
+
+def _only(settings: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: settings[key] for key in keys if key in settings}
+
+
+def replaced(config: Config, registry: Path) -> list[str]:
+    """Return in sentences what a run replaces or leaves out of what its experiment made with its last config.
+
+    Args:
+        registry: folder with ``{experiment}.yaml``, written by ``register``.
+
+    Returns:
+        no sentence if there is nothing to say, or if the last config cannot be loaded any more.
+    """
+    try:
+        text = (registry / f"{config['experiment']}.yaml").read_text(encoding="utf-8")
+        last = load(yaml.safe_load(text))
+    except (UserError, OSError, ValueError, TypeError, yaml.YAMLError):
+        return []
+    made = {path: job for job in jobs(last) for path in files(last, job) if Path(path).is_file()}
+    folder, changes, sentences = RESULTS / config["experiment"], list[str](), list[str]()
+    for job in jobs(config):
+        earlier = [made.pop(path) for path in files(config, job) if path in made]
+        if earlier and job.stage != "report":  # its settings are lists of what it shows
+            changes.append(differences(_settings(last, earlier[0]), _settings(config, job)))
+    if changed := ", ".join(dict.fromkeys(filter(None, changes))):
+        shown = changed if len(changed) < LONGEST else f"{changed[:LONGEST]}..."
+        sentences.append(
+            f"experiment '{config['experiment']}' ran last with other settings ({shown}): what depends on them is made again and "
+            "replaces what is there; names of its own keep both (docs/experiments.md)."
+        )
+    if left := [path for path in made if Path(path).is_relative_to(folder)]:
+        sentences.append(
+            f"{folder} holds {len(left)} files of methods, budgets, seeds or students that this config leaves out, {left[0]} "
+            "among them: they stay, but the new report does not show them."
+        )
+    return sentences
+
+
+def _settings(config: Config, job: Job) -> dict[str, Any]:
+    return {STAGES[job.stage].artifact: STAGES[job.stage].slice(config, job.wildcards)}
 
 
 def registered(file: Path) -> dict[str, Any]:
@@ -68,7 +170,12 @@ def registered(file: Path) -> dict[str, Any]:
         found = json.loads(file.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
             raise ValueError("not an object")
-    except (OSError, ValueError, RecursionError) as error:
+        for settings in found.values():  # noted by an older version, perhaps
+            paths = {
+                key: canonical_path(settings[key]) for key in ("path", "file") if isinstance(settings.get(key), str)
+            }
+            settings.update(paths)
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{file} is damaged ({error}): delete it; the next run of experiment '{file.stem}' writes it anew."
         ) from error

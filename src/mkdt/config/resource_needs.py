@@ -16,7 +16,7 @@ from mkdt.config.network_sizes import (
     targets_dimension,
     teacher_size,
 )
-from mkdt.config.plan import own_options, used_datasets
+from mkdt.config.plan import own_options, teacher_origin, used_datasets
 from mkdt.config.sections import Config, Names
 from mkdt.config.sizes import budget_images, consists_of_files, facts_of, image_shape, split_sizes, train_images
 from mkdt.config.views import expand, has_views
@@ -33,6 +33,7 @@ ENCODE_BATCH = 1024  # of mkdt.teacher.encoding and mkdt.evaluate
 STATISTICS_IMAGES = 5000  # of the linear probe
 HISTORY = 16  # images of which distillation keeps how they form (mkdt.distill.synthetic_set)
 LONGEST = 24  # hours: many partitions refuse more, and a job that takes longer continues in its next attempt
+ENCODED = 64  # images that mkdt.evaluate.targets_probe encodes at a time
 TARGETS_PIXELS = 256  # of mkdt.evaluate.targets_probe: images are made smaller for the probe on pixels
 
 
@@ -160,11 +161,15 @@ def targets_import(config: Config, names: Names) -> Need:
 
 
 def targets_probe(config: Config, names: Names) -> Need:
-    """Pixels of the images whose labels are drawn and of those that give the statistics, in float64, twice."""
+    """Pixels of the images whose labels are drawn and of those that give the statistics, in float64, twice; a brought teacher."""
     (count, pixels, _), probe, dimension = _source(config), config["probe"], teacher_size(config).features
     small = min(pixels, TARGETS_PIXELS * facts_of(config, config["source"]).channels)
     drawn = probe["label_draws"] * sum(probe["label_fractions"]) * count + STATISTICS_IMAGES
-    return Need(host=count * (pixels + 2 * FLOAT * dimension) + 4 * FLOAT * min(count, drawn) * small)
+    probed = count * (pixels + 2 * FLOAT * dimension) + 4 * FLOAT * min(count, drawn) * small
+    if teacher_origin(config) != "checkpoint":
+        return Need(host=probed)
+    teacher = teacher_size(config)
+    return Need(host=probed + FLOAT * (teacher.parameters + 4 * ENCODED * teacher.largest))
 
 
 def experts(config: Config, names: Names) -> Need:

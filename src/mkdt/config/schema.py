@@ -5,7 +5,8 @@ import difflib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,10 @@ from jsonschema import Draft202012Validator
 from mkdt.errors import UserError
 
 LARGEST = 1e15  # beyond it no size, time or rate means anything, and whole numbers do not fit a float any more
+UNQUOTED = (
+    'text that YAML takes for a number, a date, true, false or null needs quotes: name: "1e3" in a file, '
+    "--config 'name=\"1e3\"' on the command line"
+)
 SCHEMA = Path(__file__).parents[3] / "workflow" / "schemas" / "config.schema.yaml"
 
 
@@ -95,8 +100,11 @@ def _shortest(number: float) -> float:
 
 
 def canonical_path(path: str) -> str:
-    """Return a path below the working directory as a relative one, and any other as an absolute one."""
-    absolute = os.path.abspath(path)
+    """Return a path below the working directory as a relative one, and any other as an absolute one.
+
+    A ``~`` at its start stands for the home folder, as in a shell.
+    """
+    absolute = os.path.abspath(os.path.expanduser(path))
     return os.path.relpath(absolute) if Path(absolute).is_relative_to(Path.cwd()) else absolute
 
 
@@ -108,13 +116,21 @@ def _sentence(error: Any) -> str:
         unknown = sorted(set(error.instance) - set(known), key=str)[0]
         near = difflib.get_close_matches(str(unknown), known, 1)
         hint = f"did you mean '{near[0]}'?" if near else f"known here are {', '.join(known)}."
+        if re.search("[.:=]", str(unknown)):
+            hint = f"write '{nested(str(unknown), error.instance[unknown])}', with a space after each colon."
         return f"config: unknown key '{'.'.join(filter(None, [key, str(unknown)]))}'; {hint}"
     if error.validator == "required":
         missing = sorted(set(error.validator_value) - set(error.instance))[0]
         return f"config: key '{'.'.join(filter(None, [key, missing]))}' is missing; config/README.md explains it."
     shown = json.dumps(error.instance, default=str)
+    if "propertyNames" in error.relative_schema_path:
+        key = f"a name in {key}"
+    if error.validator == "type" and "string" in error.validator_value and not isinstance(error.instance, list | dict):
+        shown += f" ({UNQUOTED})"
     rules = {
-        "type": lambda rule: f"must be of type {rule if isinstance(rule, str) else ' or '.join(rule)}",
+        "type": lambda rule: (
+            f"must be of type {rule if isinstance(rule, str) else ' or '.join(rule)}" + _form(rule, error.instance)
+        ),
         "enum": lambda rule: f"must be one of {', '.join(map(str, rule))}",
         "minimum": lambda rule: f"must be at least {rule}",
         "maximum": lambda rule: f"must be at most {rule}",
@@ -129,6 +145,23 @@ def _sentence(error: Any) -> str:
     }
     describe = rules.get(str(error.validator), lambda rule: error.message)
     return f"config: {key or 'the config'} {describe(error.validator_value)}, got {shown}; see config/README.md."
+
+
+def _form(kinds: str | Sequence[str], value: Any) -> str:
+    """Return how a list or a group of keys is written, where the schema wants one and got ``value``."""
+    if "array" in kinds:
+        return f", such as [{str(value).strip('[]')}]" if isinstance(value, str | int | float) else ", such as [0.01]"
+    return ", such as {key: value}" if "object" in kinds else ""
+
+
+def nested(key: str, value: Any) -> str:
+    """Return the YAML of a nested key: ``a: {b: 1}`` for ``a.b`` or ``a:b`` with the value 1, and for ``a.b:1`` without one."""
+    parts = [part.strip() for part in re.split("[.:=]", key) if part.strip()] or [key]
+    if value in (None, "") and len(parts) > 1:
+        value = parts.pop()
+    for part in reversed(parts[1:]):
+        value = f"{{{part}: {value}}}"
+    return f"{parts[0]}: {value}"
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -2,11 +2,10 @@
 
 import math
 import os
-from typing import Any
 
 from mkdt.config.catalogue import DATASETS, PICTURES, Dataset
-from mkdt.config.image_folder import find
-from mkdt.config.result_folders import LISTINGS, RESULTS
+from mkdt.config.folder_listings import Listing, find
+from mkdt.config.result_folders import RESULTS
 from mkdt.config.sections import Config
 from mkdt.errors import UserError
 
@@ -16,18 +15,23 @@ def facts_of(config: Config, dataset: str) -> Dataset:
     entry = config["datasets"][dataset]
     if entry["kind"] != "folder":
         return DATASETS[entry["kind"]]
-    listing = folder_listing(config, dataset)
-    train, test, validation = (listing.get(split, 0) for split in ("train", "test", "validation"))
-    return Dataset(entry.get("channels") or 3, 0, listing["classes"], train, test, validation, entry["path"] or "")
+    found = folder_listing(config, dataset).found
+    train, test, validation = (found.get(split, 0) for split in ("train", "test", "validation"))
+    return Dataset(entry.get("channels") or 3, 0, found["classes"], train, test, validation, entry["path"] or "")
 
 
-def folder_listing(config: Config, dataset: str) -> dict[str, Any]:
-    """Return the number of images of each split and of classes in a folder, and a digest of all names."""
+def folder_listing(config: Config, dataset: str) -> Listing:
+    """Return what lies in the folder of a data set."""
     entry = config["datasets"][dataset]
     try:
-        return find(os.path.abspath(entry["path"] or ""), entry.get("labelled") is not False, RESULTS / LISTINGS)
+        return find(os.path.abspath(entry["path"] or ""), entry.get("labelled") is not False, RESULTS)
     except UserError as error:
         raise UserError(f"config: datasets.{dataset}.path: {error}") from error
+
+
+def folder_remarks(config: Config, dataset: str) -> list[str]:
+    """Return sentences about what looks wrong in a data set's folder but may be meant; none of other kinds."""
+    return folder_listing(config, dataset).remarks if config["datasets"][dataset]["kind"] == "folder" else []
 
 
 def image_shape(config: Config, dataset: str) -> tuple[int, int]:

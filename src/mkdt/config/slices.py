@@ -60,7 +60,7 @@ def data(config: Config, names: Names) -> Settings:
             "path": entry.get("path"),
             "channels": entry.get("channels") or 3,
             "labelled": entry.get("labelled") is not False,
-            "found": folder_listing(config, names["dataset"]),  # a folder that grows or shrinks is decoded again
+            "found": folder_listing(config, names["dataset"]).found,  # a folder that grows or shrinks is decoded again
         }
     return chosen | splits
 

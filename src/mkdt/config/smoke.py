@@ -9,7 +9,10 @@ from typing import Any, cast
 
 from mkdt.config.catalogue import DATASETS
 from mkdt.config.methods import METHODS
+from mkdt.config.plan import used_datasets
 from mkdt.config.sections import Config, DatasetEntry
+from mkdt.config.sizes import budget_count
+from mkdt.errors import UserError
 
 ENDING = "_smoke"  # of all names, so that results of the two scales never mix
 LIMIT = 200  # images of each split
@@ -29,6 +32,23 @@ MOST: dict[str, dict[str, int]] = {
 OWN = {"iterations": 4, "pictures": 2}  # the options that every extension that distils has
 STEPS = (2, 4)  # of pre-training
 DISTILL_SEEDS = 1
+
+
+def check_endings(config: Config) -> None:
+    """Refuse names that end as the names of smoke results do, in a config of full size.
+
+    Raises:
+        UserError: names the key.
+    """
+    for key, name in [
+        ("experiment", config["experiment"]),
+        *((f"datasets.{name}", name) for name in used_datasets(config)),
+    ]:
+        if name.endswith(ENDING):
+            raise UserError(
+                f"config: {key}: the name '{name}' ends in '{ENDING}', as the folders of scale: smoke do; choose "
+                "another ending."
+            )
 
 
 def smoke(config: Config, smallest: int) -> Config:
@@ -63,9 +83,9 @@ def smoke(config: Config, smallest: int) -> Config:
     # Few images need larger shares of them; what thereby becomes equal is one.
     fractions = [min(1.0, max(0.05, 10 * fraction)) for fraction in small["probe"]["label_fractions"]]
     budgets = [max(0.01, budget) if budget < 1 else max(2, isqrt(int(budget))) for budget in small["budgets"]]
-    small["probe"]["label_fractions"], small["budgets"] = _once(fractions), _once(budgets)
+    small["probe"]["label_fractions"] = _once(fractions)
 
-    used = _once([small["source"], small["probe"]["selection"], *small["probe"]["downstream"]])
+    used = used_datasets(small)
     # Only the source's size matters to networks: the others are brought to it.
     least = {name: smallest if name == small["source"] else SMALLEST for name in used}
     small["datasets"] = {name + ENDING: _few(small["datasets"][name], least[name]) for name in used}
@@ -73,6 +93,8 @@ def smoke(config: Config, smallest: int) -> Config:
     small["probe"]["selection"] += ENDING
     small["source"] += ENDING
     small["experiment"] += ENDING
+    counts = {budget_count(small, budget): budget for budget in reversed(budgets)}  # of equal sizes the first stays
+    small["budgets"] = list(reversed(counts.values()))
     return small
 
 

@@ -4,6 +4,7 @@ import hashlib
 import io
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mkdt.config.image_folder import shown
+from mkdt.config.image_files import FORMATS, HEIF_HINT, formats, shown
 from mkdt.data.readers.archives import Container, Pictures
 from mkdt.errors import UserError
 from mkdt.progress import Checkpoint, Report, no_checkpoint, no_report
@@ -31,6 +32,7 @@ Resume = Callable[[], tuple[State | None, Path]]  # the state of an interrupted 
 SplitRows = dict[str, tuple[str, Tensor]]  # split: the published split that it comes from, and rows int64 [n] of that
 
 MOST_PIXELS = 89_478_485  # Pillow's own limit: 256 MB in colour
+HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"}  # bytes 8 to 11 of HEIC files
 LISTED = 10  # unreadable files that a message names; the log names all
 CHUNK = 256  # images between two resume points: about 100 MB if they are read from a tar archive
 
@@ -63,10 +65,12 @@ def decode(content: bytes, channels: int, size: int) -> Pixels:
     Raises:
         Exception: any error of Pillow for a file that is not a picture, damaged, truncated or too large.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        opened = Image.open(io.BytesIO(content))
+        opened = Image.open(io.BytesIO(content), formats=formats())
+    except UnidentifiedImageError as error:
+        raise ValueError(_unreadable(content)) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # more than twice the limit
         raise ValueError(f"more than {MOST_PIXELS:,} pixels are too many") from error
     with opened as picture:
@@ -85,6 +89,13 @@ def decode(content: bytes, channels: int, size: int) -> Pixels:
     mode = {1: "L", 3: "RGB"}[channels]
     square = upright.convert("RGB").convert(mode).resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(square).reshape(size, size, channels).transpose(2, 0, 1)
+
+
+def _unreadable(content: bytes) -> str:
+    """Return why Pillow cannot tell the format of a file."""
+    if content[4:8] == b"ftyp" and content[8:12] in HEIF_BRANDS and "HEIF" not in formats():
+        return HEIF_HINT
+    return f"{'is damaged or' if content else 'is empty, so'} not in a format that is read ({', '.join(FORMATS)})"
 
 
 def _from_16_bits(values: NDArray[Any]) -> Pixels:
@@ -212,7 +223,8 @@ def _decode_into(rows: Mapping[str, list[int]], pixels: Pixels, file: tuple[str,
     try:
         pixels[rows[name]] = decode(read(), pixels.shape[1], pixels.shape[2])
     except Exception as error:  # decoders raise many types for a damaged file; all damaged files are reported at once
-        return name, " ".join(f"{error}".split()) or type(error).__name__
+        reason = re.sub(r" ?<[^<>]* at 0x[0-9a-f]+>", "", " ".join(f"{error}".split()))  # Python's names of objects
+        return name, reason or type(error).__name__
     return name, ""
 
 

@@ -1,5 +1,6 @@
 """Prepare a data set: decode it to uint8 tensors, split it by a seed, compute the statistics of the training images."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import sqrt
@@ -18,6 +19,8 @@ from mkdt.data.pixels import evenly_spaced_rows, in_chunks, resize
 from mkdt.data.readers.archives import SETS, Folder, Pictures, open_pictures
 from mkdt.data.readers.arrays import Split, load_raw
 from mkdt.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def prepare(
@@ -126,6 +129,8 @@ def _open(
         tree = scan(path, labelled)
         if expected is not None and tree.summary() != dict(expected):
             raise UserError(f"the image folder {path} changed while this ran: start again.")
+        for remark in tree.remarks:
+            log.warning("%s: %s", path, remark)
         return _Published(pictures=Pictures(Folder(Path(path)), tree.names, tree.labels))
     if kind in SETS:
         return _Published(pictures=open_pictures(kind, root, download))

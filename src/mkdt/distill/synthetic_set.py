@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from mkdt import artifacts
-from mkdt.config.views import IDENTITY, parse
+from mkdt.config.set_checks import LAYOUT, misfit, views_of
+from mkdt.config.views import IDENTITY
 from mkdt.data.pixels import denormalise
 from mkdt.data.views import decode
 from mkdt.errors import UserError
@@ -39,7 +40,7 @@ class SyntheticSet:
     provenance: dict[str, Any] = field(default_factory=dict)
     views: tuple[str, ...] = (IDENTITY,)
 
-    NAMES = ("images", "targets", "step_size", "mean", "std", "init_index")
+    NAMES = tuple(LAYOUT)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -156,31 +157,10 @@ def load_synthetic(path: str | Path | artifacts.Artifact, stage: str | None = No
     """
     file = path if isinstance(path, artifacts.Artifact) else artifacts.Artifact(path, stage)
     tensors = {name: file.tensor(name) for name in SyntheticSet.NAMES}
-    views = file.header.get("notes", {}).get("views", [IDENTITY])
-    if not isinstance(views, list) or not views or not all(isinstance(name, str) for name in views):
-        raise UserError(f"{file.path}: views in its header are {views!r}; expected a list of names.")
-    for name in views:
-        parse(name)
-    loaded = SyntheticSet(**tensors, views=tuple(views), provenance=file.header)
-    m = loaded.images.shape[0] if loaded.images.ndim else 0
-    channels = loaded.images.shape[1] if loaded.images.ndim == 4 else -1
-    fits = (
-        channels > 0
-        and m > 0
-        and loaded.images.dtype == loaded.targets.dtype == torch.float32
-        and loaded.targets.ndim == 2
-        and len(loaded.targets) == m * len(views)
-        and loaded.init_index.shape == (m,)
-        and loaded.mean.shape == loaded.std.shape == (channels,)
-        and loaded.step_size.shape == ()
-    )
-    if not fits:
-        raise UserError(
-            f"{file.path} is not a synthetic set: expected images float32 [m,C,H,W], targets float32 [m,D] "
-            "(with V views [V*m,D]), step_size [], mean and std [C], init_index [m] (docs/artifacts.md)."
-        )
-    if not loaded.step_size > 0:
-        raise UserError(f"{file.path}: step_size is {float(loaded.step_size)}, it must be positive.")
-    if not bool((loaded.std > 0).all()):
-        raise UserError(f"{file.path}: std must be positive in every channel, got {loaded.std.tolist()}.")
-    return loaded
+    try:
+        views = views_of(file.header)
+    except ValueError as error:
+        raise UserError(f"{file.path} is not a synthetic set: {error} (docs/artifacts.md).") from error
+    if fault := misfit(tensors, len(views)):
+        raise UserError(f"{file.path} is not a synthetic set: {fault} (docs/artifacts.md).")
+    return SyntheticSet(**tensors, views=views, provenance=file.header)

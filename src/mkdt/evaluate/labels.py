@@ -1,7 +1,8 @@
 """Labelled data sets for evaluation, and which of their training labels are revealed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +30,30 @@ class Downstream:
     def split(self, name: str) -> tuple[Images, Tensor]:
         """Return images and labels of the ``validation`` or ``test`` split."""
         return self.validation if name == "validation" else self.test
+
+
+def chance_level(labels: Tensor) -> float:
+    """Return the accuracy in per cent of always answering the most frequent class; ``labels`` are int64 [n], n > 0."""
+    return 100 * int(labels.bincount().max()) / len(labels)
+
+
+def at_chance(rows: Sequence[Mapping[Any, float]]) -> bool:
+    """Return whether neither targets nor pixels are clearly above chance at any label fraction.
+
+    Clearly means by two standard deviations of guessing on as many images.
+
+    Args:
+        rows: as from ``mkdt.evaluate.targets_probe.probe_targets``; without any there is nothing to say, so False.
+    """
+    return bool(rows) and all(
+        max(row["targets"], row["pixels"]) <= row["chance"] + 2 * _deviation(row["chance"], row["scored"])
+        for row in rows
+    )
+
+
+def _deviation(chance: float, images: float) -> float:
+    """Return the standard deviation of the accuracy of guessing on so many images; all in per cent."""
+    return float((chance * (100 - chance) / images) ** 0.5)
 
 
 def draw_labels(labels: Tensor, fraction: float, seed: int, dataset: str, draw: int) -> Tensor:

@@ -14,7 +14,6 @@ PACKAGE = Path(__file__).parents[1]
 # only carry data: a better progress bar, or a mended reader, must not retrain a hundred experts.
 SCIENCE = ("data", "distill", "evaluate", "extensions", "networks", "report", "seeding", "teacher")
 LEFT_OUT = ("data.readers",)
-ALSO = ("config.image_folder",)  # it decides classes, splits and order of a folder's images
 SCRIPTS = PACKAGE.parents[1] / "workflow" / "scripts"
 
 
@@ -50,9 +49,7 @@ def science_of(script: str | Path, *modules: str) -> list[str]:
 
 
 def _counts(name: str) -> bool:
-    return name in ALSO or (
-        name.split(".")[0] in SCIENCE and not any(f"{name}.".startswith(f"{out}.") for out in LEFT_OUT)
-    )
+    return name.split(".")[0] in SCIENCE and not any(f"{name}.".startswith(f"{out}.") for out in LEFT_OUT)
 
 
 def _file(name: str) -> Path:

@@ -4,11 +4,10 @@
 ask for ``attempt`` times a job's memory, so a job that was given too little gets more when it is tried again.
 """
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-
-import yaml
 
 from mkdt.config.files import BASE, with_base
 from mkdt.config.loading import read
@@ -62,8 +61,8 @@ def main(arguments: Sequence[str]) -> int:
             continue
         try:
             configs[name] = read(with_base(name))
-        except (UserError, OSError, yaml.YAMLError) as error:
-            print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+        except UserError as error:
+            print(f"{name}: {error}", file=sys.stderr)
             return 1
     print(
         "# What each experiment needs\n\nMade by `make estimate` from the sizes in the configs (src/mkdt/config/resource_needs.py), "
@@ -78,4 +77,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end without a word where `head` has seen enough
     sys.exit(main(sys.argv[1:]))

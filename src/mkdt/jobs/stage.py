@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -72,7 +73,8 @@ class StageJob:
         self._resume: ResumeFolder | None = None
         self._alone = False  # whether the resume folder belongs to this job's outputs only
         self._rows: list[dict[str, Any]] = []
-        self._saved = self._logged = time.monotonic()
+        self._saved = self._logged = self._offered = time.monotonic()
+        self._between = 0.0  # the longest time between two checkpoints so far, in seconds
         self._stop: int | None = None
         self._bar: Any = None
         self._run = _record(job, name, self.title, self.settings)
@@ -158,10 +160,12 @@ class StageJob:
             SystemExit: the job was asked to stop and its state is saved.
         """
         stop = self._stop  # read once: a signal that comes after this line must not stop what was not saved
-        if now or stop is not None or time.monotonic() - self._saved >= 60 * self._compute["resume_minutes"]:
+        offered = time.monotonic()
+        self._between, self._offered = max(self._between, offered - self._offered), offered
+        if now or stop is not None or offered - self._saved >= 60 * self._compute["resume_minutes"]:
             assert self._resume is not None, "resume() comes before the first checkpoint"
             self._resume.save({"state": make(), "rows": self._rows, "run": self._run.id})
-            self._saved = time.monotonic()
+            self._saved = self._offered = time.monotonic()
             stop = self._stop
         if stop is not None:
             log.info("stopped by %s; the next run goes on from here.", signal.Signals(stop).name)
@@ -203,6 +207,7 @@ class StageJob:
         if self._alone and self._take_over():
             raise _Finished
         saved = self._resume.load()
+        self._offered = time.monotonic()
         self._run.begin(saved.get("run") if saved else None)
         if saved is None:
             return None
@@ -253,7 +258,14 @@ class StageJob:
         """
         if self._resume is None:
             raise SystemExit(128 + signum)
-        self._stop = signum
+        first, self._stop = self._stop is None, signum
+        if first:  # signals come in pairs, from the terminal and from Snakemake
+            left = self._offered + self._between - time.monotonic()
+            when = f"within about {max(1.0, left):.0f} s" if self._between else "at its first checkpoint"
+            text = f"{signal.Signals(signum).name} was heard: this job saves its state {when} and stops."
+            log.info("%s", text)
+            if not sys.stderr.isatty():  # a terminal shows the log
+                print(f"{self.title}: {text}", file=sys.stderr, flush=True)
 
     def finish(self, status: str) -> None:
         """Close the run with a status (FINISHED, FAILED or KILLED); of a finished job keep the outputs."""
@@ -336,6 +348,8 @@ def stage(job: Any, name: str) -> Iterator[StageJob]:
     """
     _set_up_log(job.log[0])
     _set_up_torch(job.threads, job.config["compute"]["tf32"])
+    # scikit-learn takes few labels of many classes for a mistake; here they are what is studied.
+    warnings.filterwarnings("ignore", "The number of unique classes is greater than 50% of the number of samples")
     running: StageJob | None = None
 
     def stop(signum: int, frame: Any) -> None:

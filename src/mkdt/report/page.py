@@ -58,6 +58,7 @@ def render(
     template: str | Path,
     *,
     title: str,
+    notices: Sequence[str],
     settings: Mapping[str, Any],
     accuracy: pd.DataFrame,
     summary: pd.DataFrame,
@@ -74,6 +75,7 @@ def render(
     Args:
         template: the jinja file.
         title: the experiment.
+        notices: sentences above the results, from ``mkdt.report.notices``.
         settings: ``source``, ``protocol``, ``methods`` and ``budgets`` of the experiment.
         accuracy, summary, points: from ``accuracies``, ``summarise`` and ``curve`` of ``mkdt.report.tables``.
         sets: the distilled sets to show.
@@ -89,6 +91,7 @@ def render(
     setting = ["budget", "student", "downstream"]
     return _load(Path(template)).render(
         title=title,
+        notices=notices,
         settings=settings,
         legends={
             place: {method: swatch(look, place) for method, look in figures.styles(methods).items()}
@@ -167,7 +170,7 @@ def _linear_first(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _tables(summary: pd.DataFrame, accuracy: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Yield a table for each setting: each method's accuracy and difference to the random subset, with intervals."""
+    """Yield a table for each setting: each method's accuracy and difference to random, with intervals, and chance."""
     by = ["evaluation", "budget", "student", "downstream", "label_fraction"]
     runs = dict(iter(accuracy.groupby([*by, "method"])))
     for values, here in summary.groupby(by, sort=False):
@@ -177,7 +180,13 @@ def _tables(summary: pd.DataFrame, accuracy: pd.DataFrame) -> Iterator[dict[str,
             rows.append(row | {"mean_low": low, "mean_high": high})
         setting = dict(zip(by, values, strict=True))
         best = max((row["mean"] for row in rows if row["method"] not in CEILINGS), default=math.nan)
-        yield {"title": setting_in_words(setting), **setting, "rows": rows, "best": best}
+        yield {
+            "title": setting_in_words(setting),
+            **setting,
+            "rows": rows,
+            "best": best,
+            "chance": rows[0].get("chance"),
+        }
 
 
 def _headlines(summary: pd.DataFrame, methods: set[str], source: str) -> list[dict[str, Any]]:

@@ -1,8 +1,10 @@
 """Paired differences with confidence intervals and p-values."""
 
 from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy.stats import norm
 from scipy.stats import t as student_t
@@ -10,17 +12,19 @@ from scipy.stats import t as student_t
 RUN = ["distill_seed", "seed", "label_draw"]  # the factors that vary between runs
 COMPARISON = ["difference", "low", "high", "bootstrap_low", "bootstrap_high"]
 LEVEL = 0.95
+ROUNDING = 1e-9  # percentage points; values that differ by less are equal
 RESAMPLES = 10_000
 FEWEST = 5  # levels that can be resampled; tests/unit/report/test_statistics.py measures the coverage
+
+FloatArray = npt.NDArray[np.float64]
 
 
 def interval(table: pd.DataFrame, value: str, factors: Sequence[str] = RUN) -> tuple[float, float, float]:
     """Average ``value``, with a 95 % interval that generalises to new levels of every factor.
 
-    Runs that share a level of a factor are not independent, and there are few levels. So each factor contributes the
-    variance of its level means, divided by their number, to the variance of the mean. The contributions are added, and
-    Student's t has Satterthwaite's degrees of freedom. Noise within levels counts once for each factor, which makes the
-    interval rather too wide (multiway clustering without the intersection term, Cameron, Gelbach and Miller, 2011).
+    Runs that share a level of a factor are not independent, and there are few levels. The interval is the widest of
+    several t intervals, one for each estimate of ``_variances``: no effect of a factor and no interaction alone would give
+    a wider one. docs/method.md explains why, and has its coverage in simulated experiments.
 
     Args:
         table: one row a combination of ``factors``; rows that differ in other columns are averaged.
@@ -28,27 +32,70 @@ def interval(table: pd.DataFrame, value: str, factors: Sequence[str] = RUN) -> t
         factors: columns that vary between runs. A factor with a single level is left out: its variance is not known.
 
     Returns:
-        mean, low, high; low and high are NaN where no factor has two levels.
+        mean, low, high; low and high are NaN where no factor has two levels, or all values are equal: nothing then says how
+        much another run would differ.
+
+    Raises:
+        ValueError: a combination of the factors' levels is missing.
     """
     mean = float(table[value].mean())
-    variance, freedom = _variance_of_the_mean(table, value, factors)
-    if variance == 0:
-        return mean, mean, mean
-    half = float(student_t.ppf((1 + LEVEL) / 2, freedom)) * variance**0.5
+    half = half_width(_cells(table, value, factors))
     return mean, mean - half, mean + half
 
 
-def _variance_of_the_mean(table: pd.DataFrame, value: str, factors: Sequence[str]) -> tuple[float, float]:
-    """Return the variance of the mean and its degrees of freedom; NaN where no factor has two levels."""
-    parts = []
-    for factor in factors:
-        levels = table.groupby(factor)[value].mean()
-        if len(levels) > 1:
-            parts.append((float(levels.var(ddof=1)) / len(levels), len(levels) - 1))
-    variance = sum(part for part, _ in parts)
-    if not parts or variance == 0:
-        return (0.0 if parts else float("nan")), float("nan")
-    return variance, variance**2 / sum(part**2 / degrees for part, degrees in parts)
+def half_width(cells: FloatArray) -> float:
+    """Return half the width of ``interval``, NaN where it has none.
+
+    Args:
+        cells: float64, an axis a factor, each with at least two levels.
+    """
+    variances, freedoms = _variances(cells)
+    widths = student_t.ppf((1 + LEVEL) / 2, freedoms) * np.sqrt(variances)
+    return float(widths.max()) if len(widths) else float("nan")
+
+
+def _cells(table: pd.DataFrame, value: str, factors: Sequence[str]) -> FloatArray:
+    """Average ``value`` in each combination of the levels of those ``factors`` that have several: an axis a factor."""
+    varying = [factor for factor in factors if table[factor].nunique() > 1]
+    if not varying:
+        return np.array(table[value].mean())
+    cells = table.groupby(varying)[value].mean()
+    shape = [table[factor].nunique() for factor in varying]
+    if len(cells) < np.prod(shape):
+        raise ValueError(f"{np.prod(shape) - len(cells)} combinations of {', '.join(varying)} are missing")
+    return cells.to_numpy().reshape(shape)
+
+
+def _variances(cells: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Estimate the variance of the mean of crossed random factors in several ways, with the degrees of freedom of each.
+
+    Each set of factors has a mean square: the scatter of its level means (one factor), or of what remains in a table of
+    means without the effects of fewer factors (an interaction). Divided by the number of values, its expectation is the sum
+    of all contributions to the variance of the mean in which these factors take part.
+
+    Args:
+        cells: as from ``_cells``.
+
+    Returns:
+        first the sum over the single factors, with Satterthwaite's degrees of freedom: its expectation is at least the
+        variance of the mean, because an interaction counts once for each of its factors. Then the estimate of each set of
+        factors, which is too small on average where others matter too. Both are empty where all values are equal.
+    """
+    if np.ptp(cells) < ROUNDING:
+        return np.empty(0), np.empty(0)
+    variances, freedoms = [], []
+    for count in range(1, cells.ndim + 1):
+        for kept in combinations(range(cells.ndim), count):
+            effect = cells.mean(axis=tuple(set(range(cells.ndim)) - set(kept)))
+            for axis in range(count):
+                effect = effect - effect.mean(axis=axis, keepdims=True)
+            freedom = np.prod(np.array(effect.shape) - 1)
+            variances.append((effect**2).sum() / freedom / effect.size)
+            freedoms.append(freedom)
+    alone, degrees = np.array(variances[: cells.ndim]), np.array(freedoms[: cells.ndim])
+    total = alone.sum()
+    freedom = total**2 / (alone**2 / degrees).sum() if total > 0 else degrees.min()
+    return np.array([total, *variances]), np.array([freedom, *freedoms], dtype=float)
 
 
 def bootstrap(table: pd.DataFrame, value: str) -> tuple[float, float]:
@@ -69,17 +116,15 @@ def bootstrap(table: pd.DataFrame, value: str) -> tuple[float, float]:
     Raises:
         ValueError: a combination is missing.
     """
-    shape = [table[factor].nunique() for factor in RUN]
-    variance, freedom = _variance_of_the_mean(table, value, RUN)
-    if min(levels if levels > 1 else FEWEST for levels in shape) < FEWEST or np.isnan(variance):
+    cells = _cells(table, value, RUN)
+    _, freedoms = _variances(cells)
+    if min(cells.shape, default=0) < FEWEST or not len(freedoms):
         return float("nan"), float("nan")
-    cells = table.groupby(RUN)[value].mean()
-    if len(cells) < np.prod(shape):
-        raise ValueError(f"{np.prod(shape) - len(cells)} combinations of {', '.join(RUN)} are missing")
     rng = np.random.default_rng(0)
+    shape = [table[factor].nunique() for factor in RUN]
     drawn = (rng.multinomial(levels, np.full(levels, 1 / levels), RESAMPLES) / levels for levels in shape)
-    means = np.einsum("bi,bj,bk,ijk->b", *drawn, cells.to_numpy().reshape(shape), optimize=True)
-    tail = expanded_tail(freedom) if variance else 0.5
+    means = np.einsum("bi,bj,bk,ijk->b", *drawn, cells.reshape(shape), optimize=True)
+    tail = expanded_tail(freedoms[0])
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
 
@@ -100,16 +145,16 @@ def compare(method: pd.DataFrame, baseline: pd.DataFrame) -> dict[str, float]:
 
 
 def p_value(differences: pd.DataFrame) -> float:
-    """Return the two-sided p of no difference, by the t of ``interval``: below 0.05 where that interval excludes zero.
+    """Return the two-sided p of no difference: below 0.05 where ``interval`` excludes zero, NaN where there is none.
 
     Args:
         differences: rows as from ``paired``.
     """
-    variance, freedom = _variance_of_the_mean(differences, "difference", RUN)
     mean = abs(float(differences["difference"].mean()))
-    if variance == 0:
-        return float(mean == 0)
-    return float(2 * student_t.sf(mean / variance**0.5, freedom))
+    variances, freedoms = _variances(_cells(differences, "difference", RUN))
+    some = variances > 0
+    values = 2 * student_t.sf(mean / np.sqrt(variances[some]), freedoms[some])
+    return float(values.max()) if len(values) else float("nan")
 
 
 def paired(method: pd.DataFrame, baseline: pd.DataFrame) -> pd.DataFrame:

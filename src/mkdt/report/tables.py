@@ -75,13 +75,16 @@ def _for_every_budget(table: pd.DataFrame, budgets: Sequence[str]) -> pd.DataFra
     return pd.concat(parts, ignore_index=True).sort_values([*KEYS, *RUN], kind="stable").reset_index(drop=True)
 
 
-def summarise(accuracy: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
+def summarise(
+    accuracy: pd.DataFrame, methods: Sequence[str], chance: Mapping[str, float] | None = None
+) -> pd.DataFrame:
     """Summarise each source, budget, method, student, downstream set, evaluation and label fraction in one row.
 
     Columns, in per cent: ``mean`` and ``std`` over all ``n`` runs and label draws; the paired difference to ``random``, as
     from ``compare``. Also ``rate`` and ``steps`` of the chosen point (under the protocol ``paper``, where each set has its
     own rate, their mean); ``at_edge`` where a larger grid might have a better point; ``recovered``, the share
-    (method - none) / (full - none) of what pre-training on all images gains, where it gains.
+    (method - none) / (full - none) of what pre-training on all images gains, where it gains; with ``chance``, by
+    downstream set, that column too.
     """
     setting = [key for key in KEYS if key != "method"]
     rows = []
@@ -90,7 +93,8 @@ def summarise(accuracy: pd.DataFrame, methods: Sequence[str]) -> pd.DataFrame:
         for method in [method for method in methods if method in parts]:
             rows.append(dict(zip(setting, values, strict=True)) | _summary_of(method, parts))
     columns = [*KEYS, "mean", "std", "n", "rate", "steps", "at_edge", *COMPARISON, "recovered"]
-    return pd.DataFrame(rows).reindex(columns=columns)
+    summary = pd.DataFrame(rows).reindex(columns=columns)
+    return summary if chance is None else summary.assign(chance=summary["downstream"].map(chance))
 
 
 def _summary_of(method: str, parts: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
@@ -213,15 +217,22 @@ def share(recovered: float) -> str:
     return f"{100 * recovered:.0f} %" if pd.notna(recovered) else "-"
 
 
-def as_text(summary: pd.DataFrame, protocol: str) -> str:
-    """Format the summary as Markdown: a table for each evaluation, source, budget, student and downstream set."""
+def as_text(summary: pd.DataFrame, protocol: str, notices: Sequence[str] = ()) -> str:
+    """Format the summary as Markdown: a table for each evaluation, source, budget, student and downstream set.
+
+    Args:
+        summary: as from ``summarise``.
+        protocol: of pre-training.
+        notices: sentences to begin with, as from ``mkdt.report.notices``.
+    """
     order = summary["evaluation"].map(list(EVALUATIONS).index)
     setting = [order, "evaluation", "source", "budget", "student", "downstream"]
-    lines = []
+    lines = [f"**{notice}**\n" for notice in notices]
     for (_, evaluation, source, budget, student, downstream), group in summary.groupby(setting):
+        chance = f" (chance {group['chance'].iloc[0]:.1f})" if "chance" in group else ""
         lines += [
             f"{source} at {budget}, {student}, {EVALUATIONS[str(evaluation)]} on {downstream}, protocol {protocol}; "
-            "accuracy in per cent: mean ± deviation, difference to random [95 % interval], recovered",
+            f"accuracy in per cent{chance}: mean ± deviation, difference to random [95 % interval], recovered",
             "",
             _setting_as_text(group),
             "",

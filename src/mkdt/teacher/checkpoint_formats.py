@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mkdt.artifacts import HEADER_KEY, Artifact
 from mkdt.errors import UserError
@@ -17,7 +17,8 @@ Weights = dict[str, Tensor]
 
 # Input that the published weights of torchvision were trained with.
 IMAGENET_INPUT = {"size": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "interpolation": "bilinear"}
-# ResNets for small images get the size and statistics of the source, unless the config overrides them.
+# ResNets for small images get the size of the source, and the statistics of `STATISTICS` or else of the source, unless the
+# config overrides them.
 SOURCE_INPUT = {"size": None, "mean": None, "std": None, "interpolation": "bilinear"}
 # ResNet by number of blocks in each stage, and whether the blocks are bottlenecks.
 RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
@@ -27,6 +28,36 @@ RESNETS: dict[tuple[tuple[int, ...], bool], str] = {
 }
 # Padding of a 3x3 first convolution in the published code of each format; checkpoints do not store it.
 PADDING = {"krr_st": 2, "solo_learn": 2, "mix_bt": 1}
+_CIFAR10, _IMAGENET = [0.4914, 0.4822, 0.4465], (IMAGENET_INPUT["mean"], IMAGENET_INPUT["std"])
+_MIX_BT_CIFAR = _CIFAR10, [0.2023, 0.1994, 0.2010]
+_MIX_BT_STL10 = [0.43, 0.42, 0.39], [0.27, 0.26, 0.27]
+_SOLO_STL10 = [0.4914, 0.4823, 0.4466], [0.247, 0.243, 0.261]
+# Mean and deviation that the published code of each format normalises with, by the kind of the data set; checkpoints do
+# not store them. Read in
+#   KRR-ST      github.com/db-Lee/selfsup_dd, data/augmentation.py: MEAN and STD, CIFAR at 32 and TinyImageNet at 64 pixels
+#   solo-learn  github.com/vturrisi/solo-learn, solo/data/pretrain_dataloader.py: MEANS_N_STD; ImageNet's for other sets
+#   mix-bt      github.com/wgcban/mix-bt, utils.py: CifarPairTransform for both CIFAR sets, TinyImageNet..., Stl...
+STATISTICS: dict[str, dict[str, tuple[Any, Any]]] = {
+    "krr_st": {
+        "cifar10": (_CIFAR10, [0.2470, 0.2435, 0.2616]),
+        "cifar100": ([0.5071, 0.4866, 0.4409], [0.2673, 0.2564, 0.2762]),
+        "tiny_imagenet": ([0.4802, 0.4481, 0.3975], [0.2770, 0.2691, 0.2821]),
+    },
+    "solo_learn": {
+        "cifar10": (_CIFAR10, [0.2470, 0.2435, 0.2616]),
+        "cifar100": ([0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]),
+        "stl10": _SOLO_STL10,
+        "stl10_unlabeled": _SOLO_STL10,
+        "tiny_imagenet": _IMAGENET,
+    },
+    "mix_bt": {
+        "cifar10": _MIX_BT_CIFAR,
+        "cifar100": _MIX_BT_CIFAR,
+        "stl10": _MIX_BT_STL10,
+        "stl10_unlabeled": _MIX_BT_STL10,
+        "tiny_imagenet": ([0.480, 0.448, 0.398], [0.277, 0.269, 0.282]),
+    },
+}
 # Buffers that the profiler thop added to the modules saved by mix-bt.
 PROFILER_BUFFERS = ("total_ops", "total_params")
 LISTED = 3  # keys of each kind that a message names
@@ -42,6 +73,7 @@ class TeacherCheckpoint:
         view: input of the network: ``channels``, ``size`` (None: that of the source), ``mean``, ``std`` (None: those of
             the source), ``interpolation``.
         weights: ``state_dict`` of the network.
+        statistics: whose ``mean`` and ``std`` these are, in words.
         identity: SHA-256 of the file, or of the tensors if timm downloaded them.
         left_out: names of the tensors that were left out: heads used in training.
     """
@@ -50,12 +82,17 @@ class TeacherCheckpoint:
     backbone: dict[str, Any]
     view: dict[str, Any]
     weights: Weights
+    statistics: str = "the source's"
     identity: str = ""
     left_out: list[str] = field(default_factory=list)
 
 
-def read_checkpoint(path: Path) -> TeacherCheckpoint:
+def read_checkpoint(path: Path, kind: str = "") -> TeacherCheckpoint:
     """Read a checkpoint of this project, KRR-ST, solo-learn, mix-bt or torchvision; its keys show the format.
+
+    Args:
+        path: the file.
+        kind: of the source, for ``STATISTICS``; empty if it is not known.
 
     Raises:
         UserError: the file cannot be read safely or its format is unknown.
@@ -89,7 +126,12 @@ def read_checkpoint(path: Path) -> TeacherCheckpoint:
         "max_pool": kernel == 7 or max_pool,
     }
     view = {"channels": first.shape[1]} | (IMAGENET_INPUT if kernel == 7 else SOURCE_INPUT)
-    return TeacherCheckpoint(name, backbone, view, weights, left_out=sorted(left_out))
+    statistics = "ImageNet's" if kernel == 7 else "the source's"
+    published = STATISTICS[name].get(kind) if kernel == 3 and first.shape[1] == 3 else None
+    if published:
+        view["mean"], view["std"] = published
+        statistics = f"those of {name} for {kind}"
+    return TeacherCheckpoint(name, backbone, view, weights, statistics, left_out=sorted(left_out))
 
 
 def _split_heads(saved: Weights) -> tuple[str, Weights, list[str], bool]:
@@ -155,11 +197,18 @@ def _read_own(path: Path) -> TeacherCheckpoint:
             f"{path} does not say which network it is: fetch it again, or make it again with the rule 'teacher'."
         )
     view = {"channels": first[0].shape[1]} | SOURCE_INPUT | dict(parameters.get("view", {}))
-    return TeacherCheckpoint("mkdt", parameters["backbone"], view, weights)
+    statistics = "those in its header" if view["mean"] else "the source's"
+    return TeacherCheckpoint("mkdt", parameters["backbone"], view, weights, statistics)
 
 
-def timm_checkpoint(name: str, path: str | Path | None, any_size: bool) -> TeacherCheckpoint:
-    """Take a model of timm with the weights of a file, or with weights that timm downloads if ``path`` is None.
+def timm_checkpoint(name: str, path: str | Path | None, any_size: bool, download: bool) -> TeacherCheckpoint:
+    """Take a model of timm with the weights of a file; if ``path`` is None, with those of timm, or random ones.
+
+    Args:
+        name: a model of ``timm.list_models()``.
+        path: file of the weights; None takes those of timm.
+        any_size: whether a vision transformer is to take images of any size.
+        download: whether timm may download its weights; otherwise random ones stand for them.
 
     Raises:
         UserError: timm is not installed, has no such model or no weights for it, or the file is not a state dict.
@@ -177,14 +226,16 @@ def timm_checkpoint(name: str, path: str | Path | None, any_size: bool) -> Teach
         "interpolation": "bicubic" if config["interpolation"] == "bicubic" else "bilinear",
     }
     if path is None:
-        return TeacherCheckpoint("timm", backbone, view, _download(name))
+        weights = _download(name) if download else _random(name, model)
+        return TeacherCheckpoint("timm", backbone, view, weights, "timm's")
     content, _ = load_untrusted(path)
     if not _is_state_dict(content):
         raise UserError(f"{path} is not a state dict (names and tensors).")
     classifiers = cast(Any, model).pretrained_cfg.get("classifier") or ()
     heads = tuple(f"{head}." for head in ([classifiers] if isinstance(classifiers, str) else classifiers))
     weights = {key: value for key, value in content.items() if not key.startswith(heads)}
-    return TeacherCheckpoint("timm", backbone, view, weights, left_out=sorted(set(content) - set(weights)))
+    left_out = sorted(set(content) - set(weights))
+    return TeacherCheckpoint("timm", backbone, view, weights, "timm's", left_out=left_out)
 
 
 def _download(name: str) -> Weights:
@@ -197,6 +248,16 @@ def _download(name: str) -> Weights:
         raise UserError(
             f"timm could not provide weights for '{name}' ({reason}): give teacher.checkpoint.file."
         ) from error
+
+
+def _random(name: str, model: nn.Module) -> Weights:
+    """Return the random weights of a model, of which timm must have trained ones to download."""
+    import timm
+
+    # Names with a colon are those of repositories (`hf-hub:...`).
+    if ":" not in name and not timm.is_model_pretrained(name):
+        raise UserError(f"timm has no weights for '{name}': give teacher.checkpoint.file.")
+    return dict(model.state_dict())
 
 
 def _is_state_dict(content: Any) -> bool:

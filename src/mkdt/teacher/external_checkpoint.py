@@ -14,8 +14,18 @@ from mkdt.networks.backbones import build_backbone
 from mkdt.teacher.checkpoint_formats import TeacherCheckpoint, listed, read_checkpoint, timm_checkpoint
 from mkdt.teacher.external_file import sha256
 
+SIZES = (32, 64, 96, 128, 224)  # tried where a network does not take the size that it would see
 
-def load_checkpoint(path: str | Path | None, options: Mapping[str, Any], channels: int, size: int) -> TeacherCheckpoint:
+
+def load_checkpoint(
+    path: str | Path | None,
+    options: Mapping[str, Any],
+    channels: int,
+    size: int,
+    kind: str = "",
+    *,
+    download: bool = True,
+) -> TeacherCheckpoint:
     """Load a checkpoint and check that it is a teacher for images [n,channels,size,size].
 
     Args:
@@ -23,6 +33,8 @@ def load_checkpoint(path: str | Path | None, options: Mapping[str, Any], channel
         options: ``teacher.checkpoint`` of the config: ``model`` (None recognises the format by the keys), ``sha256``,
             ``image_size``, ``mean``, ``std`` and ``padding``; None takes the value of the format.
         channels, size: shape of the source's images.
+        kind: of the source; decides the statistics of formats whose code has some of each data set.
+        download: whether timm may download weights; otherwise random ones stand for them, and the rest is checked.
 
     Returns:
         the checkpoint, with weights float32 (or integer).
@@ -34,9 +46,9 @@ def load_checkpoint(path: str | Path | None, options: Mapping[str, Any], channel
     file_digest = _expect_sha256(path, options["sha256"]) if path is not None else ""
     model = (options["model"] or "").removeprefix("timm:")
     if model:
-        checkpoint = timm_checkpoint(model, path, options["image_size"] is not None)
+        checkpoint = timm_checkpoint(model, path, options["image_size"] is not None, download)
     else:
-        checkpoint = read_checkpoint(Path(str(path)))
+        checkpoint = read_checkpoint(Path(str(path)), kind)
     weights = checkpoint.weights
     checkpoint.identity = file_digest or digest({key: tensor_digest(value) for key, value in weights.items()})
     if options["padding"] is not None:
@@ -46,10 +58,15 @@ def load_checkpoint(path: str | Path | None, options: Mapping[str, Any], channel
                 f"{path or model} has none: set it to null."
             )
         checkpoint.backbone["padding"] = options["padding"]
+    own_size = checkpoint.view["size"]
     for key, option in (("size", "image_size"), ("mean", "mean"), ("std", "std")):
         if options[option] is not None:
             checkpoint.view[key] = options[option]
-    _check(checkpoint, f"{path or options['model']}", channels, size)
+    given = [f"teacher.checkpoint.{key}" for key in ("mean", "std") if options[key] is not None]
+    if given:
+        rest = f", otherwise {checkpoint.statistics}" if len(given) == 1 else ""
+        checkpoint.statistics = f"{' and '.join(given)}{rest}"
+    _check(checkpoint, f"{path or options['model']}", channels, size, own_size)
     # A checkpoint in half precision becomes a teacher like any other.
     checkpoint.weights = {k: value.float() if value.is_floating_point() else value for k, value in weights.items()}
     return checkpoint
@@ -66,8 +83,11 @@ def _expect_sha256(path: str | Path, expected: str | None) -> str:
     return actual
 
 
-def _check(checkpoint: TeacherCheckpoint, source: str, channels: int, size: int) -> None:
-    """Build the network, load its weights, and apply it to two images of the source's shape."""
+def _check(checkpoint: TeacherCheckpoint, source: str, channels: int, size: int, own_size: int | None) -> None:
+    """Build the network, load its weights, and apply it to two images of the source's shape.
+
+    A message about the size of images names one that works, if possible ``own_size``, that of the checkpoint.
+    """
     view = checkpoint.view
     if channels not in (1, view["channels"]):
         raise UserError(f"{source} takes images of {view['channels']} channels, the source's have {channels}.")
@@ -83,19 +103,28 @@ def _check(checkpoint: TeacherCheckpoint, source: str, channels: int, size: int)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{source} asks for a network that cannot be built ({error!r}): fetch it again.") from error
     load_weights(backbone, checkpoint.weights, source)
-    try:
-        with torch.no_grad():
-            features = backbone.eval()(torch.zeros(2, view["channels"], size, size))
-    # Transformers assert the size of an image; a convolution raises if the image is too small.
-    except (RuntimeError, AssertionError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(
-            f"{source} does not take images of {size}x{size} ({reason}): set teacher.checkpoint.image_size."
-        ) from error
+    features = _features(backbone, view["channels"], size)
+    if isinstance(features, Exception):
+        tried = [own_size, *SIZES] if own_size else SIZES
+        working = [other for other in tried if isinstance(_features(backbone, view["channels"], other), Tensor)]
+        advice = f"set teacher.checkpoint.image_size to {working[0]}, which works" if working else "fetch it again"
+        reason = str(features).strip().split("\n")[0]
+        raise UserError(f"{source} does not take images of {size}x{size} ({reason}): {advice}.") from features
     if features.ndim != 2 or not bool(features.isfinite().all()):
         raise UserError(
             f"{source} gives features of shape {list(features.shape)}, or not finite ones; expected finite [n, D]."
         )
+
+
+def _features(backbone: nn.Module, channels: int, size: int) -> Tensor | Exception:
+    """Return the features of two black images, or the error of a network that does not take images of this size."""
+    try:
+        with torch.no_grad():
+            features: Tensor = backbone.eval()(torch.zeros(2, channels, size, size))
+        return features
+    # Transformers assert the size of an image; a convolution raises if the image is too small.
+    except (RuntimeError, AssertionError, ValueError) as error:
+        return error
 
 
 def load_weights(backbone: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
@@ -124,7 +153,18 @@ def load_weights(backbone: nn.Module, weights: Mapping[str, Tensor], source: str
 
 
 def summary(checkpoint: TeacherCheckpoint) -> str:
-    """Return one line for the log: the format, the assumed network and input, and the tensors left out."""
+    """Return one line for the log: the format, the assumed network and input, whose statistics, the tensors left out."""
     left_out = f"; left out: {listed(checkpoint.left_out)}" if checkpoint.left_out else ""
     network, view = json.dumps(checkpoint.backbone), json.dumps(checkpoint.view)
-    return f"recognised as {checkpoint.format}: {network}, seeing images as {view}{left_out}"
+    input_ = f"seeing images as {view}, mean and std: {checkpoint.statistics}"
+    return f"recognised as {checkpoint.format}: {network}, {input_}{left_out}"
+
+
+def caution(checkpoint: TeacherCheckpoint) -> str:
+    """Return a sentence for the log if nothing says which statistics the teacher was trained with; else an empty one."""
+    if checkpoint.view["mean"] is not None and checkpoint.view["std"] is not None:
+        return ""
+    return (
+        "nothing says which mean and std this teacher was trained with, so it sees images normalised with the source's: "
+        "if they were others, set teacher.checkpoint.mean and teacher.checkpoint.std (docs/teachers.md)."
+    )

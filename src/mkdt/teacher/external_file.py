@@ -1,6 +1,7 @@
 """Read tensor files from outside the project without running code that they may contain."""
 
 import hashlib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ def load_untrusted(path: str | Path) -> tuple[Any, dict[str, str]]:
         return torch.load(path, map_location="cpu", weights_only=True), {}
     # The readers raise many types of errors for damaged files.
     except Exception as error:
-        reason = str(error).strip().split("\n")[0][:200]
+        # torch's first line advises to load what may run code; the name of the object says more.
+        found = re.search(r"\bGLOBAL (\S+)", str(error))
+        reason = f"it holds the object {found[1]}" if found else str(error).strip().split("\n")[0][:200]
         raise UserError(
             f"{path} cannot be read ({reason}): it is damaged, or holds more than tensors, which may run code when it "
             "is loaded. Fetch it again, or save its tensors alone (docs/teachers.md)."

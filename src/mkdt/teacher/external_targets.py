@@ -49,9 +49,8 @@ def load_representations(path: str | Path, data: Artifact, published: int) -> Re
         UserError: the file cannot be read safely, has no 2-D floating-point tensor, has values that are not finite or
             another number of rows, lacks training images, or belongs to other images.
     """
-    content, metadata = load_untrusted(path)
-    entries = dict(content) if isinstance(content, Mapping) else {"targets": content}
-    targets, index = _valid_targets(path, entries), entries.get("index")
+    targets, entries, metadata = read_representations(path)
+    index = entries.get("index")
     digest = metadata.get("images") or entries.get("images")
     rows, count = data.tensor("train_index"), data.shape("train_images")[0]
     level = logging.INFO
@@ -79,8 +78,17 @@ def load_representations(path: str | Path, data: Artifact, published: int) -> Re
     return Representations(targets.float().contiguous(), sha256(path), order, level)
 
 
-def _valid_targets(path: str | Path, entries: Mapping[Any, Any]) -> Tensor:
-    """Return the entry ``targets``; raise if it is not a finite floating-point tensor [n,D]."""
+def read_representations(path: str | Path) -> tuple[Tensor, dict[Any, Any], dict[str, str]]:
+    """Read a file of representations, whatever images they belong to.
+
+    Returns:
+        ``targets``, floating [n,D]; all entries of the file by name; and the metadata of safetensors.
+
+    Raises:
+        UserError: the file cannot be read safely, or its ``targets`` are not a finite floating-point tensor [n,D].
+    """
+    content, metadata = load_untrusted(path)
+    entries = dict(content) if isinstance(content, Mapping) else {"targets": content}
     targets = entries.get("targets")
     if not isinstance(targets, Tensor):
         got = f"the entries {list(entries)[:5]}"
@@ -89,7 +97,7 @@ def _valid_targets(path: str | Path, entries: Mapping[Any, Any]) -> Tensor:
     elif not bool(targets.isfinite().all()):
         raise UserError(f"{path}: targets has values that are not finite.")
     else:
-        return targets
+        return targets, entries, metadata
     raise UserError(f"{path}: expected 'targets', floating, of shape [images, D], got {got}.")
 
 

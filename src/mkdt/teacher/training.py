@@ -1,5 +1,6 @@
 """Train the teacher: a backbone trained by self-supervised learning with one of the losses in `ssl`."""
 
+import time
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -16,6 +17,8 @@ from mkdt.teacher.distributed import ALONE, Processes
 from mkdt.teacher.monitoring import representation_quality
 from mkdt.teacher.optimizers import build_optimizer, warmup_cosine
 from mkdt.teacher.ssl import LOSSES, build_views
+
+OFFER_SECONDS = 10.0  # between two calls of `checkpoint` within an epoch
 
 
 def train_teacher(
@@ -51,7 +54,8 @@ def train_teacher(
         state: the state given to ``checkpoint`` before an interruption.
         report: called after each epoch with ``loss`` and ``lr``, and when the representation is measured with the
             values of ``monitoring.representation_quality``.
-        checkpoint: called after each epoch with a function that returns the state.
+        checkpoint: called after each epoch, and every ``OFFER_SECONDS`` within it, with a function that returns the state.
+            Within an epoch it is called only where loss and weights have not diverged.
         processes: the processes that share the batches; their number must divide ``batch``. Ranks other than 0 are
             called without ``validation``, ``report`` and ``checkpoint``.
 
@@ -67,7 +71,7 @@ def train_teacher(
     if state is not None:
         first = training.load(state)
     for epoch in range(first, epochs):
-        values = training.run_epoch(epoch)
+        values = training.run_epoch(epoch, checkpoint)
         monitored = epoch + 1 == epochs or bool(monitor_every and (epoch + 1) % monitor_every == 0)
         if processes.rank == 0 and monitored:
             values |= training.measure(validation)
@@ -102,21 +106,24 @@ class _Training:
         self.images, self.mean, self.std = images.to(device), mean.to(device), std.to(device)
         self.batch = min(settings["batch"], len(images))
         self.start_loss = 0.0
+        self.losses: list[Tensor] = []  # of the steps of the current epoch
 
     def state(self, epoch: int) -> dict[str, Any]:
-        """State to resume from after ``epoch`` epochs."""
+        """State to resume from after ``epoch`` epochs and the steps of ``losses``."""
         states = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        return states | {"epoch": epoch, "start_loss": self.start_loss}
+        losses = torch.stack(self.losses).cpu() if self.losses else torch.empty(0)
+        return states | {"epoch": epoch, "losses": losses, "start_loss": self.start_loss}
 
     def load(self, state: Mapping[str, Any]) -> int:
         """Load a state and return its number of finished epochs."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.start_loss = state["start_loss"]
+        self.losses = list(state["losses"].to(self.device))
         return int(state["epoch"])
 
-    def run_epoch(self, epoch: int) -> dict[str, float]:
-        """Train one epoch and return its mean loss and its last learning rate.
+    def run_epoch(self, epoch: int, checkpoint: Checkpoint) -> dict[str, float]:
+        """Train the rest of one epoch and return its mean loss and its last learning rate.
 
         Raises:
             Diverged: as ``train_teacher``.
@@ -125,22 +132,34 @@ class _Training:
         steps, warmup = self.settings["epochs"] * per_epoch, self.settings["warmup_epochs"] * per_epoch
         order = seeding.batches(len(self.images), self.batch, seeding.generator(self.seed, "teacher order", epoch))
         # A smaller last batch would change the scale of the statistics of Barlow Twins, so it is dropped, as is usual.
-        full_batches = (rows for rows in order if len(rows) == self.batch)
-        losses = []
-        for step, rows in enumerate(full_batches, epoch * per_epoch):
+        full_batches = [rows for rows in order if len(rows) == self.batch]
+        done, offered = len(self.losses), time.monotonic()
+        for step, rows in enumerate(full_batches[done:], epoch * per_epoch + done):
+            if time.monotonic() - offered >= OFFER_SECONDS:
+                offered = time.monotonic()
+                # Whether an offer comes depends on the clock, so a state that has diverged is passed over, not raised.
+                if self.losses and not self._diverged(self._mean_loss()):
+                    checkpoint(partial(self.state, epoch))
             lr = self.settings["lr"] * warmup_cosine(step, steps, warmup)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
-            losses.append(self._step(step, rows))
-        loss = float(torch.stack(losses).mean())
-        self.start_loss = self.start_loss or float(losses[0])
-        finite = all(bool(tensor.isfinite().all()) for tensor in self.model.state_dict().values())
-        if not finite or diverged(loss, self.start_loss):
+            self.losses.append(self._step(step, rows))
+        loss = self._mean_loss()
+        if self._diverged(loss):
             raise Diverged(
                 f"teacher: diverged in epoch {epoch + 1}, with a loss of {loss:.3g} ({self.start_loss:.3g} at the start): "
                 f"lower teacher.lr ({self.settings['lr']})."
             )
+        self.losses = []
         return {"loss": loss, "lr": lr}
+
+    def _mean_loss(self) -> float:
+        return float(torch.stack(self.losses).mean())
+
+    def _diverged(self, loss: float) -> bool:
+        self.start_loss = self.start_loss or float(self.losses[0])
+        finite = all(bool(tensor.isfinite().all()) for tensor in self.model.state_dict().values())
+        return not finite or diverged(loss, self.start_loss)
 
     def _step(self, step: int, rows: Tensor) -> Tensor:
         """Update the weights with the batch ``rows`` and return its loss."""

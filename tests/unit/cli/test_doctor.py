@@ -2,17 +2,26 @@
 
 import os
 import re
+import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from brought_sets import tensors_of_a_set, write_set
+from PIL import Image
+from torchvision.models import resnet18
 
+from mkdt import artifacts
 from mkdt.cli import doctor
 from mkdt.cli.main import main
+from mkdt.config import registry
+from mkdt.config.loading import load
+from mkdt.config.result_folders import REGISTRY, RESULTS
 
 ROOT = Path(__file__).parents[3]
 
@@ -67,6 +76,40 @@ def test_what_would_stop_a_run_is_found(
     assert f"FAIL  {subject}: " in capsys.readouterr().out
 
 
+def test_a_name_whose_results_would_be_replaced(project: Path) -> None:
+    """Another experiment under the name cannot run; a changed setting can, and is named."""
+    given = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+    registry.register(load(given), RESULTS / REGISTRY, given)
+    made = Path("results/digits_1pct/sets/mkdt/1pct/0.safetensors")
+    made.parent.mkdir(parents=True)
+    made.touch()
+    assert "results" not in findings()
+    changed = findings({"distill": {"iterations": 500}})
+    assert changed["config"].level == "ok"
+    assert changed["results"].level == "note"
+    assert "200 -> 500" in changed["results"].text
+    other = findings({"teacher": {"name": "simclr"}})["config"]
+    assert other.level == "FAIL"
+    assert "results/digits_1pct" in other.text
+
+
+def test_what_is_unusual_in_an_image_folder_is_noted(project: Path) -> None:
+    """Its images are counted by split, and files that are no images by suffix."""
+    for name in ("train/a", "train/b", "Test/a"):
+        (project / "photos" / name).mkdir(parents=True)
+        for k in range(30):
+            Image.new("L", (8, 8)).save(project / "photos" / name / f"{k}.png")
+    (project / "photos" / "train" / "clip.mp4").touch()
+    entry = {"kind": "folder", "path": "photos", "validation": 4, "test": None, "image_size": 8}
+    over = {"datasets": {"digits": entry}, "budgets": [4], "probe": {"label_fractions": [0.5]}}
+    Path("mine.yaml").write_text(yaml.safe_dump(over))
+    found = [one for one in doctor.examine([Path("mine.yaml")]) if one.subject == "data digits"]
+    assert [one.level for one in found] == ["ok", "note", "note"]
+    assert "60 training + 30 test images, 2 classes" in found[0].text
+    assert "Test/ has no image of 1 of the 2 classes (b)" in found[1].text
+    assert "1 .mp4" in found[2].text
+
+
 def test_a_missing_library_or_file_or_folder_is_named(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,6 +131,74 @@ def test_a_missing_library_or_file_or_folder_is_named(
     found = findings()
     assert found["libraries"].text.startswith("kornia not installed")
     assert set(found) == {"libraries"}
+
+
+def test_nothing_is_written(project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: Any) -> None:
+    """Neither in the project's folder nor elsewhere, where nothing but the folder is looked at."""
+    assert findings()["disk"].level == "ok"
+    assert not Path("results").exists()
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert set(findings()) == {"libraries", "folder"}
+    assert [path.name for path in Path().iterdir()] == ["mine.yaml"]
+
+
+def test_a_lock_is_explained(project: Path) -> None:
+    """With the command that removes it."""
+    lock = Path(".snakemake/locks/0.input.lock")
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    assert "mkdt run" in findings()["lock"].text
+
+
+def test_a_teacher_that_its_job_would_refuse_is_found(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is no checkpoint, a model of timm without timm; one that fits is described."""
+    Path("weights.pt").write_bytes(b"no weights")
+    found = findings({"teacher": {"checkpoint": {"file": "weights.pt"}}})["teacher"]
+    assert found.level == "FAIL"
+    assert "weights.pt" in found.text
+    monkeypatch.setitem(sys.modules, "timm", None)
+    found = findings({"teacher": {"checkpoint": {"model": "timm:resnet18"}}})["teacher"]
+    assert found.level == "FAIL"
+    assert "timm" in found.text
+    network = resnet18()
+    network.conv1 = torch.nn.Conv2d(3, 64, 3, bias=False)
+    torch.save(network.state_dict(), "weights.pt")
+    found = findings({"teacher": {"checkpoint": {"file": "weights.pt"}}})["teacher"]
+    assert found.level == "ok"
+    assert "resnet18" in found.text
+    assert "teacher" not in findings()
+
+
+def test_targets_that_their_job_would_refuse_are_found(project: Path) -> None:
+    """Of another shape; with the data decoded, of another number of images."""
+    settings = {"targets": {"file": "targets.npy"}, "methods": ["random"]}
+    np.save("targets.npy", np.zeros(5, "float32"))
+    assert findings(settings)["targets"].level == "FAIL"
+    np.save("targets.npy", np.zeros((5, 3), "float32"))
+    assert findings(settings)["targets"].level == "ok"
+    tensors = {"train_images": torch.zeros(4, 1, 8, 8, dtype=torch.uint8), "train_index": torch.arange(4)}
+    artifacts.save(Path("results/digits/data.safetensors"), tensors, stage="data", parameters={}, inputs={})
+    found = findings(settings)["targets"]
+    assert found.level == "FAIL"
+    assert "5 rows" in found.text
+    np.save("targets.npy", np.zeros((4, 3), "float32"))
+    assert findings(settings)["targets"].level == "ok"
+
+
+def test_a_brought_set_that_looks_wrong_is_noted_and_one_that_cannot_be_meant_fails(project: Path) -> None:
+    """A job would say the first in its log, hours later, and refuse the second."""
+    path, tensors = project / "theirs.safetensors", tensors_of_a_set()
+    write_set(path, tensors | {"targets": torch.eye(12)})
+    found = findings({"methods": ["random", f"file:{path}"]})
+    assert found["set file-theirs"].level == "note"
+    write_set(path, tensors | {"images": tensors["images"].clamp(0, 1)})
+    found = findings({"methods": ["random", f"file:{path}"]})
+    assert found["config"].level == "FAIL"
+    assert "theirs.safetensors" in found["config"].text
+    content = write_set(path, tensors).read_bytes()
+    assert findings({"methods": ["random", f"file:{path}"]})["config"].level == "ok"
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert findings({"methods": ["random", f"file:{path}"]})["config"].level == "FAIL"
 
 
 def test_devices(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

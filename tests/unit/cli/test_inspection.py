@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from brought_sets import tensors_of_a_set, write_set
 from made_results import SET, STUDENT
 from safetensors.torch import save_file
 
@@ -30,6 +31,19 @@ def test_inspect_says_what_a_file_is_and_what_it_was_made_from(
     copy = results.parent / "elsewhere.safetensors"
     copy.write_bytes((results / SET).read_bytes())
     assert "outside of a results folder" in describe(copy)
+
+
+def test_inspect_says_what_looks_wrong_about_a_set(tmp_path: Path) -> None:
+    """Of a set that somebody else made, by its values alone; one that is as it should be raises no doubt."""
+    tensors = tensors_of_a_set()
+    assert "looks wrong" not in describe(write_set(tmp_path / "theirs.safetensors", tensors))
+    for wrong, word in (
+        ({"images": 8 * tensors["images"]}, "run from"),
+        ({"targets": torch.eye(12)}, "one-hot"),
+        ({"targets": torch.arange(12)}, "not a synthetic set"),
+    ):
+        text = describe(write_set(tmp_path / "theirs.safetensors", tensors | wrong))
+        assert re.search(rf"looks wrong: .*{word}", text)
 
 
 def test_inspect_finds_a_flipped_bit_and_foreign_files(

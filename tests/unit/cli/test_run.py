@@ -117,4 +117,76 @@ def test_an_unusable_config_file_is_named(
 def test_config_files_on_a_command_line() -> None:
     """Several after one option, one after an equals sign, none after another option."""
     words = ["--configfile", "a.yaml", "b.yaml", "--cores", "2", "--configfile=c.yaml", "results/x", "--config", "k=v"]
-    assert run.config_files(words) == ["a.yaml", "b.yaml", "c.yaml"]
+    assert run.values(words, {"--configfile"}) == ["a.yaml", "b.yaml", "c.yaml"]
+    assert run.values(words, {"--config"}) == ["k=v"]
+
+
+@pytest.mark.counts("bad inputs refused")
+@pytest.mark.parametrize("target", ["results/d/data.safetensors", "results/missing.csv", "experts"])
+def test_a_target_behind_a_config_file_is_named_with_the_right_order(target: str, tmp_path: Path) -> None:
+    """Snakemake would read it as a config file: a traceback, whether it exists or not."""
+    (tmp_path / "mine.yaml").write_text("seed: 1\n")
+    path = tmp_path / target
+    if path.suffix == ".safetensors":
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"\x91\xff")
+    with pytest.raises(UserError) as caught:
+        run.check_words(["--cores", "1", "--configfile", str(tmp_path / "mine.yaml"), str(path)])
+    assert f"mkdt run {path} --cores 2 --configfile {tmp_path / 'mine.yaml'}" in str(caught.value)
+
+
+@pytest.mark.counts("bad inputs refused")
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["distill.iterations=5"], "'distill={iterations: 5}'"),
+        (["distill:iterations=5"], "'distill={iterations: 5}'"),
+        (["students.convnet.depth=2"], "'students={convnet: {depth: 2}}'"),
+        (["seed=1", "results/d/data.safetensors"], "results/d/data.safetensors"),
+        (["distill={iterations:", "5}"], "5}"),
+        (["seed"], "'seed'"),
+        (["=1"], "'=1'"),
+    ],
+)
+def test_a_word_of_config_that_snakemake_cannot_read_is_shown_as_it_should_be(words: list[str], shown: str) -> None:
+    """Snakemake ends in a traceback before the Snakefile can say anything."""
+    for option in ("--config", "-C"):
+        with pytest.raises(UserError) as caught:
+            run.check_words(["--cores", "1", option, *words, "-n"])
+        assert shown in str(caught.value)
+    run.check_words(["--config", "seed=1", "experiment=x=y", "distill={iterations: 5}"])
+
+
+@pytest.mark.counts("bad inputs refused")
+@pytest.mark.parametrize("words", [["mine.yaml"], ["--cores", "2", "mine.yaml"], ["-n", "mine.yaml", "--cores", "2"]])
+def test_a_config_file_among_the_targets_is_named(words: list[str]) -> None:
+    """As `mkdt doctor` takes it; Snakemake would only have no rule for it."""
+    with pytest.raises(UserError, match=r"--configfile mine\.yaml"):
+        run.check_words(words)
+    run.check_words(["--slurm-partition-config", "mine.yaml", "--config", "a_file=mine.yaml"])
+
+
+def test_the_lock_of_a_dead_snakemake_says_what_removes_it(job: list[str]) -> None:
+    """Snakemake's own message names --unlock, which leaves its jobs running."""
+    note = run.lock_note()
+    assert note is not None
+    assert "mkdt run" in note
+    LOCK.unlink()
+    assert run.lock_note() is None
+
+
+def test_the_lock_of_a_living_snakemake_names_its_process(job: list[str], tmp_path: Path) -> None:
+    """One process, whatever it started itself; no password of its command line."""
+    (tmp_path / "snakemake.py").write_text(f"import subprocess; subprocess.run({job})")
+    owner = subprocess.Popen([sys.executable, "-m", "snakemake", "--config", "uri=http://me:hush@there"])
+    try:
+        wait_for("started")
+        note = run.lock_note()
+        assert note is not None
+        assert f"process {owner.pid} " in note
+        assert note.count("process ") == 1
+        assert "hush" not in note
+    finally:
+        owner.kill()
+        owner.wait()
+        run.take_over()

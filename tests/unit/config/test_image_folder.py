@@ -14,9 +14,9 @@ from configs import settings_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mkdt.config import image_folder
 from mkdt.config import loading as cfg
-from mkdt.config.image_folder import find, scan
+from mkdt.config.folder_listings import find
+from mkdt.config.image_folder import scan
 from mkdt.config.sizes import split_sizes
 from mkdt.data.preparation import prepare
 from mkdt.errors import UserError
@@ -55,6 +55,14 @@ def sizes(path: Path, labelled: bool = True) -> tuple[dict[str, int], list[str]]
         ({"a/x/y": 2, "a": 1, "b": 1}, {"train": 4}, ["a", "b"]),
         ({"Zürich 東京": 1, "a b": 2}, {"train": 3}, ["Zürich 東京", "a b"]),
         ({"train/a": 2, "val": 0}, {"train": 2}, ["a"]),
+        ({"Train/a": 2, "Test/a": 1}, {"train": 2, "test": 1}, ["a"]),
+        ({"training/a": 2, "testing/a": 1}, {"train": 2, "test": 1}, ["a"]),
+        ({"TRAIN": 2, "Validation": 1, "Testing": 3}, {"train": 2, "validation": 1, "test": 3}, []),
+        ({"train/a": 2, "valid/a": 1, "val": 0}, {"train": 2, "test": 1}, ["a"]),
+        ({"test1": 2, "test2": 1}, {"train": 3}, ["test1", "test2"]),
+        ({"bullet train": 2, "steam train": 1}, {"train": 3}, ["bullet train", "steam train"]),
+        ({"invalid": 2, "latest": 1}, {"train": 3}, ["invalid", "latest"]),
+        ({"a": 2, "test": 0}, {"train": 2}, ["a"]),
     ],
 )
 def test_a_tree_gives_its_splits_and_classes(
@@ -67,6 +75,48 @@ def test_a_tree_gives_its_splits_and_classes(
 def test_folders_need_not_be_classes(tmp_path: Path) -> None:
     """An unlabelled data set may be stored in several folders."""
     assert sizes(fill(tmp_path, {"00": 2, "01": 3, "": 1}), labelled=False) == ({"train": 6}, [])
+
+
+@pytest.mark.parametrize("tree", [{"test": 2, "extra": 1}, {"train2017": 2, "val2017": 1}, {"a/train": 1, "a/test": 1}])
+def test_unlabelled_images_may_lie_in_any_folders(tmp_path: Path, tree: dict[str, int]) -> None:
+    """Without labels, nothing is misread."""
+    assert sizes(fill(tmp_path, tree), labelled=False)[0] == {"train": sum(tree.values())}
+
+
+def test_a_held_out_split_without_some_classes_is_named(tmp_path: Path) -> None:
+    """Choosing points on half of the classes may be meant, but is said."""
+    fill(tmp_path, {f"train/{name}": 1 for name in "abcd"} | {"val/a": 1, "val/b": 1, "val/c": 1, "test/d": 1})
+    validation, test = scan(str(tmp_path), True).remarks
+    assert "val/ " in validation
+    assert "1 of the 4 classes (d)" in validation
+    assert "test/ " in test
+    assert "3 of the 4 classes (a, b, c)" in test
+    fill(tmp_path, {"val/d": 1, "test/a": 1, "test/b": 1, "test/c": 1})
+    assert scan(str(tmp_path), True).remarks == []
+
+
+def test_images_beside_the_splits_are_named(tmp_path: Path) -> None:
+    """They would be missed without a word."""
+    fill(tmp_path, {"train/a": 2, "test/a": 1, "": 2})
+    (remark,) = scan(str(tmp_path), True).remarks
+    assert "beside train/" in remark
+    assert "2, such as 0.jpg" in remark
+
+
+def test_images_of_any_name_keep_the_order_of_the_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Those known by content are sorted among those known by suffix; other files are counted by suffix."""
+    fill(tmp_path, {"a": 2, "b": 1})
+    for name in ("a/00", "a/0b.photo", "b/x.JFIF", "b/x.AVIF"):
+        (tmp_path / name).write_bytes(jpeg(np.zeros(3, np.uint8)))
+    for name in ("a/notes.TXT", "a/more.txt", "b/clip.mp4", "b/README"):
+        (tmp_path / name).write_text("no image")
+    tree = scan(str(tmp_path), True)
+    assert tree.names == {"train": ["a/0.jpg", "a/00", "a/0b.photo", "a/1.jpg", "b/0.jpg", "b/x.AVIF", "b/x.JFIF"]}
+    (remark,) = tree.remarks
+    assert "2 .txt, 1 without suffix, 1 .mp4" in remark
+    arguments: dict[str, Any] = {"train": None, "validation": 0, "test": None, "image_size": 4, "seed": 0}
+    assert len(prepare("folder", ".", path=str(tmp_path), **arguments)[0]["train_images"]) == 7
+    assert remark in caplog.text
 
 
 def test_other_files_are_ignored(tmp_path: Path) -> None:
@@ -118,6 +168,16 @@ def test_names_that_are_not_utf8_are_read_and_shown(tmp_path: Path) -> None:
         ({"train/a": 1, "val/b": 1}, "class 'b', which train/ lacks"),
         ({"train/a": 1, "test": 1}, "test has no class folders, but train/ has"),
         ({"train": 2, "plane": 2}, "has train/ and beside it plane/ with images"),
+        ({"Train": 2, "plane": 2}, "has Train/ and beside it plane/ with images"),
+        ({"train/a": 2, "val/a": 2, "Valid/a": 2}, "has Valid/ and val/"),
+        ({"train/a": 2, "Training/a": 2}, "has Training/ and train/"),
+        ({"cats": 2, "Test": 1}, r"splits \(Test/\)"),
+        ({"valid": 2, "invalid": 1}, r"splits \(valid/\)"),
+        ({"seg_train/a": 2, "seg_test/a": 1, "seg_pred": 1}, r"splits \(seg_test/, seg_train/\)"),
+        ({"train2017": 2, "val2017": 1}, r"splits \(train2017/, val2017/\)"),
+        ({"TrainSet/a": 2, "TestSet/a": 1}, r"splits \(TestSet/, TrainSet/\)"),
+        ({"cats/train": 2, "cats/test": 1, "dogs/train": 2}, r"splits \(test, train\) in cats/"),
+        ({"photos/Train/a": 2, "photos/val/a": 1}, r"splits \(Train, val\) in photos/"),
     ],
 )
 def test_a_folder_that_is_not_a_data_set_is_refused(tmp_path: Path, tree: dict[str, int], words: str) -> None:
@@ -157,43 +217,6 @@ def test_a_class_of_one_image_cannot_be_split(tmp_path: Path) -> None:
     fill(tmp_path, {"a": 5, "b": 1})
     with pytest.raises(UserError, match="at least two images"):
         prepare("folder", ".", path=str(tmp_path), train=None, validation=2, test=None, image_size=2, seed=0)
-
-
-def test_a_large_tree_is_listed_again_only_if_it_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every job checks the config, so an unchanged folder is not listed again and every change is noticed."""
-    path, memory = fill(tmp_path / "set", {"train/a": 2, "train/b/deep": 2, "val/a": 1}), tmp_path / "memory"
-    fill(tmp_path, {"elsewhere": 1})
-    (path / "train" / "c").symlink_to(tmp_path / "elsewhere")
-
-    def found() -> tuple[dict[str, Any], int]:
-        listed: list[str] = []
-        with monkeypatch.context() as patch:
-            patch.setattr(image_folder, "scan", lambda *arguments: listed.append("") or scan(*arguments))
-            find.cache_clear()
-            return find(str(path), True, memory), len(listed)
-
-    first, listed = found()
-    assert listed == 1
-    assert not memory.exists()  # the folder is small
-    monkeypatch.setattr(image_folder, "WORTH_KEEPING", 1)
-    assert found() == (first, 1)
-    assert not memory.exists()  # the folder changed too recently
-    places = [path, *path.rglob("*"), tmp_path / "elsewhere"]
-    for place in places:
-        os.utime(place, (1e9, 1e9))
-    assert found() == (first, 1)
-    assert found() == (first, 0)
-    for changed in ("train/a/new.jpg", "train/b/deep/new.jpg", "train/c/new.jpg", "val/a/new.jpg"):
-        (path / changed).write_bytes(b"")
-        again, listed = found()
-        assert listed == 1
-        assert again["names"] != first["names"]
-        first = again
-    fill(path, {"test/a": 1})
-    again, listed = found()
-    assert (again["validation"], again["test"], listed) == (2, 1, 1)
-    next(memory.iterdir(), memory / "x").write_text("damaged")
-    assert found()[0] == again
 
 
 def with_folder(path: Path, /, **entry: Any) -> dict[str, Any]:

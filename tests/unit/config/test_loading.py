@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
+from brought_sets import write_set
 from configs import DEFAULT, EXPERIMENTS, ROOT, merged, settings_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 
 from mkdt.config import loading as cfg
 from mkdt.config import plan, registry, sizes, slices
@@ -120,6 +119,17 @@ def test_default_sizes() -> None:
         ({"budgets": [5000]}, ["budgets", "5000", "1300"]),
         ({"budgets": [2.5]}, ["budgets", "2.5"]),
         ({"budgets": [14, 14]}, ["budgets", "twice"]),
+        ({"budgets": [0.01, 14]}, ["budgets", "0.01", "14 images"]),
+        ({"budgets": [0.02, 0.0201]}, ["budgets", "0.02", "0.0201", "28 images"]),
+        ({"experiment": "digits_smoke"}, ["experiment", "digits_smoke"]),
+        ({"experiment": "a_smoke", "scale": "smoke"}, ["experiment", "a_smoke"]),
+        ({"datasets": {"d_smoke": DEFAULT["datasets"]["digits"]}, "source": "d_smoke"}, ["datasets.d_smoke"]),
+        ({"experiment": "null"}, ["experiment", "null"]),
+        ({"experiment": "True"}, ["experiment", "True"]),
+        ({"experiment": "0x1F"}, ["experiment", "0x1F"]),
+        ({"datasets": {"no": DEFAULT["datasets"]["digits"]}}, ["datasets.no"]),
+        ({"students": {"off": DEFAULT["students"]["convnet"]}}, ["students.off"]),
+        ({"teacher": {"name": "0b1"}}, ["teacher.name", "0b1"]),
         ({"methods": ["mkdt", "magic"]}, ["methods.1", "magic"]),
         ({"methods": ["kmean"]}, ["methods.0", "did you mean 'kmeans'?"]),
         ({"methods": ["file:/nowhere/set.safetensors"]}, ["/nowhere/set.safetensors", "does not exist"]),
@@ -157,6 +167,38 @@ def test_each_mistake_is_one_sentence(over: dict[str, Any], words: list[str]) ->
     message = str(caught.value)
     assert all(word in message for word in words), message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", ["1.0e+3", "007", "123_456", "true", "no", "null", "0x1F", "2024-05-01"])
+@pytest.mark.parametrize("key", ["experiment", "teacher.name", "source", "datasets"])
+def test_a_name_that_yaml_takes_for_something_else_needs_quotes(name: str, key: str) -> None:
+    """The message shows how, since the number that it names is not what stands in the file."""
+    value = yaml.safe_load(name)
+    over = {"teacher.name": {"teacher": {"name": value}}, "datasets": {"datasets": {value: {}}}}.get(key, {key: value})
+    with pytest.raises(UserError, match=rf"{key}.*quotes.*--config"):
+        cfg.load(merged(DEFAULT, over))
+
+
+@pytest.mark.parametrize("name", ["1e3", "007", "123_456", "2024-05-01", "nullify", "0x", "smoke"])
+def test_a_name_of_digits_in_quotes_is_taken(name: str) -> None:
+    """As a text it is a folder like any other."""
+    given = merged(DEFAULT, {"experiment": name})
+    assert cfg.load(yaml.safe_load(yaml.safe_dump(given)))["experiment"] == name
+
+
+@pytest.mark.parametrize("text", ["seed: 1\nseed: 2\n", "teacher: {lr: 0.1, lr: 0.2}\n", "a: [", "\xff", None])
+def test_every_reader_of_config_files_refuses_what_snakemake_would(tmp_path: Path, text: str | None) -> None:
+    """A key given twice, no YAML, no text, no file; in the default config too."""
+    mine, good = tmp_path / "mine.yaml", tmp_path / "good.yaml"
+    good.write_text("seed: 1\n")
+    if text is not None:
+        mine.write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=r"mine\.yaml"):
+        cfg.read([good, mine])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cfg, "DEFAULT", mine)
+        with pytest.raises(UserError, match=r"mine\.yaml"):
+            cfg.read([good])
 
 
 def test_a_missing_key_is_named() -> None:
@@ -363,33 +405,11 @@ def test_results_must_be_a_folder(tmp_path: Path, link: bool) -> None:
         registry.check_names(cfg.load(DEFAULT), results / ".experiments")
 
 
-def test_a_set_that_is_brought_is_looked_at_before_any_job(tmp_path: Path) -> None:
-    """Its header alone: hours later would be too late for the wrong file."""
-    path = tmp_path / "theirs.safetensors"
-    config = merged(DEFAULT, {"methods": ["random", f"file:{path}"]})
-
-    def put(shape: tuple[int, ...], name: str = "images") -> None:
-        save_file({name: torch.zeros(shape)}, path)
-
-    put((3, 1, 8, 8))
-    cfg.load(config)
-    for wrong in ((3, 3, 8, 8), (3, 1, 16, 16), (3, 64)):
-        put(wrong)
-        with pytest.raises(UserError, match=r"methods\.1: .*theirs\.safetensors has images of shape"):
-            cfg.load(config)
-    put((3, 1, 8, 8), "pictures")
-    with pytest.raises(UserError, match=r"methods\.1: .* is not a synthetic set"):
-        cfg.load(config)
-    path.write_text("text")
-    with pytest.raises(UserError, match=r"methods\.1: .* is not a synthetic set"):
-        cfg.load(config)
-
-
 def test_paths_that_snakemake_would_take_for_patterns(tmp_path: Path) -> None:
     """Braces are its wildcards; a name that becomes a folder is as long as other names at most."""
     braces, long = tmp_path / "a{b}.safetensors", tmp_path / f"{'y' * 200}.safetensors"
     for path in (braces, long):
-        save_file({"images": torch.zeros(3, 1, 8, 8)}, path)
+        write_set(path)
     for key, change in {
         "methods.0": {"methods": [f"file:{braces}"]},
         "teacher.checkpoint.file": {"teacher": {"checkpoint": {"file": str(braces)}}},

@@ -56,6 +56,13 @@ def test_kept_graphs_count_in_distillation() -> None:
     assert some.device - none.device == pytest.approx((every.device - none.device) / 2)
 
 
+def test_the_probe_of_a_brought_teachers_targets_asks_for_the_teacher() -> None:
+    """It encodes some images again, with other statistics."""
+    teacher = config()["teacher"]
+    brought = config(teacher={"checkpoint": {**teacher["checkpoint"], "model": "timm:test_vit"}})
+    assert need(brought, "targets_probe").host - need(config(), "targets_probe").host > 4 * 20_000_000
+
+
 def test_the_paper_protocol_has_one_point() -> None:
     """Without a grid there is one snapshot a student."""
     fair, paper = (

@@ -17,7 +17,7 @@ from mkdt.config.stages import STAGES
 def slices(raw: dict[str, Any]) -> list[str]:
     """The text of the settings of every job, as Snakemake compares it."""
     config = load(raw)
-    names = [{key: value for key, value in job.names.items() if isinstance(value, str)} for job in jobs(config)]
+    names = [job.wildcards for job in jobs(config)]
     return [repr(STAGES[job.stage].slice(config, one)) for job, one in zip(jobs(config), names, strict=True)]
 
 

@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
+from brought_sets import tensors_of_a_set, write_set
 from configs import DEFAULT, EXPERIMENTS, merged
-from safetensors.torch import save_file
 
 from mkdt.config import loading as cfg
 from mkdt.config import plan, registry, sizes
@@ -62,6 +61,7 @@ def test_what_becomes_equal_is_one_and_a_brought_set_keeps_its_size(tmp_path: Pa
     """Edge cases of the table."""
     smoke = loaded(None, "smoke", {"budgets": [16, 17, 0.001], "probe": {"label_fractions": [0.2, 0.5, 0.01]}})
     assert smoke["budgets"] == [4, 0.01]
+    assert loaded(None, "smoke", {"budgets": [0.02, 16]})["budgets"] == [0.02]  # 2 % of 200, and the root of 16
     assert smoke["probe"]["label_fractions"] == [1.0, 0.1]
     assert sizes.image_shape(smoke, "digits_smoke")[1] == 8
     entry = {"kind": "cifar10", "train": None, "validation": 5000, "test": None, "image_size": None}
@@ -70,8 +70,7 @@ def test_what_becomes_equal_is_one_and_a_brought_set_keeps_its_size(tmp_path: Pa
     # A batch that its processes can share.
     assert loaded(None, "smoke", {"teacher": {"batch": 256, "devices": 32}})["teacher"]["batch"] == 32
     # A set that somebody else distilled has the source's full size.
-    theirs = tmp_path / "theirs.safetensors"
-    save_file({"images": torch.zeros(2, 3, 32, 32)}, theirs)
+    theirs = write_set(tmp_path / "theirs.safetensors", tensors_of_a_set(3, 32))
     assert (
         sizes.image_shape(loaded(None, "smoke", over | {"methods": ["random", f"file:{theirs}"]}), "cifar_smoke")[1]
         == 32

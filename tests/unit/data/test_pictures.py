@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from mkdt.config.image_files import FORMATS
 from mkdt.data import pictures
 from mkdt.data.pixels import adapt
 from mkdt.data.preparation import prepare
@@ -119,6 +120,23 @@ def test_large_jpegs_are_reduced_without_a_visible_difference() -> None:
     fast = pictures.decode(encoded(picture, "JPEG", quality=95), 3, 32).astype(int)
     full = np.asarray(picture.resize((32, 32), Image.Resampling.BILINEAR)).transpose(2, 0, 1).astype(int)
     assert np.abs(fast - full).max() <= 3
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "empty"),
+        (b"<html>not found</html>", "damaged or"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "damaged or"),  # Pillow would start Ghostscript
+        (b"\0\0\0\x18ftypheic", r"pip install -e '\.\[heif\]'"),
+    ],
+)
+def test_what_is_no_image_says_so(content: bytes, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the name of an object in memory."""
+    monkeypatch.setattr(pictures, "formats", lambda: tuple(name for name in FORMATS if name != "HEIF"))
+    with pytest.raises(ValueError, match=words) as caught:
+        pictures.decode(content, 3, 8)
+    assert "0x" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +281,7 @@ def test_all_unreadable_files_are_named_at_once(
     bad = ["03.png", "17.png", "29.png"]
     contents = {name: (folder / name).read_bytes() for name in bad}
     for name in bad:
-        (folder / name).write_bytes(contents[name][:60])
+        (folder / name).write_bytes(contents[name][:60] if name != bad[0] else b"no picture")
     job = Job(tmp_path / "scratch")
     monkeypatch.setattr(pictures, "LISTED", 2)
     with caplog.at_level(logging.WARNING), pytest.raises(UserError) as caught:
@@ -275,6 +293,7 @@ def test_all_unreadable_files_are_named_at_once(
     assert "1 more, see the log" in message
     assert "data.on_error to skip" in message
     assert all(name in caplog.text for name in bad)
+    assert " at 0x" not in message + caplog.text
     for name in bad:
         (folder / name).write_bytes(contents[name])
     job.reports = []

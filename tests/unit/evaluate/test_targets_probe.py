@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from mkdt.evaluate import targets_probe
-from mkdt.evaluate.labels import Downstream
+from mkdt.evaluate.labels import Downstream, at_chance, chance_level
 from mkdt.evaluate.selection import probe
-from mkdt.evaluate.targets_probe import probe_targets
+from mkdt.evaluate.targets_probe import Encoder, probe_statistics, probe_targets, statistics_in_words
 
 STREAM = torch.Generator().manual_seed(0)
 LABELS = torch.arange(300) % 3
@@ -87,9 +87,65 @@ def test_the_number_of_scored_images_and_of_pixels_is_limited(monkeypatch: pytes
     assert seen == [(30, 3), (30, min(size, 16) ** 2)]
 
 
+class Threshold(nn.Module):
+    """A teacher that sees a class only if its input is in the units that it was trained with."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Say of the mean pixel, here -1, 0 or 1, which it is; all else looks alike."""
+        value = images.mean((1, 2, 3))
+        return torch.stack([(value - place).abs() < 0.3 for place in (-1, 0, 1)], 1).float()
+
+
+def test_the_probe_says_when_statistics_matter() -> None:
+    """A teacher that was trained with other statistics than the source's makes poor targets with these."""
+    bright = (50 + 100 * LABELS)[:, None, None, None].expand(300, 1, 8, 8).byte()
+    trained = Encoder(Threshold(), torch.tensor([150 / 255]), torch.tensor([100 / 255]))
+    other = Encoder(Threshold(), torch.tensor([0.5]), torch.tensor([0.02]))
+    scores = {}
+    for name, made, alternative in (("right", trained, other), ("wrong", other, trained), ("same", trained, trained)):
+        targets = made(bright)
+        held_out = targets[200:], bright[200:], LABELS[200:]
+        probed = targets[:200], bright[:200], LABELS[:200], held_out, SETTINGS
+        scores[name] = probe_statistics(alternative, *probed, seed=0, dataset="toy")
+    assert scores["right"]["labels"] == 20  # of the smallest fraction
+    assert scores["right"]["targets"] == scores["wrong"]["other"] > 98
+    assert scores["right"]["other"] == scores["wrong"]["targets"] < 60
+    for name, warned in (("right", False), ("wrong", True), ("same", False)):
+        sentence, warn = statistics_in_words(scores[name], "mix_bt for cifar10")
+        assert warn == warned
+        assert "mix_bt for cifar10" in sentence
+        assert ("teacher.checkpoint.mean" in sentence) == warned
+        assert ("hardly" in sentence) == (name == "same")
+
+
+def test_the_encoder_sees_pixels_in_the_given_normalisation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In chunks too."""
+    monkeypatch.setattr(targets_probe, "ENCODED", 7)
+    mean, std = torch.tensor([0.4]), torch.tensor([0.2])
+    found = Encoder(nn.Flatten(), mean, std)(NOISE[:20])
+    torch.testing.assert_close(found, ((NOISE[:20].float() / 255 - 0.4) / 0.2).flatten(1))
+
+
 def test_the_same_seed_gives_the_same_accuracies() -> None:
     """The global generator has no influence."""
     torch.manual_seed(1)
     first = split(GOOD)
     torch.manual_seed(2)
     assert split(GOOD) == first
+
+
+def test_labels_dealt_at_random_are_at_chance() -> None:
+    """Neither images nor targets predict them; good targets or good pixels alone are above chance."""
+    bright = (LABELS * 100)[:, None, None, None].expand(300, 1, 8, 8).byte()
+    dealt = LABELS[torch.randperm(300, generator=torch.Generator().manual_seed(3))]
+    held_out = GOOD[200:], bright[200:], dealt[200:]
+    rows = probe_targets(GOOD[:200], bright[:200], dealt[:200], held_out, SETTINGS, seed=0, dataset="toy")
+    assert at_chance(rows)
+    assert all(row["chance"] == chance_level(dealt[200:]) for row in rows)
+    assert not at_chance(split(GOOD))
+    assert not at_chance(split(torch.randn(300, 3, generator=STREAM), bright))
+
+
+def test_chance_is_the_share_of_the_most_frequent_class() -> None:
+    """With classes of unequal size it is more than one by their number."""
+    assert chance_level(torch.tensor([2, 0, 2, 1])) == 50

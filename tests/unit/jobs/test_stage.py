@@ -331,6 +331,50 @@ def test_sigterm_saves_and_stops(make: Any) -> None:
         assert stage.resume() == {"epoch": 2}
 
 
+def test_a_signal_is_answered_at_once(make: Any, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    """In the log and on the screen, once, with the longest time that any checkpoint took to come."""
+    clock = [1000.0]
+    with pytest.raises(SystemExit), run(make(minutes=60)) as stage:
+        stage.resume()
+        with monkeypatch.context() as patch:
+            patch.setattr(job.time, "monotonic", lambda: clock[0])
+            stage.checkpoint(lambda: {"epoch": 1})
+            for seconds in (90, 50):
+                clock[0] += seconds
+                stage.checkpoint(lambda: {"epoch": 2})
+            stage._between = 90.0  # the first interval is one of the real clock
+            clock[0] += 30
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGTERM)
+            said = capsys.readouterr().err
+        assert said.count("SIGTERM") == 1
+        assert "60 s" in said
+        assert "60 s" in log_text()
+        stage.checkpoint(lambda: {"epoch": 3})
+
+
+def test_a_signal_before_the_first_checkpoint_is_answered_too(make: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """How long it takes is not known yet."""
+    with pytest.raises(SystemExit), run(make(minutes=60)) as stage:
+        stage.resume()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert "SIGTERM" in capsys.readouterr().err
+        stage.checkpoint(lambda: {"epoch": 1})
+
+
+def test_few_labels_of_many_classes_are_no_warning(make: Any, recwarn: pytest.WarningsRecorder) -> None:
+    """scikit-learn says it at every fit."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    features, labels = torch.arange(50.0)[:, None].numpy(), torch.arange(50).numpy()
+    KNeighborsClassifier(1).fit(features, labels)
+    assert [str(warning.message)[:28] for warning in recwarn] == ["The number of unique classes"]
+    recwarn.clear()
+    with run(make()):
+        KNeighborsClassifier(1).fit(features, labels)
+    assert not recwarn.list
+
+
 def test_sigterm_between_two_looks_at_it_loses_nothing(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes just after the job decided that it is not time to save: it stops at the next checkpoint, saved."""
 

@@ -74,6 +74,7 @@ def content(methods: list[str], seeds: int = 2, downstream: tuple[str, ...] = ("
     )  # fmt: skip
     return {
         "title": "<script>alert(1)</script>",
+        "notices": [],
         "settings": {"source": "s", "protocol": "fair", "methods": methods, "budgets": ["1pct"]},
         "accuracy": accuracy,
         "summary": report.summarise(accuracy, methods),
@@ -129,6 +130,17 @@ def test_equal_runs_give_equal_pages_except_for_cost_and_origin() -> None:
     assert pages[0] != pages[2]
     rest = [re.sub(r'<section id="(cost|origin)">.*?</section>', "", text, flags=re.DOTALL) for text in pages]
     assert rest[0] == rest[2]
+
+
+def test_notices_and_chance_are_shown() -> None:
+    """Notices stand above all sections, as text; every table ends with chance, where it is known."""
+    arguments = content(["random", "mkdt"], notices=["These numbers mean <nothing>."])
+    text = page.render(TEMPLATE, **arguments)
+    assert text.index("These numbers mean &lt;nothing&gt;.") < text.index("<section")
+    assert "chance" not in text
+    chance = report.summarise(arguments["accuracy"], ["random", "mkdt"], {"d": 10.25})
+    text = page.render(TEMPLATE, **arguments | {"summary": chance})
+    assert len(re.findall(r"<td>chance.*?</td><td>10\.2</td>", text)) == 2  # label fractions
 
 
 def test_the_page_begins_with_the_distilled_sets_on_the_source() -> None:

@@ -1,12 +1,18 @@
 """Statistics: pairing, and intervals that cover with few levels."""
 
+import re
 from math import erfc
+from pathlib import Path
 
+import coverages
 import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from score_tables import runs
 
-from mkdt.report.statistics import RUN, bootstrap, expanded_tail, interval, paired
+from mkdt.report.statistics import RUN, bootstrap, expanded_tail, interval, p_value, paired
 
 SHAPES = [(5, 1, 1), (1, 5, 1), (1, 1, 5)]  # effects of subset, student seed and label draw
 
@@ -52,15 +58,74 @@ def test_different_seeds_cannot_be_paired() -> None:
         paired(runs("a", [0], np.zeros((1, 2, 1))), runs("b", [0], np.zeros((1, 3, 1))))
 
 
-def test_the_interval_covers_with_three_subsets() -> None:
-    """With three subsets a percentile bootstrap covers 75 %; this interval covers 95 %."""
-    rng = np.random.default_rng(0)
-    hits = 0
-    for _ in range(300):
-        effect = rng.normal(0, 1, (3, 1, 1)) + rng.normal(0, 0.5, (1, 5, 1)) + rng.normal(0, 0.3, (3, 5, 3))
-        _, low, high = interval(runs("m", [0, 1, 2], effect), "accuracy")
-        hits += low <= 0 <= high
-    assert hits >= 0.93 * 300
+def differences(values: list[list[float]]) -> pd.DataFrame:
+    """Paired differences [student seed, label draw]."""
+    return runs("m", [0], np.array(values)[None]).rename(columns={"accuracy": "difference"})
+
+
+@pytest.mark.parametrize("values", [[[-9.0, 11], [11, -9]], [[1.67, 5], [5, 1.67]]])
+def test_scatter_within_the_levels_counts_where_the_level_means_are_equal(values: list[list[float]]) -> None:
+    """Of two by two runs only the interaction is left, with one degree of freedom; p agrees with the interval."""
+    table = differences(values)
+    mean, low, high = interval(table, "difference")
+    half = 12.706205 * np.std(values)  # Student's t times the standard error: the sum of squares is on one degree
+    assert (low, high) == pytest.approx((mean - half, mean + half))
+    assert p_value(table) > 0.05
+
+
+def test_level_means_that_cancel_in_three_factors_have_an_interval() -> None:
+    """The sign of the product of all factors is an interaction of three: every mean of two factors is 0."""
+    signs = np.array([1.0, -1])
+    table = runs("m", [0, 1], 3 * signs[:, None, None] * signs[:, None] * signs)
+    mean, low, high = interval(table, "accuracy")
+    assert mean == 0
+    assert high - low > 70
+
+
+@pytest.mark.parametrize("equal", [0.0, 5.0, 100 / 3])
+def test_runs_that_are_all_equal_have_no_interval(equal: float) -> None:
+    """Nothing says how much another run would differ. Differences of accuracies are equal up to rounding."""
+    table = differences([[equal, equal + 1e-13], [equal - 1e-13, equal]])
+    mean, *ends = interval(table, "difference")
+    assert mean == pytest.approx(equal)
+    assert np.isnan([*ends, p_value(table)]).all()
+
+
+@given(st.lists(st.integers(-3, 3), min_size=6, max_size=6))
+def test_p_is_below_five_per_cent_where_the_interval_excludes_zero(values: list[int]) -> None:
+    """So do the two readings of one table never contradict each other; unequal values always have a width."""
+    table = differences([[float(value) for value in values[:3]], [float(value) for value in values[3:]]])
+    _, low, high = interval(table, "difference")
+    assert np.isnan(low) == (len(set(values)) == 1)
+    if not np.isnan(low):
+        assert high > low
+        assert (p_value(table) < 0.05) == (low > 0 or high < 0)
+
+
+def test_no_factor_alone_gives_a_wider_interval() -> None:
+    """A factor of two levels that varies most decides the width, however many levels others have."""
+    values = np.array([[0.0], [4.0]]) + np.random.default_rng(4).normal(0, 0.5, (2, 5))
+    _, low, high = interval(runs("m", [0], values[None]), "accuracy")
+    ends = values.mean(axis=1)
+    assert high - low >= 12.706205 * abs(ends[1] - ends[0]) * (1 - 1e-6)
+
+
+def test_an_interval_needs_all_combinations() -> None:
+    """A missing run would shift the level means."""
+    with pytest.raises(ValueError, match="1 combinations of seed, label_draw are missing"):
+        interval(differences([[1.0, 2], [3, 5]]).iloc[1:], "difference")
+
+
+def test_the_coverage_is_that_of_the_page() -> None:
+    """docs/method.md has the coverage of ten thousand experiments each; nowhere is it below 93 %."""
+    text = (Path(__file__).parents[3] / "docs/method.md").read_text()
+    names = list(coverages.WORLDS)
+    for levels in coverages.LEVELS:
+        (row,) = re.findall(rf"^\| {'x'.join(map(str, levels))} \| (.*) \| [^|]* \|$", text, re.MULTILINE)
+        for name, written in zip(names, row.split(" | "), strict=True):
+            measured, _ = coverages.coverage(coverages.WORLDS[name], levels, 200)
+            assert float(written) >= 93
+            assert measured == pytest.approx(float(written), abs=5), (levels, name)
 
 
 @pytest.mark.parametrize("deviations", [(1, 0.5, 0), (1, 0.5, 0.5), (1, 1, 1), (1, 0, 0)], ids=str)
@@ -99,7 +164,7 @@ def test_the_bootstrap_resamples_levels() -> None:
     tail = expanded_tail(freedom)
     width = resampled[1] - resampled[0]
     assert resampled == pytest.approx(np.quantile(means, [tail, 1 - tail]), abs=0.03 * width)
-    with pytest.raises(ValueError, match="1 combinations of distill_seed, seed, label_draw are missing"):
+    with pytest.raises(ValueError, match="1 combinations of distill_seed, label_draw are missing"):
         bootstrap(table.iloc[1:], "accuracy")
 
 

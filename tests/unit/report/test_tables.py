@@ -35,6 +35,11 @@ def test_summary_and_text() -> None:
     assert "0.1, 10*" in text
     assert "edge of the grid" in text
     assert "+5.0" in text
+    assert "chance" not in text
+    with_chance = report.summarise(report.accuracies(scores, ["1pct"]), methods, {"d": 12.5})
+    text = report.as_text(with_chance, "fair", ["Nothing means anything."])
+    assert text.startswith("**Nothing means anything.**\n")
+    assert "(chance 12.5)" in text
     # k-NN has a table of its own, after the linear probe's; the curve has the linear probe only.
     knn = scores.assign(evaluation="knn", accuracy=scores["accuracy"] - 1)
     scores = pd.concat([knn, scores])

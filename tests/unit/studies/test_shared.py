@@ -96,8 +96,8 @@ def test_the_table_of_architectures(two_students: pd.DataFrame) -> None:
     ]
     assert text[7] == "| student | best subset | mkdt | recovered |"
     assert text[9:] == [
-        "| convnet | kmeans | +3.0 [+3.0, +3.0] | 80 % |",
-        "| alexnet | random | +4.0 [+4.0, +4.0] | - |",
+        "| convnet | kmeans | +3.0 | 80 % |",
+        "| alexnet | random | +4.0 | - |",
     ]
     (axis,) = architectures.plot(ordered, ["none", "random", "kmeans", "mkdt", "full"]).axes
     assert [label.get_text() for label in axis.get_yticklabels()] == ["convnet", "alexnet"]
@@ -149,7 +149,7 @@ def test_the_table_of_protocols(two_students: pd.DataFrame) -> None:
     assert text[0] == text[6] == f"| method | {names} |"
     assert text[4] == "| mkdt | 80.0 | 79.0 | - | 80.0 | - | - |"
     assert text[9].startswith("| random | - | - | - | - | - | - |")
-    assert text[10].startswith("| mkdt | +4.0 [+4.0, +4.0] | +4.0 [")
+    assert text[10].startswith("| mkdt | +4.0 | +4.0 |")
     configs = [read([REPOSITORY / file for file in files]) for files in protocols.CONFIGS.values()]
     for config in configs:
         assert config["probe"]["finetune"]
@@ -168,7 +168,7 @@ def test_differences_at_equal_steps(two_students: pd.DataFrame) -> None:
     assert table["difference"].tolist() == [4.0, 5.0, 2.0, 1.0]
     text = studies.differences_as_text(table, "steps").splitlines()
     assert text[0] == "| steps | mkdt - random | full - mkdt |"
-    assert text[3].startswith("| 80 | +5.0 [")
+    assert text[3].startswith("| 80 | +5.0 |")
 
 
 def test_the_figure_of_budgets(two_students: pd.DataFrame) -> None:
@@ -454,7 +454,7 @@ def test_the_tables_of_the_pages_are_those_of_their_csvs() -> None:
         assert (STUDIES / f"fashion/{name}.md").read_text() == "\n".join(texts)
         assert texts[0] in (STUDIES / "fashion.md").read_text()
     assert (STUDIES / "digits/equal_steps.md").read_text() in (STUDIES / "digits.md").read_text()
-    for study, left in (("digits", {"mkdt_kmeans"}), ("architectures", {"mkdt", "mkdt_kmeans", "krr_st"})):
+    for study, left in (("digits", set()), ("architectures", {"mkdt", "mkdt_kmeans", "krr_st"})):
         written = pd.read_csv(STUDIES / study / "holm.csv")
         made = (pd.read_csv(STUDIES / study / f"{name}.csv") for name in ("accuracy", "against_best_subset"))
         methods = written.loc[written["family"] == "random", "method"].unique().tolist()

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torchvision.models import resnet18, resnet50
 
 from mkdt import artifacts
+from mkdt.config.catalogue import DATASETS
 from mkdt.errors import UserError
 from mkdt.networks.backbones import build_backbone
 from mkdt.networks.flat import flatten_state
-from mkdt.teacher.checkpoint_formats import TeacherCheckpoint
+from mkdt.teacher.checkpoint_formats import STATISTICS, TeacherCheckpoint
 from mkdt.teacher.encoding import load_teacher, represent
-from mkdt.teacher.external_checkpoint import load_checkpoint, load_weights, summary
+from mkdt.teacher.external_checkpoint import caution, load_checkpoint, load_weights, summary
 from mkdt.teacher.external_file import sha256
 
 OPTIONS: dict[str, Any] = dict.fromkeys(("model", "sha256", "image_size", "mean", "std", "padding"))
@@ -86,9 +87,9 @@ def written(folder: Path, content: Any, name: str = "weights.pt") -> Path:
     return folder / name
 
 
-def load(path: Path | None, channels: int = 3, size: int = 32, **options: Any) -> TeacherCheckpoint:
+def load(path: Path | None, channels: int = 3, size: int = 32, kind: str = "", **options: Any) -> TeacherCheckpoint:
     """Load a checkpoint as the rule teacher_import does."""
-    return load_checkpoint(path, OPTIONS | options, channels, size)
+    return load_checkpoint(path, OPTIONS | options, channels, size, kind)
 
 
 def features(checkpoint: TeacherCheckpoint, images: Tensor, folder: Path, mean: Tensor, std: Tensor) -> Tensor:
@@ -201,6 +202,81 @@ def test_the_config_can_set_input_size_and_statistics(tmp_path: Path) -> None:
     torch.testing.assert_close(features(found, images, tmp_path, MEAN, STD), wanted, rtol=1e-4, atol=1e-4)
     with pytest.raises(UserError, match=r"teacher\.checkpoint\.mean has 1 values"):
         load(path, mean=[0.5])
+
+
+PUBLISHED = {
+    ("KRR-ST", "cifar10"): ([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]),
+    ("solo-learn", "cifar100"): ([0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]),
+    ("solo-learn before 1.0.3", "stl10"): ([0.4914, 0.4823, 0.4466], [0.247, 0.243, 0.261]),
+    ("mix-bt, CIFAR", "cifar10"): ([0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]),
+    ("mix-bt, CIFAR", "cifar100"): ([0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]),
+    ("mix-bt, TinyImageNet", "tiny_imagenet"): ([0.480, 0.448, 0.398], [0.277, 0.269, 0.282]),
+}
+
+
+@pytest.mark.parametrize(("name", "kind"), PUBLISHED)
+def test_a_published_format_sees_images_normalised_as_in_its_own_code(name: str, kind: str, tmp_path: Path) -> None:
+    """These are not the statistics of the source's pixels: mix-bt's deviations of CIFAR are a fifth smaller."""
+    content, name_of_format, model = SMALL[name]
+    found = load(written(tmp_path, content()), kind=kind)
+    mean, std = (torch.tensor(values)[:, None, None] for values in PUBLISHED[name, kind])
+    images = pixels()
+    wanted = model((images.float() / 255 - mean) / std)
+    torch.testing.assert_close(features(found, images, tmp_path, MEAN, STD), wanted, rtol=1e-4, atol=1e-4)
+    assert name_of_format in found.statistics
+    assert kind in found.statistics
+    assert found.statistics in summary(found)
+    assert not caution(found)
+
+
+def test_the_log_says_whose_statistics_are_taken(tmp_path: Path) -> None:
+    """Of an unknown source the source's own, with a warning; a key of the config comes before all."""
+    path = written(tmp_path, KRR_ST.state_dict())
+    for kind in ("", "digits", "folder"):
+        unknown = load(path, kind=kind)
+        assert unknown.view["mean"] is unknown.view["std"] is None
+        assert "the source's" in summary(unknown)
+        assert "teacher.checkpoint.mean" in caution(unknown)
+    both = load(path, kind="cifar10", mean=[0.5, 0.5, 0.5], std=[0.25, 0.25, 0.25])
+    assert both.view["std"] == [0.25, 0.25, 0.25]
+    assert "teacher.checkpoint.mean and teacher.checkpoint.std" in summary(both)
+    assert "krr_st" not in both.statistics
+    one = load(path, kind="cifar10", std=[0.25, 0.25, 0.25])
+    assert one.view["mean"] == [0.4914, 0.4822, 0.4465]
+    assert "teacher.checkpoint.std, otherwise those of krr_st for cifar10" in summary(one)
+    assert not caution(one)
+    assert caution(load(path, std=[0.25, 0.25, 0.25]))
+    large = load(written(tmp_path, resnet18().state_dict()), kind="cifar10")
+    assert large.view["mean"] == [0.485, 0.456, 0.406]
+    assert "ImageNet's" in summary(large)
+    grey = small_resnet(2)
+    grey.conv1 = nn.Conv2d(1, 64, 3, padding=2, bias=False)
+    assert load(written(tmp_path, grey.state_dict()), channels=1, kind="cifar10").view["mean"] is None
+
+
+def test_published_statistics_are_three_positive_numbers_of_known_sets() -> None:
+    """A number that slipped would be in every target."""
+    assert STATISTICS.keys() == {"krr_st", "solo_learn", "mix_bt"}
+    for of_format in STATISTICS.values():
+        for kind, (mean, std) in of_format.items():
+            assert kind in DATASETS
+            assert all(0.38 < value < 0.52 for value in mean)
+            assert all(0.19 < value < 0.29 for value in std)
+
+
+def test_a_teacher_of_this_project_keeps_the_statistics_it_was_trained_with(tmp_path: Path) -> None:
+    """Its header has them, so that another source's do not replace them."""
+    spec = {"architecture": "resnet", "blocks": [1, 1], "width": 4}
+    model = randomised(build_backbone(spec, 1, 8))
+    path = tmp_path / "own.safetensors"
+    about = {"backbone": spec, "view": {"mean": [0.4], "std": [0.2]}}
+    artifacts.save(path, model.state_dict(), stage="teacher", parameters=about)
+    found = load(path, channels=1, size=8)
+    assert not caution(found)
+    assert "header" in summary(found)
+    images, others = pixels(1, 8), torch.tensor([0.9])
+    wanted = model((images.float() / 255 - 0.4) / 0.2)
+    torch.testing.assert_close(features(found, images, tmp_path, others, others), wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("own_statistics", [True, False])
@@ -318,6 +394,17 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, plain_pickle: bool) -
     assert not sprung.exists()
 
 
+def test_a_whole_model_is_named_without_the_colours_and_the_advice_of_torch(tmp_path: Path) -> None:
+    """The advice would be to load what may run code."""
+    with pytest.raises(UserError) as caught:
+        load(written(tmp_path, resnet18()))
+    message = str(caught.value)
+    assert "torchvision.models.resnet.ResNet" in message
+    assert "weights.pt" in message
+    assert "\x1b" not in message
+    assert "\x1b" not in str(UserError("a \x1b[1mbold\x1b[0m word"))
+
+
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
 @pytest.mark.parametrize("length", [0, 100, 100_000])
 def test_a_truncated_file_is_named(tmp_path: Path, suffix: str, length: int) -> None:
@@ -331,7 +418,7 @@ def test_a_truncated_file_is_named(tmp_path: Path, suffix: str, length: int) -> 
 
 def test_images_that_are_too_small_are_refused_before_any_training(tmp_path: Path) -> None:
     """A padding of 0 reduces a 2x2 image to nothing."""
-    with pytest.raises(UserError, match=r"does not take images of 2x2.*image_size"):
+    with pytest.raises(UserError, match=r"does not take images of 2x2.*image_size to 32"):
         load(written(tmp_path, KRR_ST.state_dict()), size=2, padding=0)
 
 
@@ -374,7 +461,7 @@ def test_faults_of_timm_checkpoints_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has extra left over"):
         load(path, model="timm:test_vit")
     path, _ = timm_file(tmp_path, "test_vit")
-    with pytest.raises(UserError, match=r"does not take images of 50x50.*image_size"):
+    with pytest.raises(UserError, match=r"does not take images of 50x50.*image_size to 160"):
         load(path, model="timm:test_vit", image_size=50)
     with pytest.raises(UserError, match=r"teacher\.checkpoint\.padding"):
         load(path, model="timm:test_vit", padding=1)
@@ -410,6 +497,7 @@ def fake_timm(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     timm, data = types.ModuleType("timm"), types.ModuleType("timm.data")
     view = {"input_size": (3, 10, 10), "mean": (0.5, 0.5, 0.5), "std": (0.1, 0.2, 0.3), "interpolation": "bicubic"}
     timm.create_model = create_model  # type: ignore[attr-defined]
+    timm.is_model_pretrained = lambda name: name == "tiny"  # type: ignore[attr-defined]
     data.resolve_model_data_config = lambda model: view  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "timm", timm)
     monkeypatch.setitem(sys.modules, "timm.data", data)
@@ -430,6 +518,20 @@ def test_weights_for_timm_from_a_file_or_from_timm(fake_timm: dict[str, Any], tm
     model.head = nn.Identity()
     wanted = model((large - 0.5) / torch.tensor([0.1, 0.2, 0.3])[:, None, None])
     torch.testing.assert_close(features(found, images, tmp_path, MEAN, STD), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_size_that_does_not_fit_is_refused_with_one_that_does(fake_timm: dict[str, Any]) -> None:
+    """The key was just set: to set it is no advice."""
+    with pytest.raises(UserError, match=r"does not take images of 7x7.*image_size to 10"):
+        load_checkpoint(None, OPTIONS | {"model": "timm:tiny", "image_size": 7}, 3, 8, download=False)
+
+
+def test_a_model_of_timm_can_be_checked_without_its_weights(fake_timm: dict[str, Any]) -> None:
+    """All but the weights, which must be there to download."""
+    found = load_checkpoint(None, OPTIONS | {"model": "timm:tiny"}, 3, 8, download=False)
+    assert found.view["size"] == 10
+    with pytest.raises(UserError, match="no weights for 'other'"):
+        load_checkpoint(None, OPTIONS | {"model": "timm:other"}, 3, 8, download=False)
 
 
 def test_weights_that_timm_cannot_download_and_a_missing_timm(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mkdt.errors import UserError
 from mkdt.networks.flat import flatten_state
+from mkdt.teacher import training
 from mkdt.teacher.training import train_teacher
 
 CPU = torch.device("cpu")
@@ -81,6 +82,43 @@ def test_a_resumed_training_equals_a_straight_one(pixels: Tensor, freeze: Freeze
         assert torch.equal(flatten_state(train(pixels, state=state, **options)), flatten_state(straight))
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "lars"])
+def test_a_training_resumed_within_an_epoch_equals_a_straight_one(
+    pixels: Tensor, freeze: Freeze, optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights, running statistics and the reported losses have the same bits, from the state after any step."""
+    monkeypatch.setattr(training, "OFFER_SECONDS", 0.0)
+    options: dict[str, Any] = {"optimizer": optimizer, "epochs": 2}
+    states: list[dict[str, Any]] = []
+    losses: dict[int, float] = {}
+
+    def report(epoch: int, values: Any, pictures: Any = None) -> None:
+        assert losses.setdefault(epoch, values["loss"]) == values["loss"]
+
+    straight = train(pixels, checkpoint=lambda make, now=False: states.append(freeze(make())), report=report, **options)
+    assert [(state["epoch"], len(state["losses"])) for state in states] == [
+        (0, 1),
+        (0, 2),
+        (1, 0),
+        (1, 1),
+        (1, 2),
+        (2, 0),
+    ]
+    for state in states:
+        torch.manual_seed(state["epoch"])
+        assert torch.equal(flatten_state(train(pixels, state=state, report=report, **options)), flatten_state(straight))
+
+
+def test_an_epoch_is_not_interrupted_by_saving_before_it_is_time(
+    pixels: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short epochs are saved at their end alone."""
+    monkeypatch.setattr(training, "OFFER_SECONDS", 1e9)
+    states: list[dict[str, Any]] = []
+    train(pixels, epochs=2, checkpoint=lambda make, now=False: states.append(make()))
+    assert [len(state["losses"]) for state in states] == [0, 0]
+
+
 def test_the_seed_determines_the_teacher(pixels: Tensor) -> None:
     """Equal seeds give equal teachers at any state of the global generators; other seeds give other teachers."""
     weights = []
@@ -117,11 +155,19 @@ def test_monitoring_changes_nothing(pixels: Tensor) -> None:
     assert torch.equal(flatten_state(monitored), flatten_state(train(pixels)))
 
 
-def test_a_loss_that_is_not_finite_is_a_user_error(pixels: Tensor) -> None:
-    """The message names epoch and key; no state with such weights is saved before."""
+@pytest.mark.parametrize("seconds", [0.0, 10.0])
+def test_a_loss_that_is_not_finite_is_a_user_error(
+    pixels: Tensor, freeze: Freeze, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message names epoch and key; no state with such weights is saved before, neither within an epoch."""
+    monkeypatch.setattr(training, "OFFER_SECONDS", seconds)
     states: list[Any] = []
     with pytest.raises(UserError, match=r"teacher: diverged in epoch \d+.*: lower teacher\.lr"):
         train(
-            pixels, optimizer="sgd", lr=1e30, warmup_epochs=0, checkpoint=lambda make, now=False: states.append(make())
+            pixels,
+            optimizer="sgd",
+            lr=1e30,
+            warmup_epochs=0,
+            checkpoint=lambda make, now=False: states.append(freeze(make())),
         )
     assert all(bool(value.isfinite().all()) for state in states for value in state["model"].values())

@@ -1,0 +1,44 @@
+"""What a reader must know before the numbers of a report."""
+
+from pathlib import Path
+
+from mkdt.config.plan import used_datasets
+from mkdt.config.sections import Config
+from mkdt.config.set_checks import brought_doubts
+from mkdt.config.sizes import folder_remarks
+from mkdt.evaluate.labels import at_chance
+from mkdt.report.tables import read_table
+
+SMOKE = (
+    "Scale: smoke. Every size of the study is scaled down to see that it runs. These numbers mean nothing; run it without "
+    "scale: smoke for numbers that do."
+)
+
+
+def notices(config: Config, targets_probe: str | Path) -> list[str]:
+    """Return sentences to show above the results: what looks wrong, though it may be meant.
+
+    Args:
+        config: of the experiment.
+        targets_probe: the table of rule targets_probe; it is empty where the source has no labels.
+
+    Raises:
+        UserError: the table is missing or damaged.
+    """
+    found = [SMOKE] if config["scale"] == "smoke" else []
+    found += _chance(config["source"], Path(targets_probe))
+    found += [f"{name} looks wrong: {' '.join(sentences)}" for name, sentences in brought_doubts(config).items()]
+    return found + [f"{name}: {remark}." for name in used_datasets(config) for remark in folder_remarks(config, name)]
+
+
+def _chance(source: str, targets_probe: Path) -> list[str]:
+    if targets_probe.is_file() and not targets_probe.stat().st_size:
+        return []
+    rows = read_table(targets_probe, "targets_probe").to_dict("records")
+    if not at_chance(rows):
+        return []
+    return [
+        f"Neither the pixels nor the teacher's targets of {source} predict its labels better than chance "
+        f"({rows[0]['chance']:.1f} %). Check that the labels belong to the images: if they do not, accuracies on "
+        f"{source} compare nothing."
+    ]

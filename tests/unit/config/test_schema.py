@@ -1,0 +1,61 @@
+"""Messages about keys and values, and the one form of a path."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mkdt.config import schema
+from mkdt.config.loading import DEFAULT
+from mkdt.config.schema import canonical_path, conform
+from mkdt.errors import UserError
+
+
+def message(changes: dict[str, Any]) -> str:
+    """What is said about the default config with other top-level keys."""
+    with pytest.raises(UserError) as caught:
+        conform(yaml.safe_load(DEFAULT.read_text()) | changes)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"budgets": 0.01}, "[0.01]"),
+        ({"budgets": "0.01, 0.02"}, "[0.01, 0.02]"),
+        ({"budgets": "[0.01"}, "[0.01]"),
+        ({"methods": "mkdt"}, "[mkdt]"),
+        ({"methods": {"mkdt": 1}}, "["),
+        ({"distill": 5}, "{key: value}"),
+    ],
+)
+def test_a_list_or_a_group_of_keys_is_shown_as_it_is_written(changes: dict[str, Any], shown: str) -> None:
+    """The name of the type alone helps nobody who does not know YAML."""
+    text = message(changes)
+    assert next(iter(changes)) in text
+    assert shown in text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"distill.iterations": 5},
+        {"distill:iterations": 5},
+        {"distill.iterations:5": None},
+        {"distill": {"iterations:5": ""}},
+        {"distill": {"iterations=5": None}},
+    ],
+)
+def test_a_nested_key_in_another_spelling_is_shown_in_the_right_one(changes: dict[str, Any]) -> None:
+    """Dots as in documentation, equals signs as on the command line, a colon without a space."""
+    text = message(changes)
+    assert "iterations: 5" in text
+    assert ("{iterations: 5}" in text) == (next(iter(changes)) != "distill")
+
+
+def test_a_path_may_start_at_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a config no shell expands it."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert canonical_path("~/photos") == str(tmp_path / "photos")
+    assert schema.coerce("~", {"type": ["string", "null"], "format": "path"}, {}) is None

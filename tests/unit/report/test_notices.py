@@ -1,0 +1,76 @@
+"""Notices above the results: smoke scale, labels that nothing predicts, brought sets and image folders that look wrong."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from brought_sets import tensors_of_a_set, write_set
+from configs import DEFAULT, merged
+from PIL import Image
+
+from mkdt.artifacts import write_jsonl
+from mkdt.config.loading import load, read
+from mkdt.config.sections import Config
+from mkdt.errors import UserError
+from mkdt.report.notices import notices
+
+CHANCE = {"label_fraction": 0.1, "labels": 60, "chance": 12.5, "scored": 100}
+
+
+def of(folder: Path, config: Config, *rows: dict[str, float]) -> list[str]:
+    """The notices of an experiment whose targets' probe found ``rows``."""
+    file = folder / "targets_probe.jsonl"
+    write_jsonl(file, list(rows))
+    return notices(config, file)
+
+
+def test_a_smoke_report_says_that_its_numbers_mean_nothing(tmp_path: Path) -> None:
+    """At full size, or where the source has no labels, there is nothing to say."""
+    assert of(tmp_path, read([])) == []
+    (notice,) = of(tmp_path, load(merged(DEFAULT, {"scale": "smoke"})))
+    assert "smoke" in notice
+    assert "mean nothing" in notice
+
+
+def test_labels_that_nothing_predicts_are_named(tmp_path: Path) -> None:
+    """One accuracy clearly above chance is enough: 19 % of 100 images is not, 20 % is."""
+    config = read([])
+    (notice,) = of(tmp_path, config, CHANCE | {"targets": 11.0, "pixels": 19.0}, CHANCE | {"targets": 9, "pixels": 14})
+    assert "digits" in notice
+    assert "12.5 %" in notice
+    for better in ("targets", "pixels"):
+        row = CHANCE | {"targets": 11.0, "pixels": 11.0}
+        assert of(tmp_path, config, row, row | {better: 20.0}) == []
+
+
+def test_a_brought_set_and_an_image_folder_that_look_wrong_are_named(tmp_path: Path) -> None:
+    """The set by the name of its method, the folder by that of its data set."""
+    for name in ("train/a", "train/b", "test/a"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for k in range(30):
+            Image.new("L", (8, 8)).save(tmp_path / "photos" / name / f"{k}.png")
+    path = write_set(tmp_path / "theirs.safetensors", tensors_of_a_set() | {"targets": torch.eye(12)})
+    entry = {
+        "kind": "folder",
+        "path": str(tmp_path / "photos"),
+        "channels": 1,
+        "validation": 4,
+        "test": None,
+        "image_size": 8,
+    }
+    over = {
+        "datasets": {"digits": entry},
+        "budgets": [4],
+        "probe": {"label_fractions": [0.5]},
+        "methods": ["random", f"file:{path}"],
+    }
+    brought, folder = of(tmp_path, load(merged(DEFAULT, over)))
+    assert "file-theirs" in brought
+    assert "one-hot" in brought
+    assert "digits: test/ has no image of 1 of the 2 classes (b)" in folder
+
+
+def test_a_missing_table_of_the_targets_probe_is_named(tmp_path: Path) -> None:
+    """So is the rule that makes it."""
+    with pytest.raises(UserError, match=r"none\.jsonl does not exist.*'targets_probe'"):
+        notices(read([]), tmp_path / "none.jsonl")

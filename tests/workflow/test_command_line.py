@@ -1,0 +1,58 @@
+"""Command lines that newcomers type: one sentence that says what to type instead, no traceback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from project import COLD, Project
+
+
+def test_another_working_directory_is_named(project: Project, tmp_path: Path) -> None:
+    """With a config file and without: the defaults of all keys lie in the project's folder."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine.yaml").write_text("experiment: mine\n")
+    for options in ([], ["--configfile", "mine.yaml"]):
+        command = [
+            sys.executable,
+            *COLD,
+            "--cores",
+            "1",
+            "--dry-run",
+            "-s",
+            str(project.folder / "Snakefile"),
+            *options,
+        ]
+        done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, timeout=300)
+        assert done.returncode != 0
+        assert f"{elsewhere} has no config/config.yaml" in done.stderr
+        assert f"--directory {project.folder}" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_a_lock_is_explained_before_snakemake_suggests_to_unlock(project: Project) -> None:
+    """Left by a kill: the jobs of the killed run may still be there."""
+    locks = project.folder / ".snakemake" / "locks"
+    locks.mkdir(parents=True)
+    (locks / "0.output.lock").write_text("results/digits/data.safetensors\n")
+    text = project.run("results/digits/data.safetensors", fails=True)
+    assert text.index("mkdt run") < text.index("--unlock")
+
+
+def test_results_that_cannot_be_written_are_one_sentence(project: Project) -> None:
+    """In a dry run too; root ignores the modes of files, not those of a mount."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount")
+    results = project.folder / "results"
+    results.mkdir()
+    if subprocess.run(["mount", "--bind", "-o", "ro", results, results], capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        for options in (["--dry-run"], []):
+            text = project.run("results/digits/data.safetensors", *options, fails=True)
+            assert "results/ cannot be written" in text
+            assert "Traceback" not in text
+    finally:
+        subprocess.run(["umount", "--lazy", results], check=True)

@@ -117,6 +117,8 @@ def valid(draw: Draw) -> dict[str, Any]:
     config["teacher"]["augment"]["crop_scale"].sort()
     config["teacher"]["checkpoint"] = dict.fromkeys(config["teacher"]["checkpoint"])
     config["targets"]["file"] = None
+    config["targets"]["space"]["scale"] = draw(st.sampled_from(["none", "isotropic", 0.25, 1.0]))
+    config["views"] = draw(st.sampled_from([["identity"], ["identity", "mirror", "shifts 2", "crop 0.5 centre"]]))
     config["methods"] = some(draw, sorted(METHODS))
     for section in ("distill", "krr_st"):
         config[section]["init"] = draw(st.sampled_from(methods_that(stage="subset")))

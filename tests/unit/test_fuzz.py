@@ -120,10 +120,13 @@ def valid(draw: Draw) -> dict[str, Any]:
     config["targets"]["space"]["scale"] = draw(st.sampled_from(["none", "isotropic", 0.25, 1.0]))
     config["views"] = draw(st.sampled_from([["identity"], ["identity", "mirror", "shifts 2", "crop 0.5 centre"]]))
     config["methods"] = some(draw, sorted(METHODS))
-    for section in ("distill", "krr_st"):
+    for section in ("distill", "krr_st", "bptt"):
         config[section]["init"] = draw(st.sampled_from(methods_that(stage="subset")))
     config["budgets"] = some(draw, [2, 9, 40, 0.02, 0.5])
     config["experts"]["epochs"] += config["distill"]["start_epochs"] + config["distill"]["match_epochs"]
+    bptt = config["bptt"]
+    bptt["window"] = draw(st.sampled_from([None, 1, bptt["steps"]]))
+    bptt["losses_at"] = [] if bptt["window"] or bptt["steps"] == 1 else draw(st.sampled_from([[], [1]]))
     config["distill"]["retain"] = draw(st.sampled_from(["auto", 0, 1, 99]))
     config["pretrain"]["steps"].sort()
     config["pretrain"]["rates"].sort()

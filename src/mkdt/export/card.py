@@ -10,6 +10,7 @@ from mkdt.artifacts import Artifact
 from mkdt.config.catalogue import DATASETS
 from mkdt.config.methods import SET_STAGES
 from mkdt.config.schema import flat
+from mkdt.config.set_checks import views_of
 from mkdt.distill.synthetic_set import SyntheticSet
 from mkdt.jobs.lineage import Family, Place, recipe
 from mkdt.report.statistics import interval, paired
@@ -45,20 +46,25 @@ def of_set(tiny: SyntheticSet, file: Artifact, place: Place | None, family: Fami
 
 def _contents(tiny: SyntheticSet, real: bool) -> str:
     count, channels, height, width = tiny.images.shape
-    dimension = tiny.targets.shape[1]
+    rows, dimension = tiny.targets.shape
+    views = (
+        f"\n\nEach image has a target for each of {len(tiny.views)} views: {', '.join(tiny.views)}."
+        if rows > count
+        else ""
+    )
     noun, verb = ("real", "is") if real else ("distilled", "started from")
     step_size = "a start value, not learned" if real else "the student's SGD step size in distillation"
     return f"""# {count:,} {noun} images
 
 {count:,} {noun} images with their targets, for self-supervised pre-training: a network learns to predict the targets
-(a teacher's representation, {dimension} numbers) from the images, and is then used as an encoder. There are no labels.
+(a teacher's representation, {dimension} numbers) from the images, and is then used as an encoder. There are no labels.{views}
 
 ![The images](images.png)
 
 | `set.safetensors` | dtype, shape | |
 |---|---|---|
 | `images` | float32 [{count}, {channels}, {height}, {width}] | normalised: (pixel - mean) / std, of pixels in [0, 1] |
-| `targets` | float32 [{count}, {dimension}] | what to predict |
+| `targets` | float32 [{rows}, {dimension}] | what to predict{", view by view" if views else ""} |
 | `step_size` | float32 [] | {float(tiny.step_size):.4g}: {step_size} |
 | `mean`, `std` | float32 [{channels}] | {_numbers(tiny.mean.tolist())}; {_numbers(tiny.std.tolist())}: of the source's training pixels |
 | `init_index` | int64 [{count}] | the training image that each one {verb} |
@@ -70,6 +76,7 @@ def _contents(tiny: SyntheticSet, real: bool) -> str:
 def _loading(file: Artifact, point: str) -> str:
     spec = (file.header["parameters"] or {}).get("student", STUDENT)
     beyond = "" if file.header["stage"] == "subset" else "; a distilled one may go beyond"
+    views = ", in all their views" if len(views_of(file.header)) > 1 else ""
     return f"""## Load it
 
 With torch and safetensors, in this folder:
@@ -78,7 +85,7 @@ With torch and safetensors, in this folder:
 from load import load
 
 tiny = load()
-images, targets = tiny["images"], tiny["targets"]  # normalised: train on these
+images, targets = tiny["images"], tiny["targets"]  # normalised{views}: train on these
 pixels = tiny["pixels"]  # the same images where 0 is black and 1 is white{beyond}
 ```
 

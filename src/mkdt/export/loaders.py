@@ -6,26 +6,32 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mkdt.config.views import IDENTITY
+from mkdt.data.views import decode
 from mkdt.networks.backbones import build_backbone
 
 
 def load_set(path: str | Path) -> dict[str, Tensor]:
-    """Load a synthetic set, its images both normalised and as pixels.
+    """Load a synthetic set, its images in all their views and as pixels.
 
     Returns:
-        ``images`` float32 [m,C,H,W], normalised with ``mean`` and ``std`` float32 [C]: train on these.
-        ``pixels`` float32 [m,C,H,W], the same images where 0 is black and 1 is white; a distilled image may go beyond: clamp
-        it to show it.
-        ``targets`` float32 [m,D], which a linear head regresses a network's features onto.
+        ``images`` float32 [V*m,C,H,W], the m images in each of V views, normalised with ``mean`` and ``std`` float32 [C]:
+        train on these. Row ``v * m + i`` is view ``v`` of image ``i``; V is 1 for a set without views.
+        ``targets`` float32 [V*m,D], which a linear head regresses a network's features onto.
+        ``pixels`` float32 [m,C,H,W], the images as they are stored, where 0 is black and 1 is white; a distilled image may go
+        beyond: clamp it to show it.
         ``step_size`` float32 [], the SGD step size that the set was distilled with.
         ``init_index`` int64 [m], the row of the training image that each one started from.
     """
-    tensors = load_file(path)
-    mean, std = (tensors[name][:, None, None] for name in ("mean", "std"))
-    return tensors | {"pixels": tensors["images"] * std + mean}
+    with safe_open(path, "pt") as file:
+        header = json.loads((file.metadata() or {}).get("mkdt", "{}"))
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    images, mean, std = (tensors[name] for name in ("images", "mean", "std"))
+    views = header.get("notes", {}).get("views", [IDENTITY])
+    pixels = images * std[:, None, None] + mean[:, None, None]
+    return tensors | {"images": decode(images, views, mean, std), "pixels": pixels}
 
 
 def load_encoder(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,22 @@ def test_an_exported_set_needs_no_mkdt(results: Path, tmp_path: Path, tiny: Synt
     card = (out / "README.md").read_text()
     for words in ("CC BY 4.0", "archive.ics.uci.edu", "simclr for 3 epochs", "Not measured", "2410.02116"):
         assert words in card
+
+
+def test_an_exported_set_is_decoded_to_all_its_views(results: Path, tmp_path: Path, tiny: SyntheticSet) -> None:
+    """Without the package; rows of images and targets belong together, and the file is as small as its images."""
+    names = ("identity", "mirror", "shift 1 0", "rotate 30", "crop 0.5 centre", "colour 0.1")
+    more = replace(tiny, views=names, targets=torch.randn(6 * len(tiny), tiny.targets.shape[1]))
+    artifacts.save(results / SET, more.tensors(), stage="distill", parameters={}, notes=more.notes())
+    export(results / SET, tmp_path / "out")
+    torch.save(more.decoded(), tmp_path / "expected.pt")
+    alone(
+        tmp_path / "out",
+        snippet(tmp_path / "out", 0)
+        + f"import torch; assert torch.equal(images, torch.load('{tmp_path / 'expected.pt'}')); assert len(targets) == len(images)\n"
+        + f"assert len(pixels) == {len(tiny)}",
+    )
+    assert "mirror" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_an_exported_student_is_the_snapshot_that_validation_chose(

@@ -22,7 +22,7 @@ class CompiledStep:
     Without a compiler the same traced operators run uncompiled, after one warning: slower, and with other last bits.
 
     Args:
-        loss_fn: as for ``match_trajectory``.
+        loss_fn: as for ``unroll``.
         learn_targets: whether ``sweep`` differentiates by the targets.
     """
 

@@ -55,7 +55,7 @@ def choose_retain(
     """Return the number of last steps, 0 to N, whose graphs fit into the free memory.
 
     Args:
-        loss_fn, theta, images, targets, batches, learn_targets: as for ``match_trajectory``.
+        loss_fn, theta, images, targets, batches, learn_targets: as for ``unroll``.
         share: of the free memory that graphs may take. The rest is for other jobs and for the backward sweep, which
             needs the memory of a few steps.
     """

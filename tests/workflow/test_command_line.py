@@ -27,9 +27,10 @@ def test_another_working_directory_is_named(project: Project, tmp_path: Path) ->
         ]
         done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, timeout=300)
         assert done.returncode != 0
-        assert f"{elsewhere} has no config/config.yaml" in done.stderr
-        assert f"--directory {project.folder}" in done.stderr
-        assert "Traceback" not in done.stderr
+        said = done.stdout + done.stderr
+        assert f"{elsewhere} has no config/config.yaml" in said
+        assert f"--directory {project.folder}" in said
+        assert "Traceback" not in said
 
 
 def test_a_lock_is_explained_before_snakemake_suggests_to_unlock(project: Project) -> None:

@@ -156,7 +156,7 @@ def students(wildcards):
 
 
 wildcard_constraints:
-    dataset="[^/]+",
+    dataset="|".join(config["datasets"]),  # another experiment's, brought as an input, is no output of a rule here
     method="[^/]+",
     budget="[^/]+",
     student="[^/]+",

@@ -6,12 +6,14 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import psutil
+import yaml
 
 from mkdt.config.files import check_files
 from mkdt.config.schema import nested
@@ -57,9 +59,26 @@ def check_words(words: list[str]) -> None:
     for before, word in pairwise(["", *words]):
         if word.endswith((".yaml", ".yml")) and "=" not in word and word not in files and not before.startswith("--"):
             raise UserError(f"{word} stands where targets do, the files to make: write --configfile {word}.")
-    for entry in values(words, {"--config", "-C"}):
+    entries_of(values(words, {"--config", "-C"}))
+
+
+def entries_of(entries: Sequence[str]) -> dict[str, Any]:
+    """Return the settings that words of Snakemake's ``--config`` stand for.
+
+    Raises:
+        UserError: shows how the word at fault is written.
+    """
+    settings = {}
+    for entry in entries:
         key, equals, value = entry.partition("=")
         if equals and KEY.fullmatch(key):
+            try:
+                settings[key] = yaml.safe_load(value)
+            except yaml.YAMLError as error:
+                raise UserError(
+                    f"--config {' '.join(entries)}: the value of '{key}' is not YAML. One with spaces needs quotes, as in "
+                    "'distill={iterations: 5}'."
+                ) from error
             continue
         is_nested = equals and re.fullmatch(r"[\w-]+([.:][\w-]+)+", key)
         spelled = nested(key, value) if is_nested else "distill: {iterations: 5}"
@@ -67,6 +86,7 @@ def check_words(words: list[str]) -> None:
             f"--config takes words of the form NAME=VALUE up to the next option, got '{entry}': a nested key is written "
             f"'{spelled.replace(': ', '=', 1)}', with these quotes, and targets come before --config."
         )
+    return settings
 
 
 def values(words: list[str], options: Set[str]) -> list[str]:

@@ -1,10 +1,13 @@
 """Check the conditions between keys of a config, beyond its schema: each failure is one sentence. No torch here."""
 
 import difflib
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import cast
+
+from safetensors import safe_open
 
 from mkdt.config import plan, sizes
 from mkdt.config.architectures import ARCHITECTURES, POOLS
@@ -280,9 +283,17 @@ def _check_origin(config: Config) -> None:
         targets is not None and (checkpoint["file"] is not None or checkpoint["model"] is not None),
         "targets.file and teacher.checkpoint are both given: one of them makes the targets, set the other to null.",
     )
-    for key, path in (("targets.file", targets), ("teacher.checkpoint.file", checkpoint["file"])):
+    for key, path, artifact in (
+        ("targets.file", targets, "targets"),
+        ("teacher.checkpoint.file", checkpoint["file"], "teacher"),
+    ):
         if path is not None:
             _check_path(key, Path(path))
+            made_by = _stage_of(Path(path))
+            fail_if(
+                made_by not in ("", artifact),
+                f"{key}: {path} was made by the rule '{made_by}', it is no file of {artifact}: give another path.",
+            )
     unused = [key for key, value in checkpoint.items() if value is not None and key not in {"file", "model"}]
     fail_if(
         given != "checkpoint" and bool(unused),
@@ -292,6 +303,15 @@ def _check_origin(config: Config) -> None:
         checkpoint["sha256"] is not None and checkpoint["file"] is None,
         "teacher.checkpoint.sha256 is the digest of teacher.checkpoint.file, which is null.",
     )
+
+
+def _stage_of(path: Path) -> str:
+    """Return the stage that wrote a file, by its header; empty if it is no file of this project."""
+    try:
+        with safe_open(path, "np") as file:
+            return str(json.loads((file.metadata() or {})["mkdt"])["stage"])
+    except Exception:  # whatever the reader of an arbitrary file says
+        return ""
 
 
 def _check_arguments(key: str, spec: Backbone) -> None:

@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from brought_sets import write_set
 from configs import DEFAULT, EXPERIMENTS, ROOT, merged, settings_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mkdt import artifacts
 from mkdt.config import loading as cfg
 from mkdt.config import plan, registry, sizes, slices
 from mkdt.config.files import with_base
@@ -436,3 +438,22 @@ def test_the_server_binds_to_this_machine_alone() -> None:
     assert "--host 127.0.0.1 " in command
     sources = [file.read_text() for folder in ("src", "workflow") for file in (ROOT / folder).rglob("*.py")]
     assert not any("0.0.0.0" in text or "mlflow server" in text for text in sources)
+
+
+@pytest.mark.parametrize(
+    ("key", "made_by"), [("teacher", "data"), ("teacher", "targets"), ("targets", "teacher"), ("targets", "distill")]
+)
+def test_an_artifact_of_another_kind_is_no_teacher_and_no_targets(key: str, made_by: str, tmp_path: Path) -> None:
+    """It is a good file of some experiment, so nobody is told to delete it."""
+    path = tmp_path / "theirs.safetensors"
+    for stage, good in ((made_by, False), (key, True)):
+        artifacts.save(path, {"x": torch.ones(1)}, stage=stage)
+        file = {"file": str(path)}
+        over = {"targets": file} if key == "targets" else {"teacher": {"checkpoint": file}}
+        over["methods"] = ["random"]
+        if good:
+            cfg.load(merged(DEFAULT, over))
+            continue
+        with pytest.raises(UserError, match=rf"{key}.*theirs.safetensors.*'{made_by}'") as caught:
+            cfg.load(merged(DEFAULT, over))
+        assert "delete" not in str(caught.value)

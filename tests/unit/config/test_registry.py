@@ -124,6 +124,7 @@ def test_additions_and_what_makes_no_result_are_silent(over: dict[str, Any]) -> 
         ({"teacher": {"lr": 0.5}}, "teacher.lr: 0.002 -> 0.5"),
         ({"datasets": {"digits": {"validation": 150}}}, "data.validation: 100 -> 150"),
         ({"datasets": {"more": DIGITS}, "probe": {"selection": "more", "downstream": ["digits", "more"]}}, "probe.selection"),
+        ({"probe": {"label_fractions": [0.01, 0.05, 0.1]}}, "probe.label_fractions"),
         ({"experts": {"count": 20}}, "experts.count: 10 -> 20"),
         ({"distill": {"init": "kmeans"}}, 'distill.init: "random" -> "kmeans"'),
     ],

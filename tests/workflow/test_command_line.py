@@ -34,7 +34,8 @@ def test_another_working_directory_is_named(project: Project, tmp_path: Path) ->
 
 
 def test_a_lock_is_explained_before_snakemake_suggests_to_unlock(project: Project) -> None:
-    """Left by a kill: the jobs of the killed run may still be there."""
+    """Left by a kill: the jobs of the killed run may still be there. A process of its own is what looks for others."""
+    project.snakemake = COLD
     locks = project.folder / ".snakemake" / "locks"
     locks.mkdir(parents=True)
     (locks / "0.output.lock").write_text("results/digits/data.safetensors\n")

@@ -20,9 +20,9 @@ from mkdt.config.sections import Backbone, Config, Network
 from mkdt.config.set_checks import check_set
 
 LONGEST_NAME = 100  # characters, of all names that become folders
-NO_NAME = re.compile(
-    r"(?i)true|false|yes|no|on|off|null|0x[0-9a-f_]+|0b[01_]+"
-)  # YAML's values that are no decimal number
+# What YAML reads as a truth value, null or a number in base 16 or 2. As the other values that are no text (decimal numbers,
+# dates), these need quotes; unlike them, they are no names even in quotes.
+NO_NAME = re.compile(r"(?i)true|false|yes|no|on|off|null|0x[0-9a-f_]+|0b[01_]+")
 
 
 def check(config: Config) -> None:
@@ -78,7 +78,7 @@ def _check_references(config: Config) -> None:
 
 
 def _check_names(config: Config) -> None:
-    """Names of folders are free, and text for YAML: without quotes, ``no`` and ``0x1F`` are something else."""
+    """Names of folders are free, and none is like ``no`` and ``0x1F``, which are something else wherever quotes are forgotten."""
     experiment = {"experiment": config["experiment"]}
     sets = {f"datasets.{name}": name for name in config["datasets"]}
     students = {f"students.{name}": name for name in config["students"]}
@@ -91,7 +91,7 @@ def _check_names(config: Config) -> None:
     for key, name in (experiment | sets | {"teacher.name": config["teacher"]["name"]} | students).items():
         fail_if(
             NO_NAME.fullmatch(name) is not None,
-            f"{key}: '{name}' is no text for YAML, unless it is in quotes: choose another name.",
+            f"{key}: '{name}' is read as a truth value, a number or null wherever its quotes are forgotten: choose another name.",
         )
 
 

@@ -25,8 +25,8 @@ def notices(config: Config, targets_probe: str | Path) -> list[str]:
     Raises:
         UserError: the table is missing or damaged.
     """
-    found = [SMOKE] if config["scale"] == "smoke" else []
-    found += _chance(config["source"], Path(targets_probe))
+    chance = _chance(config["source"], Path(targets_probe))
+    found = [SMOKE] if config["scale"] == "smoke" else chance  # a teacher of a smoke run says nothing of the labels
     found += [f"{name} looks wrong: {' '.join(sentences)}" for name, sentences in brought_doubts(config).items()]
     return found + [f"{name}: {remark}." for name in used_datasets(config) for remark in folder_remarks(config, name)]
 

@@ -171,13 +171,23 @@ def test_each_mistake_is_one_sentence(over: dict[str, Any], words: list[str]) ->
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("name", ["1.0e+3", "007", "123_456", "true", "no", "null", "0x1F", "2024-05-01"])
+@pytest.mark.parametrize("name", ["1.0e+3", "007", "123_456", "0x1F", "2024-05-01"])
 @pytest.mark.parametrize("key", ["experiment", "teacher.name", "source", "datasets"])
 def test_a_name_that_yaml_takes_for_something_else_needs_quotes(name: str, key: str) -> None:
     """The message shows how, since the number that it names is not what stands in the file."""
     value = yaml.safe_load(name)
     over = {"teacher.name": {"teacher": {"name": value}}, "datasets": {"datasets": {value: {}}}}.get(key, {key: value})
     with pytest.raises(UserError, match=rf"{key}.*quotes.*--config"):
+        cfg.load(merged(DEFAULT, over))
+
+
+@pytest.mark.parametrize("name", ["true", "No", "on", "null", "0x1F", "0b11"])
+@pytest.mark.parametrize("key", ["experiment", "teacher.name", "datasets", "students"])
+def test_a_name_like_a_truth_value_is_refused_in_quotes_too(name: str, key: str) -> None:
+    """It says why, and promises nothing of quotes, which stand there already."""
+    entry = {"datasets": DEFAULT["datasets"]["digits"], "students": DEFAULT["students"]["convnet"]}.get(key)
+    over = {"teacher.name": {"teacher": {"name": name}}, "experiment": {key: name}}.get(key, {key: {name: entry}})
+    with pytest.raises(UserError, match=rf"{key}.*'{name}'.*wherever its quotes are forgotten: choose another name\.$"):
         cfg.load(merged(DEFAULT, over))
 
 

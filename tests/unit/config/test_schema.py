@@ -23,6 +23,7 @@ def message(changes: dict[str, Any]) -> str:
     ("changes", "shown"),
     [
         ({"budgets": 0.01}, "[0.01]"),
+        ({"budgets": True}, "[0.01]"),
         ({"budgets": "0.01, 0.02"}, "[0.01, 0.02]"),
         ({"budgets": "[0.01"}, "[0.01]"),
         ({"methods": "mkdt"}, "[mkdt]"),
@@ -52,6 +53,36 @@ def test_a_nested_key_in_another_spelling_is_shown_in_the_right_one(changes: dic
     text = message(changes)
     assert "iterations: 5" in text
     assert ("{iterations: 5}" in text) == (next(iter(changes)) != "distill")
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"distill.iterations": None}, "'distill: {iterations: null}'"),
+        ({"distill.iterations": ""}, "'distill: {iterations: null}'"),
+        ({"distill.learn_targets": False}, "'distill: {learn_targets: false}'"),
+        ({"students.mine": {"depth": 2, "norm": None}}, "'students: {mine: {depth: 2, norm: null}}'"),
+        ({"pretrain.rates": [0.1, 0.3]}, "'pretrain: {rates: [0.1, 0.3]}'"),
+        ({"distill.image_lr:0.5": None}, "'distill: {image_lr: 0.5}'"),
+        ({"distill": {"image_lr=0.5": None}}, "'image_lr: 0.5'"),
+    ],
+)
+def test_the_value_of_a_nested_key_is_shown_as_yaml(changes: dict[str, Any], shown: str) -> None:
+    """Null is a value like any other where the key holds none; a point in a number separates no keys."""
+    assert f"write {shown}" in message(changes)
+
+
+@pytest.mark.parametrize("value", [None, True, False])
+def test_what_is_no_text_is_promised_no_quotes(value: bool | None) -> None:
+    """As names they are refused in quotes too."""
+    assert "quotes" not in message({"experiment": value})
+    assert "choose another" in message({"experiment": value})
+
+
+@pytest.mark.parametrize("value", [0, 1, 1.5])
+def test_numbers_that_equal_a_truth_value_are_numbers(value: float) -> None:
+    """In Python 1 is True."""
+    assert "quotes" in message({"experiment": value})
 
 
 def test_a_path_may_start_at_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

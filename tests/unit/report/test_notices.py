@@ -14,7 +14,7 @@ from mkdt.config.sections import Config
 from mkdt.errors import UserError
 from mkdt.report.notices import notices
 
-CHANCE = {"label_fraction": 0.1, "labels": 60, "chance": 12.5, "scored": 100}
+CHANCE = {"label_fraction": 0.1, "labels": 60, "chance": 12.5, "scored": 200}
 
 
 def of(folder: Path, config: Config, *rows: dict[str, float]) -> list[str]:
@@ -33,14 +33,21 @@ def test_a_smoke_report_says_that_its_numbers_mean_nothing(tmp_path: Path) -> No
 
 
 def test_labels_that_nothing_predicts_are_named(tmp_path: Path) -> None:
-    """One accuracy clearly above chance is enough: 19 % of 100 images is not, 20 % is."""
+    """One accuracy clearly above chance is enough: 17 % of 200 images is not, 18 % is."""
     config = read([])
-    (notice,) = of(tmp_path, config, CHANCE | {"targets": 11.0, "pixels": 19.0}, CHANCE | {"targets": 9, "pixels": 14})
+    (notice,) = of(tmp_path, config, CHANCE | {"targets": 11.0, "pixels": 17.0}, CHANCE | {"targets": 9, "pixels": 14})
     assert "digits" in notice
     assert "12.5 %" in notice
     for better in ("targets", "pixels"):
         row = CHANCE | {"targets": 11.0, "pixels": 11.0}
-        assert of(tmp_path, config, row, row | {better: 20.0}) == []
+        assert of(tmp_path, config, row, row | {better: 18.0}) == []
+
+
+def test_labels_that_nothing_predicts_are_not_named_at_scale_smoke(tmp_path: Path) -> None:
+    """Its teacher has learned nothing, whatever the labels are."""
+    config = load(merged(DEFAULT, {"scale": "smoke"}))
+    (notice,) = of(tmp_path, config, CHANCE | {"targets": 11.0, "pixels": 11.0})
+    assert "Scale: smoke" in notice
 
 
 def test_a_brought_set_and_an_image_folder_that_look_wrong_are_named(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_the_page_shows_what_was_made(finished: Project) -> None:
 def test_the_other_methods_go_the_same_way(changed: Project) -> None:
     """Every further method, the common student and one with batch norm, and all evaluations end in one table.
 
-    A set that was brought with labels for targets goes with them; log and report say that it looks wrong.
+    A set that was brought with labels for targets goes with them; terminal, log and report say that it looks wrong.
     """
     methods = ["random", "kmeans", "sas", "mkdt_random", "krr_st", "mtt_ssl", "teacher", "file:theirs.safetensors"]
     own = Artifact(changed.folder / "results/tiny/sets/mkdt/6img/0.safetensors")

@@ -95,12 +95,14 @@ def _config(files: Sequence[Path]) -> tuple[Finding, Config | None]:
     """Return the finding, and the config if it is valid."""
     from mkdt.config.loading import read
     from mkdt.config.registry import check_experiment, check_names
+    from mkdt.config.set_checks import check_values
 
     shown = ", ".join(map(str, files)) or "config/config.yaml"
     try:
         config = read(files)
         check_names(config, RESULTS / REGISTRY)
         check_experiment(config, RESULTS / REGISTRY)
+        check_values(config)
     except UserError as error:
         return Finding("FAIL", "config", f"{shown}: {str(error).removeprefix('config: ')}"), None
     return Finding("ok", "config", f"{shown}, experiment {config['experiment']}"), config

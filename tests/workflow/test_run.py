@@ -109,7 +109,7 @@ def test_the_other_methods_go_the_same_way(changed: Project) -> None:
     own = Artifact(changed.folder / "results/tiny/sets/mkdt/6img/0.safetensors")
     theirs = {name: own.tensor(name) for name in own.names} | {"targets": torch.eye(6)}
     artifacts.save(changed.folder / "theirs.safetensors", theirs, stage="theirs")
-    changed.run(
+    printed = changed.run(
         "--config",
         f"methods=[{','.join(methods)}]",
         "krr_st={init: high_loss}",
@@ -127,6 +127,7 @@ def test_the_other_methods_go_the_same_way(changed: Project) -> None:
     for doubt in ("one-hot", "another teacher"):
         assert doubt in log
         assert doubt in page
+        assert printed.count(doubt) == 1
     assert (counts["teacher"] == 2).all()
     sets = changed.folder / "results/tiny/sets"
     started = Artifact(sets / "krr_st/6img/0.safetensors").tensor("init_index")

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from brought_sets import tensors_of_a_set, write_set
 from project import COLD, Project
 
 
@@ -58,3 +60,16 @@ def test_results_that_cannot_be_written_are_one_sentence(project: Project) -> No
             assert "Traceback" not in text
     finally:
         subprocess.run(["umount", "--lazy", results], check=True)
+
+
+def test_a_brought_set_is_refused_or_doubted_before_any_job(project: Project) -> None:
+    """In a dry run too: jobs only look at its header, so that Snakemake itself must read its values."""
+    path, tensors = project.folder / "theirs.safetensors", tensors_of_a_set()
+    chosen = ("results/digits/data.safetensors", "--config", "methods=[random,file:theirs.safetensors]")
+    write_set(path, tensors | {"targets": torch.eye(len(tensors["images"]))})
+    assert project.run(*chosen).count("file-theirs looks wrong: its targets are one-hot") == 1  # jobs do not repeat it
+    write_set(path, tensors | {"images": tensors["images"].clamp(0, 1)})
+    for options in (["--dry-run"], []):
+        text = project.run(*chosen, *options, fails=True)
+        assert "theirs.safetensors: all values of its images lie from 0 to 1" in text
+        assert "Traceback" not in text

@@ -101,12 +101,14 @@ def _config(files: Sequence[Path], entries: Sequence[str]) -> tuple[Finding, Con
     from mkdt.cli.run import entries_of
     from mkdt.config.loading import read
     from mkdt.config.registry import check_experiment, check_names
+    from mkdt.config.set_checks import check_values
 
     shown = " ".join([", ".join(map(str, files)) or "config/config.yaml", *entries])
     try:
         config = read(files, entries_of(entries))
         check_names(config, RESULTS / REGISTRY)
         check_experiment(config, RESULTS / REGISTRY)
+        check_values(config)
     except UserError as error:
         return Finding("FAIL", "config", f"{shown}: {str(error).removeprefix('config: ')}"), None
     return Finding("ok", "config", f"{shown}, experiment {config['experiment']}"), config

@@ -19,7 +19,8 @@ from mkdt.config.schema import LARGEST
 from mkdt.config.sections import Backbone, Config, Network
 from mkdt.config.set_checks import check_set
 
-LONGEST_NAME = 100  # characters, of all names that become folders
+# Characters, of all names that become folders.
+LONGEST_NAME = 100
 # What YAML reads as a truth value, null or a number in base 16 or 2. As the other values that are no text (decimal numbers,
 # dates), these need quotes; unlike them, they are no names even in quotes.
 NO_NAME = re.compile(r"(?i)true|false|yes|no|on|off|null|0x[0-9a-f_]+|0b[01_]+")
@@ -214,7 +215,7 @@ def _check_evaluation(config: Config) -> None:
 
 
 def _check_brought_sets(config: Config) -> None:
-    """Sets from files are sets of such images, and no two share a name."""
+    """Sets from files have the form of sets of such images, and no two share a name; `set_checks.check_values` reads them."""
     slugs: dict[str, str] = {}
     for i, method in enumerate(config["methods"]):
         if method.startswith("file:"):

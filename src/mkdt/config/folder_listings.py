@@ -15,10 +15,10 @@ from mkdt.config import image_files, image_folder
 from mkdt.config.result_folders import LISTINGS
 from mkdt.errors import UserError
 
-WORTH_KEEPING = 10_000  # files: listing fewer is as fast as reading the stored summary
-CLOCK_TICK = (
-    2_000_000_000  # nanoseconds: a folder changed later than this ago may change again with the same time stamp
-)
+# In units of ``Walk.effort``: less takes some 20 ms, which no job notices.
+WORTH_KEEPING = 10_000
+# Nanoseconds: a folder changed later than this ago may change again with the same time stamp.
+CLOCK_TICK = 2_000_000_000
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def find(path: str, labelled: bool, results: Path) -> Listing:
     _refuse_results(path, tree.folders, results)
     listing, times = Listing(tree.summary(), tree.remarks), tree.folders | tree.opened
     settled = time.time_ns() - max(times.values()) > CLOCK_TICK
-    if settled and sum(map(len, tree.names.values())) + len(tree.opened) >= WORTH_KEEPING:
+    if settled and tree.effort >= WORTH_KEEPING:
         with suppress(OSError):  # the stored listing only saves time
             file.parent.mkdir(parents=True, exist_ok=True)
             temporary = file.with_name(f".{file.name}.{os.getpid()}")

@@ -185,7 +185,14 @@ def doubts(config: Config, tensors: Mapping[str, Array]) -> list[str]:
         config: of the run.
         tensors: arrays in the form of ``LAYOUT``.
     """
-    return _odd(measure(tensors), *_source_and_width(config))
+    return _doubts(config, measure(tensors))
+
+
+def _doubts(config: Config, values: Values) -> list[str]:
+    counts = [sizes.budget_count(config, budget) for budget in config["budgets"]]
+    others = [f"{count:,}" for count in counts if count != values.count]
+    size = [f"it has {values.count:,} images, and is compared with sets of {', '.join(others)}."] if others else []
+    return size + _odd(values, *_source_and_width(config))
 
 
 def brought_doubts(config: Config) -> dict[str, list[str]]:
@@ -194,7 +201,7 @@ def brought_doubts(config: Config) -> dict[str, list[str]]:
     for method in config["methods"]:
         if method.startswith("file:"):
             try:
-                sentences = _odd(values_of(_file(method)), *_source_and_width(config))
+                sentences = _doubts(config, values_of(_file(method)))
             except ValueError as error:  # it changed since it was checked
                 sentences = [f"it {error}"]
             found[plan.method_name(method)] = sentences
@@ -245,6 +252,8 @@ def _odd(values: Values, source: Mapping[str, Array] | None, width: int | None) 
             f"neighbouring pixels of its images hardly resemble each other (correlation {values.correlation:.2f}): are "
             "they whitened, or noise?"
         )
+    if values.repeated:
+        found.append(f"{values.repeated} of its {values.count} images are there more than once.")
     if values.one_hot:
         found.append("its targets are one-hot: they are labels, which no other method here has seen.")
     if width is not None and values.width != width:
@@ -282,6 +291,8 @@ def _impossible(values: Values) -> str:
     if mean.max() > 0 and values.least >= 0 and (values.most <= 1 or values.most > 20):
         given = f"all values of its images lie from {values.least:.3g} to {values.most:.3g}"
         return f"{given}: they are pixels that were not normalised with its mean and std"
+    if values.alike and values.count > 1:
+        return "all of its targets are the same, so there is nothing to learn from them"
     if not values.deviation <= WIDEST:
         return (
             f"its pixels have a deviation of {values.deviation:.3g} after denormalising, where those of images in [0, 1] "

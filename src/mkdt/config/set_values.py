@@ -1,5 +1,6 @@
 """What the values of a synthetic set look like, in numbers: computed a part at a time, so that a large set fits. No torch here."""
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -34,7 +35,9 @@ class Values:
         darkest, brightest, deviation: the same of its pixels after denormalising.
         flat: number of images of one colour.
         correlation: of horizontal neighbours among its pixels; 1 if there is nothing to correlate.
+        repeated: number of images that equal an earlier one.
         one_hot: whether each of its targets is.
+        alike: whether all of its targets are the same.
     """
 
     count: int
@@ -50,7 +53,9 @@ class Values:
     deviation: float
     flat: int
     correlation: float
+    repeated: int
     one_hot: bool
+    alike: bool
 
 
 class _Moments:
@@ -102,19 +107,22 @@ def measure(tensors: Mapping[str, Any]) -> Values:
     mean, std = tensors["mean"], tensors["std"]
     infinite = [name for name in ("mean", "std", "step_size") if not np.isfinite(tensors[name]).all()]
     values, pixels, neighbours, count, flat = _Moments(), _Moments(), _Moments(), 0, 0
+    different = set[bytes]()
     for part in parts(tensors["images"]):
         infinite += [] if np.isfinite(part).all() else ["images"]
         count += len(part)
+        different |= {hashlib.sha256(image.tobytes()).digest() for image in part}
         flat += int((part.max((2, 3)) == part.min((2, 3))).all(1).sum())
         doubles = part.astype(np.float64)
         values.add(doubles, doubles)
         doubles = doubles * std[:, None, None] + mean[:, None, None]
         pixels.add(doubles, doubles)
         neighbours.add(doubles[..., :-1], doubles[..., 1:])
-    one_hot, width = True, 0
+    one_hot, alike, width, first = True, True, 0, None
     for part in parts(tensors["targets"]):
         infinite += [] if np.isfinite(part).all() else ["targets"]
-        width = part.shape[1]
+        width, first = part.shape[1], part[0] if first is None else first
+        alike &= bool((part == first).all())
         one_hot &= bool((part.max(1) == 1).all() and (np.count_nonzero(part, 1) == 1).all())
     return Values(
         count=count,
@@ -130,7 +138,9 @@ def measure(tensors: Mapping[str, Any]) -> Values:
         deviation=pixels.deviation(),
         flat=flat,
         correlation=neighbours.correlation(),
+        repeated=count - len(different),
         one_hot=one_hot,
+        alike=alike,
     )
 
 

@@ -28,7 +28,7 @@ Tensors = dict[str, Tensor]
 
 def loaded(path: Path, **over: Any) -> cfg.Config:
     """The default config with a set from a file."""
-    return cfg.load(merged(DEFAULT, {"methods": ["random", f"file:{path}"]} | over))
+    return cfg.load(merged(DEFAULT, {"methods": ["random", f"file:{path}"], "budgets": [12]} | over))
 
 
 def accepted(path: Path, **over: Any) -> cfg.Config:
@@ -71,6 +71,8 @@ REFUSED: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     ),
     "normalised in 0-255": (lambda t: t | normalised(255 * pixels(t), 255 * t["mean"], 255 * t["std"]), "mean"),
     "numbers without bounds": (lambda t: t | {"images": 1e37 * t["images"]}, "deviation"),
+    "targets of zero": (lambda t: t | {"targets": torch.zeros_like(t["targets"])}, "targets are the same"),
+    "one target for all": (lambda t: t | {"targets": t["targets"][:1].repeat(12, 1)}, "targets are the same"),
     "constant images": (lambda t: t | {"images": torch.zeros_like(t["images"])}, "one colour"),
     "grey images": (lambda t: t | {"images": t["images"].mean((2, 3), keepdim=True).expand_as(t["images"])}, "one colour"),
 }  # fmt: skip
@@ -167,6 +169,8 @@ DOUBTED: dict[str, tuple[Callable[[], Tensors], str]] = {
     "mean and std swapped": (lambda: normalised(digits(), *OWN) | {"mean": OWN[1], "std": OWN[0]}, "swapped"),
     "statistics of other images": (lambda: normalised(digits(), one(0.7), one(0.2)), "unlike"),
     "some constant images": (lambda: normalised(torch.cat([digits()[:-1], torch.ones(1, 1, 8, 8)]), *OWN), "1 of its 60"),
+    "images twice": (lambda: normalised(digits()[torch.arange(60) % 50], *OWN), "10 of its 60"),
+    "another size than the budget": (lambda: {}, "60 images, and is compared with sets of 12"),
     "one-hot targets": (lambda: {"targets": torch.eye(10)[torch.arange(60) % 10]}, "one-hot"),
     "targets of another width": (lambda: {"targets": torch.randn(60, 512)}, "512"),
 }  # fmt: skip

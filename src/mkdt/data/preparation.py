@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import sqrt
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from mkdt import seeding
 from mkdt.config.catalogue import DATASETS
-from mkdt.config.image_files import some
+from mkdt.config.image_files import shown, some
 from mkdt.config.image_folder import scan
+from mkdt.data.copies import Copies, copies
 from mkdt.data.pictures import NO_CALLBACKS, Callbacks, Resume, SplitRows, decode_splits
 from mkdt.data.pixels import evenly_spaced_rows, in_chunks, resize
 from mkdt.data.readers.archives import SETS, Folder, Pictures, open_pictures
@@ -43,7 +44,7 @@ def prepare(
     threads: int = 1,
     resume: Resume | None = None,
     callbacks: Callbacks = NO_CALLBACKS,
-) -> tuple[dict[str, Tensor], list[str]]:
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Decode a data set and split it, stratified by class if it has labels.
 
     Args:
@@ -66,9 +67,11 @@ def prepare(
         callbacks: called after every ``pictures.CHUNK`` image files.
 
     Returns:
-        tensors and names of skipped files. For each split ``train``, ``validation``, ``test``: ``{split}_images`` uint8
+        tensors and notes. For each split ``train``, ``validation``, ``test``: ``{split}_images`` uint8
         [n,C,H,W], ``{split}_labels`` int64 [n] (if there are labels), ``{split}_index`` int64 [n] (row in the published
-        order). Besides, ``mean`` and ``std`` float32 [C] of the training pixels in [0, 1].
+        order). Besides, ``mean`` and ``std`` float32 [C] of the training pixels in [0, 1]. Notes: ``skipped``, names of
+        skipped files, and ``copies``, the numbers of images that equal a training image by split; each where there are
+        some.
 
     Raises:
         UserError: files are missing or damaged, the folder changed, or a class is too small to be split.
@@ -94,7 +97,10 @@ def prepare(
         if labels is not None:
             tensors[f"{split}_labels"] = labels[rows]
     tensors["mean"], tensors["std"] = _statistics(tensors["train_images"])
-    return tensors, skipped
+    found = copies(tensors)
+    _warn_of_copies(published, splits, found)
+    notes = {"skipped": skipped, "copies": {split: len(one.rows) for split, one in found.items()}}
+    return tensors, {key: value for key, value in notes.items() if value}
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,12 @@ class _Published:
         if self.pictures:
             return {split: len(names) for split, names in self.pictures.names.items()}
         return {split: len(images) for split, (images, _) in self.arrays.items()}
+
+    def name(self, split: str, row: int) -> str:
+        """What an image is called in messages: its file, or its row in the published split."""
+        if self.pictures:
+            return shown(self.pictures.names[split][row])
+        return f"row {row}" if split == "all" else f"row {row} of {split}"
 
     def labels(self, split: str) -> Tensor | None:
         """Labels int64 [n] of a published split; None if it is unlabelled."""
@@ -167,6 +179,17 @@ def _choose_rows(
     if train is not None and train < len(remaining):
         _, remaining = split_off("train", remaining, train, seeding.derive(seed, "train subset", kind))
     return splits | {"train": (source, remaining)}
+
+
+def _warn_of_copies(published: _Published, splits: SplitRows, found: Mapping[str, Copies]) -> None:
+    """Log how many held-out images equal a training image, with one such pair."""
+    for split, one in found.items():
+        pair = ((split, one.rows[0]), ("train", one.example))
+        copy, original = (published.name(splits[part][0], int(splits[part][1][row])) for part, row in pair)
+        log.warning(
+            "%d of the %d %s images equal a training image exactly (%s equals %s): accuracies on them measure memory",
+            len(one.rows), one.total, split, copy, original,
+        )  # fmt: skip
 
 
 def _unsplittable(published: _Published, rows: Tensor, labels: Tensor | None, count: int) -> str:

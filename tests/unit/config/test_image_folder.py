@@ -152,11 +152,11 @@ def test_names_that_are_not_utf8_are_read_and_shown(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         prepare("folder", ".", path=str(tmp_path), **arguments)
     assert "caf\N{REPLACEMENT CHARACTER}.jpg" in str(caught.value)
-    tensors, skipped = prepare("folder", ".", path=str(tmp_path), on_error="skip", **arguments)
+    tensors, notes = prepare("folder", ".", path=str(tmp_path), on_error="skip", **arguments)
     assert len(tensors["train_images"]) == 3
     torch.save({"failed": {os.fsdecode(b"a/caf\xe9.jpg"): ""}}, tmp_path / "state")  # as in a resume point
     assert torch.load(tmp_path / "state", weights_only=True) == {"failed": {os.fsdecode(b"a/caf\xe9.jpg"): ""}}
-    assert skipped == ["a/caf\N{REPLACEMENT CHARACTER}.jpg"]
+    assert notes["skipped"] == ["a/caf\N{REPLACEMENT CHARACTER}.jpg"]
 
 
 @pytest.mark.parametrize(

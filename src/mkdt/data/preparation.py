@@ -97,9 +97,9 @@ def prepare(
         if labels is not None:
             tensors[f"{split}_labels"] = labels[rows]
     tensors["mean"], tensors["std"] = _statistics(tensors["train_images"])
-    found = copies(tensors)
-    _warn_of_copies(published, splits, found)
-    notes = {"skipped": skipped, "copies": {split: len(one.rows) for split, one in found.items()}}
+    repeated = copies(tensors)
+    _warn_of_copies(published, splits, repeated)
+    notes = {"skipped": skipped, "copies": {split: len(one.rows) for split, one in repeated.items()}}
     return tensors, {key: value for key, value in notes.items() if value}
 
 

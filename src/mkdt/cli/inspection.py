@@ -89,7 +89,7 @@ def _refuse_other_files(path: Path) -> None:
         raise UserError(f"{path} is empty.")
     if format_of(path) != "safetensors":
         raise UserError(f"{path} is no tensor file of this project: it is no safetensors file.")
-    with suppress(SafetensorError), safe_open(path, "pt") as tensors:
+    with suppress(SafetensorError, OSError), safe_open(path, "pt") as tensors:
         if HEADER_KEY not in (tensors.metadata() or {}):
             raise UserError(
                 f"{path} is no tensor file of this project: it is a safetensors file of another program, without a header "

@@ -38,7 +38,8 @@ def _check_folder(config: Config, name: str) -> None:
     """The keys that belong to folders, there and nowhere else."""
     entry, key = config["datasets"][name], f"datasets.{name}"
     if entry["kind"] == "folder":
-        fail_if(entry.get("path") is None, f"{key}.path is missing: where is the folder?")
+        hint = "where is the folder? (~ alone is null in YAML: write ~/ for your home folder)"
+        fail_if(entry.get("path") is None, f"{key}.path is missing: {hint}")
     else:
         given = [option for option in FOLDER_OPTIONS if entry.get(option) is not None]
         fail_if(bool(given), f"{key}.{', '.join(given)} belongs to kind folder, not to {entry['kind']}.")

@@ -52,8 +52,11 @@ def load_untrusted(path: str | Path) -> tuple[Any, dict[str, str]]:
 
 def format_of(path: Path) -> str:
     """Return ``safetensors``, ``PyTorch`` or ``NumPy`` by a file's first bytes, though it may be damaged; empty for others."""
-    with path.open("rb") as file:
-        start = file.read(9)
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from error
     if start.startswith((b"PK", b"\x80")):  # a zip archive, or a pickle
         return "PyTorch"
     if start.startswith(b"\x93NUMPY"):

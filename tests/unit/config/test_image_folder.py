@@ -299,7 +299,7 @@ def test_a_folder_is_checked_before_any_job(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tree", "entry", "words"),
     [
-        ({"a": 8}, {"path": None}, "datasets.mine.path is missing"),
+        ({"a": 8}, {"path": None}, "datasets.mine.path is missing: .*~ alone is null in YAML"),
         ({"a": 8}, {"path": "/nowhere at all"}, "datasets.mine.path: .*/nowhere at all does not exist"),
         ({"a": 8}, {"image_size": None}, "image_size must be a number"),
         ({"a": 8}, {"validation": 8}, "8 images cannot give 8 .* 1 for training"),

@@ -19,10 +19,11 @@ with job.stage(snakemake, "report") as stage:
     scores = report.read_scores(stage.input.scores, settings["source"], snakemake.config["pretrain"]["students"])
     accuracy = report.accuracies(scores, settings["budgets"])
     scored = [Path(path).parent.name for path in stage.input.data]
-    labels = [file.tensor("test_labels") for file in stage.open_all("data", stage.input.data, "data")]
+    data = stage.open_all("data", stage.input.data, "data")
+    labels = [file.tensor("test_labels") for file in data]
     chance = dict(zip(scored, map(chance_level, labels), strict=True))
     summary = report.summarise(accuracy, settings["methods"], chance)
-    notes = notices(snakemake.config, stage.input.targets_probe)
+    notes = notices(snakemake.config, stage.input.targets_probe, data)
     points = report.curve(scores, settings["budgets"])
     report.save_table(output.accuracy_csv, accuracy)
     report.save_table(output.summary_csv, summary)

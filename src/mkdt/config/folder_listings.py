@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,10 +29,12 @@ class Listing:
     Attributes:
         found: ``Tree.summary``.
         remarks: ``Tree.remarks``.
+        classes: number of training images by class; empty if the images are unlabelled.
     """
 
     found: dict[str, Any]
     remarks: list[str]
+    classes: dict[str, int]
 
 
 @cache
@@ -57,7 +60,9 @@ def find(path: str, labelled: bool, results: Path) -> Listing:
             return Listing(**stored["listing"])
     tree = image_folder.scan(path, labelled)
     _refuse_results(path, tree.folders, results)
-    listing, times = Listing(tree.summary(), tree.remarks), tree.folders | tree.opened
+    counts = Counter(tree.labels.get("train", []))
+    classes = {name: counts[label] for label, name in enumerate(tree.classes)}
+    listing, times = Listing(tree.summary(), tree.remarks, classes), tree.folders | tree.opened
     settled = time.time_ns() - max(times.values()) > CLOCK_TICK
     if settled and tree.effort >= WORTH_KEEPING:
         with suppress(OSError):  # the stored listing only saves time

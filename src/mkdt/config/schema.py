@@ -25,6 +25,15 @@ UNQUOTED = (
 NO_TEXT = (
     "YAML takes true, false, yes, no, on, off and null for values: choose another text"  # as a name, in quotes too
 )
+# What the patterns of the schema ask for.
+PATTERNS = {
+    r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}\Z": "must be letters (a-z, A-Z), digits, - and _, at most 100, the first no - or _",
+    "^timm:.+$": "must be timm:NAME",
+    "^[0-9a-f]{64}$": "must be 64 digits of 0-9 and a-f",
+    "^([a-z][a-z0-9_]*|file:.+)$": "must be a name of letters a-z, digits and _, the first a letter, or file:PATH",
+    "^auto$": "must be a number or auto",
+}
+PERCENT = re.compile(r"\[?\s*(\d+(?:\.\d+)?)\s*%\s*\]?")
 SCHEMA = Path(__file__).parents[3] / "workflow" / "schemas" / "config.schema.yaml"
 
 
@@ -144,14 +153,18 @@ def _sentence(error: Any) -> str:
         "minLength": lambda rule: "must not be empty",
         "minProperties": lambda rule: "must not be empty",
         "uniqueItems": lambda rule: "must not name an entry twice",
-        "pattern": lambda rule: f"must match {rule}",
+        "pattern": lambda rule: PATTERNS.get(rule, f"must match {rule}"),
     }
     describe = rules.get(str(error.validator), lambda rule: error.message)
     return f"config: {key or 'the config'} {describe(error.validator_value)}, got {shown}; see config/README.md."
 
 
 def _form(kinds: str | Sequence[str], value: Any) -> str:
-    """Return how a list or a group of keys is written, where the schema wants one and got ``value``."""
+    """Return how a list, a group of keys or a fraction is written, where the schema wants one and got ``value``."""
+    percent = PERCENT.fullmatch(value) if isinstance(value, str) else None
+    if percent and {"array", "number"} & ({kinds} if isinstance(kinds, str) else set(kinds)):
+        share = f"{float(percent[1]) / 100:.10g}"
+        return f", such as [{share}]" if "array" in kinds else f": write {share}"
     if "array" in kinds:
         is_one = isinstance(value, str | int | float) and not isinstance(value, bool)
         return f", such as [{str(value).strip('[]')}]" if is_one else ", such as [0.01]"

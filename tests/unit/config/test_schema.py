@@ -1,14 +1,16 @@
 """Messages about keys and values, and the one form of a path."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from configs import merged
 
 from mkdt.config import schema
 from mkdt.config.loading import DEFAULT
-from mkdt.config.schema import canonical_path, conform
+from mkdt.config.schema import PATTERNS, SCHEMA, canonical_path, conform
 from mkdt.errors import UserError
 
 
@@ -90,3 +92,37 @@ def test_a_path_may_start_at_the_home_folder(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("HOME", str(tmp_path))
     assert canonical_path("~/photos") == str(tmp_path / "photos")
     assert schema.coerce("~", {"type": ["string", "null"], "format": "path"}, {}) is None
+
+
+def test_every_pattern_of_the_schema_is_said_in_words() -> None:
+    """A regular expression tells a newcomer nothing."""
+    patterns: set[str] = set()
+
+    def collect(node: Any) -> None:
+        for key, value in node.items() if isinstance(node, dict) else enumerate(node):
+            if key == "pattern" and isinstance(value, str):
+                patterns.add(value)
+            elif isinstance(value, dict | list):
+                collect(value)
+
+    collect(yaml.safe_load(SCHEMA.read_text()))
+    assert patterns == set(PATTERNS)
+    assert not re.search(r"[\^$*\\]", " ".join(PATTERNS.values()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"budgets": ["5%"]}, ": write 0.05, got"),
+        ({"budgets": "5 %"}, "such as [0.05]"),
+        ({"budgets": "[2.5%]"}, "such as [0.025]"),
+        ({"probe": {"label_fractions": ["10%"]}}, ": write 0.1, got"),
+        ({"teacher": {"name": "a/b"}}, "teacher.name must be letters (a-z, A-Z), digits, - and _"),
+        ({"datasets": {"a/b": {}}}, "a name in datasets must be letters (a-z, A-Z), digits, - and _"),
+    ],
+)
+def test_percentages_and_names_are_answered_in_words(changes: dict[str, Any], words: str) -> None:
+    """A fraction is a number below 1; a name goes into paths."""
+    with pytest.raises(UserError) as caught:
+        conform(merged(yaml.safe_load(DEFAULT.read_text()), changes))
+    assert words in str(caught.value)

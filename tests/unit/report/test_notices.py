@@ -8,7 +8,7 @@ from brought_sets import tensors_of_a_set, write_set
 from configs import DEFAULT, merged
 from PIL import Image
 
-from mkdt.artifacts import write_jsonl
+from mkdt.artifacts import Artifact, save, write_jsonl
 from mkdt.config.loading import load, read
 from mkdt.config.sections import Config
 from mkdt.errors import UserError
@@ -81,3 +81,15 @@ def test_a_missing_table_of_the_targets_probe_is_named(tmp_path: Path) -> None:
     """So is the rule that makes it."""
     with pytest.raises(UserError, match=r"none\.jsonl does not exist.*'targets_probe'"):
         notices(read([]), tmp_path / "none.jsonl")
+
+
+def test_held_out_images_that_are_training_images_are_named_in_proportion(tmp_path: Path) -> None:
+    """The data's header has their number; a set without any says nothing."""
+    tensors = {f"{split}_images": torch.zeros(20, 1, 2, 2, dtype=torch.uint8) for split in ("validation", "test")}
+    files = []
+    for name, notes in (("photos", {"copies": {"test": 3}}), ("clean", {"place": "clean/data.safetensors"})):
+        save(tmp_path / name / "data.safetensors", tensors, stage="data", notes=notes)
+        files.append(Artifact(tmp_path / name / "data.safetensors", "data"))
+    (tmp_path / "none").touch()
+    (notice,) = notices(read([]), tmp_path / "none", files)
+    assert notice.startswith("photos: 3 of the 20 test images (15 %) equal a training image exactly")

@@ -14,29 +14,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+# Callers find the header's parts here too.
+from mkdt.artifact_header import FORMAT, HEADER_KEY, Header, begun_digest, canonical, digest, read_header, sealed
 from mkdt.errors import UserError
 
-# safetensors writes several metadata keys in random order; with one key, equal runs give equal bytes.
-HEADER_KEY = "mkdt"
-FORMAT = 1
-
-Header = dict[str, Any]
-
-
-def canonical(value: Any) -> str:
-    """Return JSON with sorted keys and no spaces: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def digest(value: Any) -> str:
-    """Return the SHA-256 (hex) of the canonical JSON of ``value``."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
+__all__ = [
+    "FORMAT", "HEADER_KEY", "Artifact", "Header", "by_rule", "canonical", "digest", "save", "state_digest", "tensor_digest",
+    "write_atomically", "write_jsonl", "write_picture", "write_table", "write_text",
+]  # fmt: skip
 
 
 def tensor_digest(tensor: torch.Tensor) -> str:
     """Return the SHA-256 (hex) of a tensor's dtype, shape and bytes in row-major order."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    sha = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
+    sha = begun_digest(str(tensor.dtype).removeprefix("torch."), tensor.shape)
     sha.update(flat.view(torch.uint8).numpy().data)
     return sha.hexdigest()
 
@@ -161,8 +152,7 @@ def save(
     }
     if notes:
         header["notes"] = dict(notes)
-    metadata = {HEADER_KEY: canonical(header | {"check": digest(header)})}
-    write_atomically(path, lambda temporary: save_file(prepared, temporary, metadata))
+    write_atomically(path, lambda temporary: save_file(prepared, temporary, sealed(header)))
 
 
 def by_rule(stage: str | None) -> str:
@@ -180,32 +170,6 @@ def _open(path: Path) -> Any:
         file = safe_open(path, "pt")
         if os.path.samestat(before, os.stat(path)):
             return file
-
-
-def _check_header(header: Header, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Check that a header has the entries that ``save`` writes.
-
-    A matching digest of the header does not show this, because another program may have written the file.
-
-    Args:
-        header: the header.
-        shapes: shape of each tensor in the file.
-
-    Raises:
-        ValueError: an entry is missing, has another type, or does not fit the shapes of the tensors.
-    """
-    types = {"stage": str, "code": str, "inputs": dict, "digests": dict}
-    wrong = [key for key, expected in types.items() if not isinstance(header.get(key), expected)]
-    notes = header.get("notes", {})
-    if not isinstance(notes, dict) or not isinstance(notes.get("skipped", []), list):
-        wrong.append("notes")
-    if header["format"] != FORMAT or "parameters" not in header or wrong:
-        raise ValueError(f"its header has no proper {', '.join(wrong) or 'format'}")
-    for name in {*shapes, *header["digests"]}:
-        stored, shape = header["digests"].get(name), shapes.get(name)
-        by_row = isinstance(stored, list) and shape and len(stored) == shape[0]
-        if shape is None or not (isinstance(stored, str) or by_row):
-            raise ValueError(f"its digests do not fit the tensor '{name}'")
 
 
 class Artifact:
@@ -232,12 +196,10 @@ class Artifact:
             raise UserError(f"{path} does not exist{f': snakemake makes it{by_rule(stage)}' if stage else ''}.")
         try:
             self._file = _open(self.path)
-            self.header: Header = json.loads((self._file.metadata() or {})[HEADER_KEY])
             self.names = sorted(self._file.keys())
-            if self.header.pop("check") != digest(self.header):
-                raise ValueError("the header does not match its digest")
-            _check_header(self.header, {name: self._file.get_slice(name).get_shape() for name in self.names})
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            shapes = {name: self._file.get_slice(name).get_shape() for name in self.names}
+            self.header = read_header(self._file.metadata() or {}, shapes)
+        except (SafetensorError, OSError, ValueError) as error:
             reason = str(error).split("\n")[0][:200]
             raise UserError(f"{path} is damaged or not a file of this project ({reason}): {advice}.") from error
         made_by = self.header["stage"]

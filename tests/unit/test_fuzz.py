@@ -24,7 +24,7 @@ from mkdt.config.catalogue import DATASETS
 from mkdt.config.methods import METHODS, methods_that
 from mkdt.config.schema import SCHEMA
 from mkdt.config.sections import Config
-from mkdt.config.set_checks import check_set
+from mkdt.config.set_checks import check_set, check_values_of
 from mkdt.config.stages import STAGES
 from mkdt.distill.synthetic_set import load_synthetic
 from mkdt.errors import UserError
@@ -309,7 +309,7 @@ def test_a_forged_artifact_is_one_sentence_or_what_was_written(data: st.DataObje
         read_artifact,
         load_synthetic,
         lambda path: load_checkpoint(path, NO_OPTIONS, 1, 8),
-        lambda path: check_set(config, "methods.0", path),
+        lambda path: (check_set(config, "methods.0", path), check_values_of("methods.0", path)),
     )
     for read in readers:
         try:

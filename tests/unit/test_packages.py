@@ -11,8 +11,8 @@ from configs import ROOT
 SOURCE = ROOT / "src" / "mkdt"
 # Each may import those before it. Files of one's own (extensions) may import everything, and are imported by name alone.
 STORY = [
-    "errors", "seeding", "progress", "artifacts", "config", "data", "networks", "teacher", "distill", "evaluate", "report",
-    "jobs", "export", "cli",
+    "errors", "seeding", "progress", "artifact_header", "artifacts", "config", "data", "networks", "teacher", "distill", "evaluate",
+    "report", "jobs", "export", "cli",
 ]  # fmt: skip
 FILES = sorted(path for path in SOURCE.rglob("*.py") if path.parent.name != "extensions" and path.name != "__init__.py")
 

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from brought_sets import tensors_of_a_set, write_set
 from project import COLD, Project
 
 
@@ -27,13 +29,15 @@ def test_another_working_directory_is_named(project: Project, tmp_path: Path) ->
         ]
         done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True, timeout=300)
         assert done.returncode != 0
-        assert f"{elsewhere} has no config/config.yaml" in done.stderr
-        assert f"--directory {project.folder}" in done.stderr
-        assert "Traceback" not in done.stderr
+        said = done.stdout + done.stderr
+        assert f"{elsewhere} has no config/config.yaml" in said
+        assert f"--directory {project.folder}" in said
+        assert "Traceback" not in said
 
 
 def test_a_lock_is_explained_before_snakemake_suggests_to_unlock(project: Project) -> None:
-    """Left by a kill: the jobs of the killed run may still be there."""
+    """Left by a kill: the jobs of the killed run may still be there. A process of its own is what looks for others."""
+    project.snakemake = COLD
     locks = project.folder / ".snakemake" / "locks"
     locks.mkdir(parents=True)
     (locks / "0.output.lock").write_text("results/digits/data.safetensors\n")
@@ -56,3 +60,16 @@ def test_results_that_cannot_be_written_are_one_sentence(project: Project) -> No
             assert "Traceback" not in text
     finally:
         subprocess.run(["umount", "--lazy", results], check=True)
+
+
+def test_a_brought_set_is_refused_or_doubted_before_any_job(project: Project) -> None:
+    """In a dry run too: jobs only look at its header, so that Snakemake itself must read its values."""
+    path, tensors = project.folder / "theirs.safetensors", tensors_of_a_set()
+    chosen = ("results/digits/data.safetensors", "--config", "methods=[random,file:theirs.safetensors]")
+    write_set(path, tensors | {"targets": torch.eye(len(tensors["images"]))})
+    assert project.run(*chosen).count("file-theirs looks wrong: its targets are one-hot") == 1  # jobs do not repeat it
+    write_set(path, tensors | {"images": tensors["images"].clamp(0, 1)})
+    for options in (["--dry-run"], []):
+        text = project.run(*chosen, *options, fails=True)
+        assert "theirs.safetensors: all values of its images lie from 0 to 1" in text
+        assert "Traceback" not in text

@@ -99,11 +99,12 @@ def test_a_teacher_and_targets_that_are_brought(changed: Project) -> None:
             assert "Traceback" not in text
 
 
-def test_a_brought_teacher_with_other_statistics(changed: Project) -> None:
+@pytest.mark.parametrize("size", ["", ", image_size: 8"], ids=["no size", "the source's size"])
+def test_a_brought_teacher_with_other_statistics(changed: Project, size: str) -> None:
     """The import says whose they are; the targets' probe scores the source's beside them."""
     theirs = changed.folder / "theirs.safetensors"
     theirs.write_bytes((changed.folder / "results/digits/tiny_teacher/teacher.safetensors").read_bytes())
-    teacher = f"teacher={{name: brought, checkpoint: {{file: {theirs}, mean: [0.9], std: [0.1]}}}}"
+    teacher = f"teacher={{name: brought, checkpoint: {{file: {theirs}, mean: [0.9], std: [0.1]{size}}}}}"
     probe = "results/digits/brought/targets_probe.jsonl"
     changed.run(probe, "--config", "experiment=other", teacher)
     logs = changed.folder / "results/logs/digits/brought"

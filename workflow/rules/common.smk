@@ -15,7 +15,17 @@ from mkdt.errors import UserError, redact
 
 try:  # a file of `mkdt.extensions` may declare what cannot be
     from mkdt.cli.run import lock_note
-    from mkdt.config import files, loading, resource_needs, network_sizes, plan, registry, result_folders, sizes
+    from mkdt.config import (
+        files,
+        loading,
+        resource_needs,
+        network_sizes,
+        plan,
+        registry,
+        result_folders,
+        set_checks,
+        sizes,
+    )
     from mkdt.config.methods import METHODS, methods_that
     from mkdt.config.stages import STAGES, files as files_of, targets_path
     from mkdt.config.views import has_views
@@ -42,8 +52,11 @@ try:
         network_sizes.student_size(config, name)  # one of the user's own is built
     if internals.is_main_process(workflow):
         registry.check_experiment(config, REGISTRY)
+        set_checks.check_values(config)
         for sentence in registry.replaced(config, REGISTRY):
             print(sentence, file=sys.stderr)
+        for name, sentences in set_checks.brought_doubts(config).items():
+            print(f"{name} looks wrong: {' '.join(sentences)}", file=sys.stderr)
         unchanged_run.begin(config)
     else:
         unchanged_run.check_config(config)
@@ -159,7 +172,7 @@ def students(wildcards):
 
 
 wildcard_constraints:
-    dataset="[^/]+",
+    dataset="|".join(config["datasets"]),  # another experiment's, brought as an input, is no output of a rule here
     method="[^/]+",
     budget="[^/]+",
     student="[^/]+",

@@ -6,13 +6,13 @@ from mkdt.data.preparation import prepare
 from mkdt.jobs import stage as job
 
 with job.stage(snakemake, "data") as stage:
-    tensors, skipped = prepare(
+    tensors, notes = prepare(
         **stage.settings,
         **snakemake.config["data"],
         threads=snakemake.threads,
         resume=lambda: (stage.resume(take_over=False), stage.scratch),
         callbacks=Callbacks(stage.expect, stage.report, stage.checkpoint),
     )
-    stage.save(stage.output[0], tensors, notes={"skipped": skipped} if skipped else None)
+    stage.save(stage.output[0], tensors, notes=notes)
     images = artifacts.Artifact(stage.output[0]).header["digests"]["train_images"]
     job.log.info("digest of the training images, which proves the order of targets.file: %s", images)

@@ -1,6 +1,5 @@
 """Stage pretrain: fresh students, one a seed, pre-trained on one training set over the grid of rates and steps."""
 
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -29,9 +28,9 @@ with job.stage(snakemake, "pretrain") as stage:
     if hasattr(stage.input, "set"):
         maker = METHODS[method].stage if method in METHODS else None  # a file that is brought has any
         training_set = load_synthetic(stage.open("set", stage.input.set, maker))
-        for sentence in doubts(snakemake.config, Path(stage.input.set)) if maker is None else ():
+        arrays = {name: tensor.numpy() for name, tensor in training_set.tensors().items()}
+        for sentence in doubts(snakemake.config, arrays) if maker is None else ():
             job.log.warning("%s: %s", stage.input.set, sentence)
-            print(f"{snakemake.rule}: {stage.input.set}: {sentence}", file=sys.stderr)
         targets, step_size = training_set.targets, float(training_set.step_size)
         images = decode(training_set.normalised(mean, std), training_set.views, mean, std)
         if images.shape[1:] != data.shape("train_images")[1:]:

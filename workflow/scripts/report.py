@@ -18,10 +18,12 @@ with job.stage(snakemake, "report") as stage:
     settings, output = stage.settings, stage.output
     scores = report.read_scores(stage.input.scores, settings["source"], snakemake.config["pretrain"]["students"])
     accuracy = report.accuracies(scores, settings["budgets"])
-    files = {Path(path).parent.name: stage.open(path, path, "data") for path in stage.input.data}
-    chance = {name: chance_level(file.tensor("test_labels")) for name, file in files.items()}
+    scored = [Path(path).parent.name for path in stage.input.data]
+    data = stage.open_all("data", stage.input.data, "data")
+    labels = [file.tensor("test_labels") for file in data]
+    chance = dict(zip(scored, map(chance_level, labels), strict=True))
     summary = report.summarise(accuracy, settings["methods"], chance)
-    notes = notices(snakemake.config, stage.input.targets_probe)
+    notes = notices(snakemake.config, stage.input.targets_probe, data)
     points = report.curve(scores, settings["budgets"])
     report.save_table(output.accuracy_csv, accuracy)
     report.save_table(output.summary_csv, summary)

@@ -21,10 +21,12 @@ def say(sentence, warn):
 
 def other_statistics(file, own_mean, own_std, probed, named):
     """With a brought teacher that was given others than the source's statistics: what these would give instead."""
-    backbone, mean, std = load_teacher(file, *probed[1].shape[1:3], own_mean, own_std)
+    channels, size = probed[1].shape[1:3]
+    backbone, mean, std = load_teacher(file, channels, size, own_mean, own_std)
     parameters = file.header["parameters"]
     # An input of another size than the source's comes with statistics of its own, and takes long to encode.
-    if parameters["view"].get("size") or (torch.equal(mean, own_mean) and torch.equal(std, own_std)):
+    resized = parameters["view"].get("size") not in (None, size)
+    if resized or (torch.equal(mean, own_mean) and torch.equal(std, own_std)):
         return {}
     found = probe_statistics(Encoder(backbone, own_mean, own_std), *probed, stage.settings, **named)
     say(*statistics_in_words(found, parameters["statistics"]))

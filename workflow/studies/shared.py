@@ -116,9 +116,9 @@ def at_equal_steps(
 
 
 def holm(p: pd.Series) -> pd.Series:
-    """Correct p values for the number of comparisons, by Holm's step-down method."""
-    ordered = p.sort_values()
-    factors = range(len(p), 0, -1)
+    """Correct p values for the number of comparisons, by Holm's step-down method; NaN is no comparison and stays."""
+    ordered = p.dropna().sort_values()
+    factors = range(len(ordered), 0, -1)
     return (ordered * list(factors)).cummax().clip(upper=1).reindex(p.index)
 
 

@@ -48,8 +48,13 @@ class Finding:
     text: str
 
 
-def examine(files: Sequence[Path]) -> Iterator[Finding]:
-    """Check what a run in the current folder needs, with the default config and ``files`` over it."""
+def examine(files: Sequence[Path], entries: Sequence[str] = ()) -> Iterator[Finding]:
+    """Check what a run in the current folder needs, with the default config, ``files`` and ``entries`` over it.
+
+    Args:
+        files: config files.
+        entries: words of Snakemake's ``--config``, ``NAME=VALUE``.
+    """
     libraries = _libraries()
     yield libraries
     if libraries.level == "FAIL":
@@ -59,7 +64,7 @@ def examine(files: Sequence[Path]) -> Iterator[Finding]:
     if not Path("Snakefile").is_file():
         yield Finding("FAIL", "folder", f"{Path.cwd()} has no Snakefile: run this in the project's folder.")
         return  # the other checks are of this folder
-    finding, config = _config(files)
+    finding, config = _config(files, entries)
     yield finding
     if note := lock_note():
         yield Finding("note", "lock", note)
@@ -91,16 +96,19 @@ def _libraries() -> Finding:
     return Finding("ok", "libraries", f"all {len(required)} are installed, {versions}")
 
 
-def _config(files: Sequence[Path]) -> tuple[Finding, Config | None]:
+def _config(files: Sequence[Path], entries: Sequence[str]) -> tuple[Finding, Config | None]:
     """Return the finding, and the config if it is valid."""
+    from mkdt.cli.run import entries_of
     from mkdt.config.loading import read
     from mkdt.config.registry import check_experiment, check_names
+    from mkdt.config.set_checks import check_values
 
-    shown = ", ".join(map(str, files)) or "config/config.yaml"
+    shown = " ".join([", ".join(map(str, files)) or "config/config.yaml", *entries])
     try:
-        config = read(files)
+        config = read(files, entries_of(entries))
         check_names(config, RESULTS / REGISTRY)
         check_experiment(config, RESULTS / REGISTRY)
+        check_values(config)
     except UserError as error:
         return Finding("FAIL", "config", f"{shown}: {str(error).removeprefix('config: ')}"), None
     return Finding("ok", "config", f"{shown}, experiment {config['experiment']}"), config
@@ -304,12 +312,13 @@ def _mlflow(config: Config | None) -> Finding:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``mkdt doctor``."""
     parser.add_argument("configfile", type=Path, nargs="*", help="as for snakemake --configfile; default: the default")
+    parser.add_argument("--config", metavar="NAME=VALUE", nargs="+", default=[], help="as for snakemake --config")
     parser.set_defaults(run=_doctor)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
     failed = 0
-    for finding in examine(arguments.configfile):
+    for finding in examine(arguments.configfile, arguments.config):
         failed += finding.level == "FAIL"
         print(f"{finding.level:5} {finding.subject}: {finding.text}", flush=True)
     print("A run cannot succeed until what is marked FAIL is fixed." if failed else "A run can start.")

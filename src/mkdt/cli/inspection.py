@@ -4,16 +4,20 @@ import argparse
 import json
 import textwrap
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mkdt.artifacts import Artifact
+from mkdt.artifacts import HEADER_KEY, Artifact
 from mkdt.config.schema import flat
 from mkdt.config.set_checks import misfit, oddities, views_of
+from mkdt.errors import UserError
 from mkdt.jobs.lineage import Family, Place, place_of, recipe, same_code
+from mkdt.teacher.external_file import format_of
 
 SHOWN = 12  # tensors listed: a network has hundreds
 Shape = Callable[[str], tuple[int, ...]]
@@ -51,6 +55,7 @@ def describe(path: str | Path) -> str:
     Raises:
         UserError: the file is missing, damaged, altered, or not this project's.
     """
+    _refuse_other_files(Path(path))
     file = Artifact(path)
     header = file.header
     kind = KINDS.get(header["stage"], lambda shape: f"a file of the rule {header['stage']}")
@@ -72,6 +77,24 @@ def describe(path: str | Path) -> str:
     if header["inputs"]:
         lines += ["", "made from", *_inputs(header, place)]
     return "\n".join([*lines, "", *_again(header, place)]) + "\n"
+
+
+def _refuse_other_files(path: Path) -> None:
+    """Raise if a path is a folder, or a file that was never one of this project; a damaged one of it passes."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give one file in it, such as {path / 'NAME.safetensors'}.")
+    if not path.is_file():
+        return
+    if not path.stat().st_size:
+        raise UserError(f"{path} is empty.")
+    if format_of(path) != "safetensors":
+        raise UserError(f"{path} is no tensor file of this project: it is no safetensors file.")
+    with suppress(SafetensorError, OSError), safe_open(path, "pt") as tensors:
+        if HEADER_KEY not in (tensors.metadata() or {}):
+            raise UserError(
+                f"{path} is no tensor file of this project: it is a safetensors file of another program, without a header "
+                "of this one."
+            )
 
 
 def _doubts(file: Artifact) -> list[str]:

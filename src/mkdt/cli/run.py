@@ -6,12 +6,15 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Set
+from collections.abc import Sequence, Set
+from contextlib import suppress
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import psutil
+import yaml
 
 from mkdt.config.files import check_files
 from mkdt.config.schema import nested
@@ -21,6 +24,8 @@ LOCKS = Path(".snakemake") / "locks"
 PATIENCE = 600.0  # seconds for orphaned jobs to save; longer than any stage's step
 CONFIG_SUFFIXES = {".yaml", ".yml", ".json"}
 KEY = re.compile(r"[a-zA-Z_][\w-]*\w")  # what Snakemake takes for a key of --config
+# An option that may take the next word: any long one, and Snakemake's short ones with a value, alone or behind others (-ns).
+TAKING = re.compile(r"--.+|-[a-zA-Z]*[sjcdeCROPUqwT]")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,18 +60,42 @@ def check_words(words: list[str]) -> None:
             f"as in mkdt run {shlex.join(targets)} --cores 2 --configfile {rest}."
         ) from error
     for before, word in pairwise(["", *words]):
-        if word.endswith((".yaml", ".yml")) and "=" not in word and word not in files and not before.startswith("--"):
+        is_target = not word.startswith("-") and "=" not in word and word not in files and not TAKING.fullmatch(before)
+        if is_target and word.endswith((".yaml", ".yml")):
             raise UserError(f"{word} stands where targets do, the files to make: write --configfile {word}.")
-    for entry in values(words, {"--config", "-C"}):
+    entries_of(values(words, {"--config", "-C"}))
+
+
+def entries_of(entries: Sequence[str]) -> dict[str, Any]:
+    """Return the settings that words of Snakemake's ``--config`` stand for.
+
+    Raises:
+        UserError: shows how the word at fault is written.
+    """
+    settings = {}
+    for entry in entries:
         key, equals, value = entry.partition("=")
         if equals and KEY.fullmatch(key):
+            try:
+                settings[key] = yaml.safe_load(value)
+            except yaml.YAMLError as error:
+                raise UserError(
+                    f"--config {' '.join(entries)}: the value of '{key}' is not YAML. One with spaces needs quotes, as in "
+                    "'distill={iterations: 5}'."
+                ) from error
             continue
         is_nested = equals and re.fullmatch(r"[\w-]+([.:][\w-]+)+", key)
+        if equals and key and not is_nested:
+            raise UserError(
+                f"--config: '{key}' in '{entry}' is no name for Snakemake, which takes two or more letters, digits, _ and -, "
+                "the first a letter or _, the last no -; the keys of the config are in config/README.md."
+            )
         spelled = nested(key, value) if is_nested else "distill: {iterations: 5}"
         raise UserError(
             f"--config takes words of the form NAME=VALUE up to the next option, got '{entry}': a nested key is written "
             f"'{spelled.replace(': ', '=', 1)}', with these quotes, and targets come before --config."
         )
+    return settings
 
 
 def values(words: list[str], options: Set[str]) -> list[str]:
@@ -85,7 +114,7 @@ def values(words: list[str], options: Set[str]) -> list[str]:
 
 def lock_note() -> str | None:
     """Return whose locks lie in this folder, and what to do about them; None where there are none."""
-    if not (LOCKS.is_dir() and any(LOCKS.iterdir())):
+    if not _locked():
         return None
     owners = set(living()[0]) - _ancestors(psutil.Process())
     owners = {owner for owner in owners if not _ancestors(owner) & owners}  # each starts others for its jobs
@@ -111,9 +140,17 @@ def take_over() -> None:
         print(f"mkdt run: {len(orphans)} job(s) of a killed run save their state.", file=sys.stderr)
         for process in psutil.wait_procs(orphans, PATIENCE)[1]:
             process.kill()
-    if not owners and LOCKS.is_dir() and any(LOCKS.iterdir()):
-        shutil.rmtree(LOCKS)
+    if not owners and _locked():
+        with suppress(FileNotFoundError):  # another `mkdt run` may remove it as well
+            shutil.rmtree(LOCKS)
         print("mkdt run: removed the lock of a killed run.", file=sys.stderr)
+
+
+def _locked() -> bool:
+    """Return whether locks lie in this folder; a Snakemake that ends meanwhile takes the folder of its locks away."""
+    with suppress(OSError):
+        return any(LOCKS.iterdir())
+    return False
 
 
 def living() -> tuple[list[psutil.Process], list[psutil.Process]]:

@@ -1,10 +1,13 @@
 """Check the conditions between keys of a config, beyond its schema: each failure is one sentence. No torch here."""
 
 import difflib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
+
+from safetensors import safe_open
 
 from mkdt.config import network_sizes, plan, sizes, views
 from mkdt.config.architectures import ARCHITECTURES, POOLS
@@ -17,10 +20,11 @@ from mkdt.config.sections import Backbone, Config, Network
 from mkdt.config.set_checks import check_set
 from mkdt.errors import UserError
 
-LONGEST_NAME = 100  # characters, of all names that become folders
-NO_NAME = re.compile(
-    r"(?i)true|false|yes|no|on|off|null|0x[0-9a-f_]+|0b[01_]+"
-)  # YAML's values that are no decimal number
+# Characters, of all names that become folders.
+LONGEST_NAME = 100
+# What YAML reads as a truth value, null or a number in base 16 or 2. As the other values that are no text (decimal numbers,
+# dates), these need quotes; unlike them, they are no names even in quotes.
+NO_NAME = re.compile(r"(?i)true|false|yes|no|on|off|null|0x[0-9a-f_]+|0b[01_]+")
 
 
 def check(config: Config) -> None:
@@ -77,7 +81,7 @@ def _check_references(config: Config) -> None:
 
 
 def _check_names(config: Config) -> None:
-    """Names of folders are free, and text for YAML: without quotes, ``no`` and ``0x1F`` are something else."""
+    """Names of folders are free, and none is like ``no`` and ``0x1F``, which are something else wherever quotes are forgotten."""
     experiment = {"experiment": config["experiment"]}
     sets = {f"datasets.{name}": name for name in config["datasets"]}
     students = {f"students.{name}": name for name in config["students"]}
@@ -90,7 +94,7 @@ def _check_names(config: Config) -> None:
     for key, name in (experiment | sets | {"teacher.name": config["teacher"]["name"]} | students).items():
         fail_if(
             NO_NAME.fullmatch(name) is not None,
-            f"{key}: '{name}' is no text for YAML, unless it is in quotes: choose another name.",
+            f"{key}: '{name}' is read as a truth value, a number or null wherever its quotes are forgotten: choose another name.",
         )
 
 
@@ -260,7 +264,7 @@ def _check_evaluation(config: Config) -> None:
 
 
 def _check_brought_sets(config: Config) -> None:
-    """Sets from files are sets of such images, and no two share a name."""
+    """Sets from files have the form of sets of such images, and no two share a name; `set_checks.check_values` reads them."""
     slugs: dict[str, str] = {}
     for i, method in enumerate(config["methods"]):
         if method.startswith("file:"):
@@ -329,9 +333,17 @@ def _check_origin(config: Config) -> None:
         targets is not None and (checkpoint["file"] is not None or checkpoint["model"] is not None),
         "targets.file and teacher.checkpoint are both given: one of them makes the targets, set the other to null.",
     )
-    for key, path in (("targets.file", targets), ("teacher.checkpoint.file", checkpoint["file"])):
+    for key, path, artifact in (
+        ("targets.file", targets, "targets"),
+        ("teacher.checkpoint.file", checkpoint["file"], "teacher"),
+    ):
         if path is not None:
             _check_path(key, Path(path))
+            made_by = _stage_of(Path(path))
+            fail_if(
+                made_by not in ("", artifact),
+                f"{key}: {path} was made by the rule '{made_by}', it is no file of {artifact}: give another path.",
+            )
     unused = [key for key, value in checkpoint.items() if value is not None and key not in {"file", "model"}]
     fail_if(
         given != "checkpoint" and bool(unused),
@@ -341,6 +353,15 @@ def _check_origin(config: Config) -> None:
         checkpoint["sha256"] is not None and checkpoint["file"] is None,
         "teacher.checkpoint.sha256 is the digest of teacher.checkpoint.file, which is null.",
     )
+
+
+def _stage_of(path: Path) -> str:
+    """Return the stage that wrote a file, by its header; empty if it is no file of this project."""
+    try:
+        with safe_open(path, "np") as file:
+            return str(json.loads((file.metadata() or {})["mkdt"])["stage"])
+    except Exception:  # whatever the reader of an arbitrary file says
+        return ""
 
 
 def _check_arguments(key: str, spec: Backbone) -> None:

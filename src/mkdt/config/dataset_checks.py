@@ -1,6 +1,9 @@
 """Check the entry of a data set in a config: its folder, labels and splits. No torch here."""
 
+from collections.abc import Mapping
+
 from mkdt.config import plan, sizes
+from mkdt.config.image_files import shown, some
 from mkdt.config.sections import Config
 from mkdt.config.slices import FOLDER_OPTIONS
 from mkdt.errors import UserError
@@ -22,6 +25,7 @@ def check_dataset(config: Config, name: str) -> None:
     _check_labels(config, name)
     _check_published(config, name)
     _check_splits(config, name)
+    _check_classes(config, name)
     for fraction in config["probe"]["label_fractions"] if name in plan.scored_datasets(config) else ():
         count = sizes.train_images(config, name)
         fail_if(
@@ -34,7 +38,8 @@ def _check_folder(config: Config, name: str) -> None:
     """The keys that belong to folders, there and nowhere else."""
     entry, key = config["datasets"][name], f"datasets.{name}"
     if entry["kind"] == "folder":
-        fail_if(entry.get("path") is None, f"{key}.path is missing: where is the folder?")
+        hint = "where is the folder? (~ alone is null in YAML: write ~/ for your home folder)"
+        fail_if(entry.get("path") is None, f"{key}.path is missing: {hint}")
     else:
         given = [option for option in FOLDER_OPTIONS if entry.get(option) is not None]
         fail_if(bool(given), f"{key}.{', '.join(given)} belongs to kind folder, not to {entry['kind']}.")
@@ -106,4 +111,37 @@ def _check_splits(config: Config, name: str) -> None:
         entry["train"] is not None and 0 < left - train < facts.classes,
         f"{key}.train ({train}) leaves {left - train} images out, too few to draw a subset "
         f"stratified by {facts.classes} classes: take {left} (or null), or at most {left - facts.classes}.",
+    )
+
+
+def _check_classes(config: Config, name: str) -> None:
+    """Each class of a folder has two images or more wherever a split is cut by class.
+
+    Which images a cut takes is drawn in the job, which refuses the rest: here only what no draw can split.
+    """
+    entry, key = config["datasets"][name], f"datasets.{name}"
+    classes = sizes.folder_listing(config, name).classes if entry["kind"] == "folder" else {}
+    if not classes:
+        return
+    train, validation, test = sizes.cut_sizes(config, name)
+    left, most = sum(classes.values()), min(classes.values())
+    cuts = {
+        "test": test if entry["test"] is not None else 0,
+        "validation": 0 if entry["validation"] is None else validation,
+    }
+    for split, count in (*cuts.items(), ("train", left - sum(cuts.values()) - train)):
+        if not count:
+            continue
+        fail_if(most < 2, f"{key}.{split}: {_too_small(classes, min(classes.values()))}")
+        most = -(-most * (left - count) // left)  # no class keeps more than its share, rounded up
+        left -= count
+
+
+def _too_small(classes: Mapping[str, int], least: int) -> str:
+    """Return which classes have ``least`` training images, and what to do about it."""
+    few = [name for name, count in classes.items() if count == least]
+    which = f"the class '{shown(few[0])}' has" if len(few) == 1 else f"the classes {some(few)} have"
+    return (
+        f"{which} {least} training image{'s' * (least > 1)}{' each' * (len(few) > 1)}, too few for splits cut by class: "
+        "add images, move the class folder away, or bring these splits as folders beside train/ (docs/data.md)."
     )

@@ -46,11 +46,21 @@ def check_files(files: Iterable[str | Path]) -> None:
             hint = f": did you mean {beside / near[0]}?" if near else "."
             raise UserError(f"the config file {file} does not exist{hint}") from error
         except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
-            reason = str(error).splitlines()[0]
+            reason = _reason(error)
             raise UserError(
                 f"the config file {file} cannot be used ({reason}): it must be YAML of keys and values, as config/config.yaml is."
             ) from error
     _check_bases(files)
+
+
+def _reason(error: Exception) -> str:
+    """Return what is wrong with a file in one line, with the line where it is known."""
+    mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+    if not isinstance(error, yaml.MarkedYAMLError) or mark is None:
+        return str(error).splitlines()[0]
+    if "'\\t'" in (error.problem or ""):
+        return f"line {mark.line + 1} has a tab, which YAML does not allow here: use spaces"
+    return f"line {mark.line + 1}: {error.problem or error.context}"
 
 
 def with_base(file: str | Path) -> list[Path]:

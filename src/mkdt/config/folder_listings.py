@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,10 +16,10 @@ from mkdt.config import image_files, image_folder
 from mkdt.config.result_folders import LISTINGS
 from mkdt.errors import UserError
 
-WORTH_KEEPING = 10_000  # files: listing fewer is as fast as reading the stored summary
-CLOCK_TICK = (
-    2_000_000_000  # nanoseconds: a folder changed later than this ago may change again with the same time stamp
-)
+# In units of ``Walk.effort``: less takes some 20 ms, which no job notices.
+WORTH_KEEPING = 10_000
+# Nanoseconds: a folder changed later than this ago may change again with the same time stamp.
+CLOCK_TICK = 2_000_000_000
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,12 @@ class Listing:
     Attributes:
         found: ``Tree.summary``.
         remarks: ``Tree.remarks``.
+        classes: number of training images by class; empty if the images are unlabelled.
     """
 
     found: dict[str, Any]
     remarks: list[str]
+    classes: dict[str, int]
 
 
 @cache
@@ -57,9 +60,11 @@ def find(path: str, labelled: bool, results: Path) -> Listing:
             return Listing(**stored["listing"])
     tree = image_folder.scan(path, labelled)
     _refuse_results(path, tree.folders, results)
-    listing, times = Listing(tree.summary(), tree.remarks), tree.folders | tree.opened
+    counts = Counter(tree.labels.get("train", []))
+    classes = {name: counts[label] for label, name in enumerate(tree.classes)}
+    listing, times = Listing(tree.summary(), tree.remarks, classes), tree.folders | tree.opened
     settled = time.time_ns() - max(times.values()) > CLOCK_TICK
-    if settled and sum(map(len, tree.names.values())) + len(tree.opened) >= WORTH_KEEPING:
+    if settled and tree.effort >= WORTH_KEEPING:
         with suppress(OSError):  # the stored listing only saves time
             file.parent.mkdir(parents=True, exist_ok=True)
             temporary = file.with_name(f".{file.name}.{os.getpid()}")

@@ -23,6 +23,7 @@ SUFFIXES = {
 }  # fmt: skip
 HEIF = {".heic", ".heif", ".hif"}
 NAMED = 10  # suffixes or classes that a sentence names
+OPENING = 20  # times as long as listing a file by name takes looking into it (docs/data.md)
 HEIF_HINT = "HEIC files need pillow-heif: pip install -e '.[heif]'"
 # Never opened: annotations, of which there may be one for each image; raw photos, of which Pillow reads the thumbnail;
 # backups and unfinished downloads, which would bring an image twice or in part.
@@ -65,7 +66,10 @@ def by_name(name: str) -> bool | None:
 
 
 def by_content(path: str) -> bool:
-    """Return whether Pillow reads a file as one of ``FORMATS``; only its header is read, and no file raises an error."""
+    """Return whether Pillow opens a file as one of ``FORMATS``; its pixels are not decoded, and no file raises an error.
+
+    Pillow reads as much as it needs for the format and size: the start of most files, of some (a TIFF) other parts too.
+    """
     from PIL import Image
 
     signed = [name for name in formats() if name not in UNSIGNED]
@@ -86,11 +90,13 @@ class Walk:
         folders, opened: every folder that was listed and every file that was looked into, with the time of its last
             change in nanoseconds.
         passed_over: numbers of visible files that are no images, by suffix.
+        files: number of visible files that were met, images or not.
     """
 
     folders: dict[str, int] = field(default_factory=dict)
     opened: dict[str, int] = field(default_factory=dict)
     passed_over: Counter[str] = field(default_factory=Counter)
+    files: int = 0
 
     def images(self, folder: Path, prefix: str, deep: bool = True) -> Iterator[str]:
         """Yield the paths of the images in a folder and, if ``deep``, below it, starting with ``prefix``.
@@ -103,7 +109,7 @@ class Walk:
             status = os.stat(here)
             if (status.st_dev, status.st_ino) in above:
                 continue
-            self.folders[here] = status.st_mtime_ns
+            self.folders.setdefault(here, status.st_mtime_ns)  # as it was first seen: an answer may depend on that
             above = above | {(status.st_dev, status.st_ino)}
             with os.scandir(here) as entries:
                 for entry in entries:
@@ -111,10 +117,23 @@ class Walk:
                         continue
                     if _is_folder(entry):
                         pending += [(entry.path, f"{prefix}{entry.name}/", above)] if deep else []
-                    elif self._is_image(entry):
+                        continue
+                    self.files += 1
+                    if self._is_image(entry):
                         yield prefix + entry.name
                     else:
                         self.passed_over[suffix_of(entry.name)] += 1
+
+    def has_images(self, folder: Path) -> bool:
+        """Return whether a folder holds an image; what was looked at is remembered, what was passed over is not."""
+        aside = Walk(self.folders, self.opened)
+        found = next(aside.images(folder, ""), None) is not None
+        self.files += aside.files
+        return found
+
+    def effort(self) -> int:
+        """Return how long the listing took, in files that are known by their names."""
+        return self.files + OPENING * len(self.opened)
 
     def _is_image(self, entry: os.DirEntry[str]) -> bool:
         known = by_name(entry.name)
@@ -123,7 +142,7 @@ class Walk:
         try:
             if not entry.is_file():  # opening a pipe would block
                 return False
-            self.opened[entry.path] = entry.stat().st_mtime_ns
+            self.opened.setdefault(entry.path, entry.stat().st_mtime_ns)
         except OSError:  # a link to itself
             return False
         return by_content(entry.path)

@@ -31,6 +31,7 @@ class Tree:
         remarks: sentences about what looks wrong but may be meant.
         folders: every folder that was listed, with the time of its last change in nanoseconds.
         opened: every file that was looked into, with the time of its last change in nanoseconds.
+        effort: how long the listing took, as ``Walk.effort``.
     """
 
     names: dict[str, list[str]]
@@ -39,6 +40,7 @@ class Tree:
     remarks: list[str] = field(default_factory=list)
     folders: dict[str, int] = field(default_factory=dict, compare=False)
     opened: dict[str, int] = field(default_factory=dict, compare=False)
+    effort: int = field(default=0, compare=False)
 
     def summary(self) -> dict[str, Any]:
         """Return the number of images by split, the number of classes, and a digest of all names and labels."""
@@ -72,7 +74,7 @@ def scan(path: str, labelled: bool) -> Tree:
     if not root.is_dir():
         raise UserError(f"the image folder {root} does not exist or is no folder.")
     try:
-        folders = _split_folders(root, labelled)
+        folders = _split_folders(root, labelled, walk)
         names = {split: sorted(walk.images(root / folder, folder)) for split, folder in folders.items()}
         beside = sorted(walk.images(root, "", deep=False)) if folders["train"] else []
     except OSError as error:
@@ -91,23 +93,23 @@ def scan(path: str, labelled: bool) -> Tree:
             f"images beside {folders['train']} belong to no split and are not used: {len(beside):,}, such as "
             f"{shown(beside[0])}"
         )
-    return Tree(names, classes, labels, remarks, walk.folders, walk.opened)
+    return Tree(names, classes, labels, remarks, walk.folders, walk.opened, walk.effort())
 
 
 # -- splits
 
 
-def _split_folders(root: Path, labelled: bool) -> dict[str, str]:
+def _split_folders(root: Path, labelled: bool, walk: Walk) -> dict[str, str]:
     """Folder of each split below ``root``, with a slash at the end; empty if ``root`` itself is the training split."""
     folders = sorted(name for name in os.listdir(root) if not name.startswith(".") and (root / name).is_dir())
     named = {split: [name for name in folders if SPLITS.get(name.lower()) == split] for split in SPLITS.values()}
     if not named["train"]:
         if labelled:
-            _refuse_splits_as_classes(root, folders)
+            _refuse_splits_as_classes(root, folders, walk)
         return {"train": ""}
-    chosen = {split: _one_of(root, split, names) for split, names in named.items() if names}
+    chosen = {split: _one_of(root, split, names, walk) for split, names in named.items() if names}
     for other in folders:
-        if other not in chosen.values() and _has_images(root / other):
+        if other not in chosen.values() and walk.has_images(root / other):
             raise UserError(
                 f"the image folder {root} has {chosen['train']}/ and beside it {shown(other)}/ with images, which is no "
                 f"split: move it away, or rename {chosen['train']}/ if that is a class."
@@ -117,9 +119,9 @@ def _split_folders(root: Path, labelled: bool) -> dict[str, str]:
     return {split: f"{name}/" for split, name in chosen.items()}
 
 
-def _one_of(root: Path, split: str, names: list[str]) -> str:
+def _one_of(root: Path, split: str, names: list[str], walk: Walk) -> str:
     """The folder of a split among those with such a name: the one that is not empty."""
-    full = [name for name in names if _has_images(root / name)] if len(names) > 1 else names
+    full = [name for name in names if walk.has_images(root / name)] if len(names) > 1 else names
     if len(full) > 1:
         raise UserError(
             f"the image folder {root} has {'/ and '.join(full)}/, which all mean the {split} split: leave one of them."
@@ -127,20 +129,16 @@ def _one_of(root: Path, split: str, names: list[str]) -> str:
     return (full or names)[0]
 
 
-def _refuse_splits_as_classes(root: Path, folders: list[str]) -> None:
+def _refuse_splits_as_classes(root: Path, folders: list[str], walk: Walk) -> None:
     """Refuse folders that would be classes, but look like splits: ``test`` alone, or ``seg_train`` beside ``seg_test``."""
     words = {name: LIKE_A_SPLIT.search(name.lower()) for name in folders}
-    like = {name: SPLITS[word[1]] for name, word in words.items() if word and _has_images(root / name)}
+    like = {name: SPLITS[word[1]] for name, word in words.items() if word and walk.has_images(root / name)}
     if any(name.lower() in SPLITS for name in like) or ("train" in like.values() and len(set(like.values())) > 1):
         raise UserError(
             f"the image folder {root} has no train/, but folders that look like splits "
             f"({', '.join(f'{shown(name)}/' for name in like)}): name the splits train/, val/ and test/ and put the class "
             "folders into them, or give a class another name, or say labelled: false."
         )
-
-
-def _has_images(folder: Path) -> bool:
-    return next(Walk().images(folder, ""), None) is not None
 
 
 # -- classes

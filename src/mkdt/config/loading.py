@@ -60,8 +60,12 @@ def merge(old: Any, new: Any) -> Any:
     return {**old, **{key: merge(old.get(key), value) for key, value in new.items()}}
 
 
-def read(files: Sequence[str | Path]) -> Config:
+def read(files: Sequence[str | Path], over: Mapping[str, Any] | None = None) -> Config:
     """Return the checked config that Snakemake makes of the default and these files, the last one winning.
+
+    Args:
+        files: config files.
+        over: settings over them, as from Snakemake's ``--config``.
 
     Raises:
         UserError: one sentence that names the file, or the first key, at fault.
@@ -70,4 +74,4 @@ def read(files: Sequence[str | Path]) -> Config:
     check_files([DEFAULT, *files])
     for file in [DEFAULT, *files]:
         merged = merge(merged, yaml.safe_load(Path(file).read_text(encoding="utf-8")))
-    return load(merged)
+    return load(merge(merged, over or {}))

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from mkdt.config.loading import load
-from mkdt.config.plan import Job, jobs, targets_stage, teacher_origin, used_datasets
+from mkdt.config.methods import METHODS
+from mkdt.config.plan import Job, initial_method, jobs, method_name, targets_stage, teacher_origin, used_datasets
 from mkdt.config.result_folders import RESULTS
 from mkdt.config.schema import canonical_path, flat
 from mkdt.config.sections import Config
@@ -104,7 +105,9 @@ def _subject(noted: Mapping[str, Any]) -> dict[str, Any]:
     """Return the names that an experiment's own folder does not show, from the name of its folder of experts."""
     for name in noted:
         if name.count("/") == 2:
-            return dict(zip(("source", "teacher.name", "student"), name.split("/"), strict=True))
+            source, teacher, student = name.split("/")
+            # A target space is a setting, not another experiment.
+            return {"source": source, "teacher.name": teacher.partition("+")[0], "student": student}
     return {}
 
 
@@ -141,8 +144,8 @@ def replaced(config: Config, registry: Path) -> list[str]:
     for job in jobs(config):
         earlier = [made.pop(path) for path in files(config, job) if path in made]
         if earlier and job.stage != "report":  # its settings are lists of what it shows
-            changes.append(differences(_settings(last, earlier[0]), _settings(config, job)))
-    if changed := ", ".join(dict.fromkeys(filter(None, changes))):
+            changes += _differing(_described(last, earlier[0]), _described(config, job))
+    if changed := ", ".join(dict.fromkeys(changes)):
         shown = changed if len(changed) < LONGEST else f"{changed[:LONGEST]}..."
         sentences.append(
             f"experiment '{config['experiment']}' ran last with other settings ({shown}): what depends on them is made again and "
@@ -156,8 +159,23 @@ def replaced(config: Config, registry: Path) -> list[str]:
     return sentences
 
 
-def _settings(config: Config, job: Job) -> dict[str, Any]:
-    return {STAGES[job.stage].artifact: STAGES[job.stage].slice(config, job.wildcards)}
+def _described(config: Config, job: Job) -> dict[str, Any]:
+    """Return a job's settings, and what of the config decides its inputs but is in no settings of a job that made them."""
+    stage, method = STAGES[job.stage], job.wildcards.get("method", "")
+    settings, found = dict(stage.slice(config, job.wildcards)), dict[str, Any]()
+    if job.stage == "teacher_import":
+        settings["checkpoint"] = settings["checkpoint"] | {"file": config["teacher"]["checkpoint"]["file"]}
+    if job.stage == "targets_import":
+        settings["file"] = config["targets"]["file"]
+    if job.stage == "pretrain" and method not in METHODS:
+        found["methods"] = {method: next(brought for brought in config["methods"] if method_name(brought) == method)}
+    if job.stage in ("subset", "distill", "pretrain"):
+        found["targets"] = {"space": config["targets"]["space"]}
+    if job.stage == "distill":
+        settings["init"] = initial_method(config, method)
+    if job.stage in ("subset", "distill") and (METHODS[method].experts or METHODS[method].own_experts):
+        found["experts"] = {"count": config["experts"]["count"]}
+    return found | {stage.artifact: settings}
 
 
 def registered(file: Path) -> dict[str, Any]:
@@ -205,6 +223,10 @@ def register(config: Config, registry: Path, given: Mapping[str, Any]) -> None:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """The keys in which two settings differ, as ``key: old -> new``, nested keys with dots."""
+    return ", ".join(_differing(old, new))
+
+
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     before, after = dict(flat(old)), dict(flat(new))
     keys = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
-    return ", ".join(f"{key}: {json.dumps(before.get(key))} -> {json.dumps(after.get(key))}" for key in keys)
+    return [f"{key}: {json.dumps(before.get(key))} -> {json.dumps(after.get(key))}" for key in keys]

@@ -19,9 +19,21 @@ from mkdt.errors import UserError
 
 LARGEST = 1e15  # beyond it no size, time or rate means anything, and whole numbers do not fit a float any more
 UNQUOTED = (
-    'text that YAML takes for a number, a date, true, false or null needs quotes: name: "1e3" in a file, '
+    'text that YAML takes for a number or a date needs quotes: name: "1e3" in a file, '
     "--config 'name=\"1e3\"' on the command line"
 )
+NO_TEXT = (
+    "YAML takes true, false, yes, no, on, off and null for values: choose another text"  # as a name, in quotes too
+)
+# What the patterns of the schema ask for.
+PATTERNS = {
+    r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}\Z": "must be letters (a-z, A-Z), digits, - and _, at most 100, the first no - or _",
+    "^timm:.+$": "must be timm:NAME",
+    "^[0-9a-f]{64}$": "must be 64 digits of 0-9 and a-f",
+    "^([a-z][a-z0-9_]*|file:.+)$": "must be a name of letters a-z, digits and _, the first a letter, or file:PATH",
+    "^auto$": "must be a number or auto",
+}
+PERCENT = re.compile(r"\[?\s*(\d+(?:\.\d+)?)\s*%\s*\]?")
 SCHEMA = Path(__file__).parents[3] / "workflow" / "schemas" / "config.schema.yaml"
 
 
@@ -126,7 +138,7 @@ def _sentence(error: Any) -> str:
     if "propertyNames" in error.relative_schema_path:
         key = f"a name in {key}"
     if error.validator == "type" and "string" in error.validator_value and not isinstance(error.instance, list | dict):
-        shown += f" ({UNQUOTED})"
+        shown += f" ({NO_TEXT if isinstance(error.instance, bool | None) else UNQUOTED})"
     rules = {
         "type": lambda rule: (
             f"must be of type {rule if isinstance(rule, str) else ' or '.join(rule)}" + _form(rule, error.instance)
@@ -141,27 +153,44 @@ def _sentence(error: Any) -> str:
         "minLength": lambda rule: "must not be empty",
         "minProperties": lambda rule: "must not be empty",
         "uniqueItems": lambda rule: "must not name an entry twice",
-        "pattern": lambda rule: f"must match {rule}",
+        "pattern": lambda rule: PATTERNS.get(rule, f"must match {rule}"),
     }
     describe = rules.get(str(error.validator), lambda rule: error.message)
     return f"config: {key or 'the config'} {describe(error.validator_value)}, got {shown}; see config/README.md."
 
 
 def _form(kinds: str | Sequence[str], value: Any) -> str:
-    """Return how a list or a group of keys is written, where the schema wants one and got ``value``."""
+    """Return how a list, a group of keys or a fraction is written, where the schema wants one and got ``value``."""
+    percent = PERCENT.fullmatch(value) if isinstance(value, str) else None
+    if percent and {"array", "number"} & ({kinds} if isinstance(kinds, str) else set(kinds)):
+        share = f"{float(percent[1]) / 100:.10g}"
+        return f", such as [{share}]" if "array" in kinds else f": write {share}"
     if "array" in kinds:
-        return f", such as [{str(value).strip('[]')}]" if isinstance(value, str | int | float) else ", such as [0.01]"
+        is_one = isinstance(value, str | int | float) and not isinstance(value, bool)
+        return f", such as [{str(value).strip('[]')}]" if is_one else ", such as [0.01]"
     return ", such as {key: value}" if "object" in kinds else ""
 
 
 def nested(key: str, value: Any) -> str:
     """Return the YAML of a nested key: ``a: {b: 1}`` for ``a.b`` or ``a:b`` with the value 1, and for ``a.b:1`` without one."""
+    if value in (None, "") and (one := re.fullmatch(r"(.*\w.*?)\s*[:=]\s*([^:=]+)", key)):
+        key, value = one.groups()
+    shown = _one_line(value)
     parts = [part.strip() for part in re.split("[.:=]", key) if part.strip()] or [key]
-    if value in (None, "") and len(parts) > 1:
-        value = parts.pop()
     for part in reversed(parts[1:]):
-        value = f"{{{part}: {value}}}"
-    return f"{parts[0]}: {value}"
+        shown = f"{{{part}: {shown}}}"
+    return f"{parts[0]}: {shown}"
+
+
+def _one_line(value: Any) -> str:
+    """Return a value as it stands in a line of YAML; a string is that line already, as on the command line."""
+    if value in (None, ""):
+        return "null"
+    if isinstance(value, str):
+        return value
+    plain = json.loads(json.dumps(value, default=str))  # ordered dicts as plain ones
+    text = yaml.safe_dump(plain, default_flow_style=True, sort_keys=False, width=math.inf)
+    return text.removesuffix("...\n").strip()
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

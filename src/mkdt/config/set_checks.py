@@ -1,8 +1,7 @@
 """Check a set that somebody else distilled (``methods: [file:PATH]``): its form, its units, and what looks wrong. No torch here."""
 
-import hashlib
-import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+from mkdt.artifact_header import HEADER_KEY, read_header
 from mkdt.config import plan, sizes
 from mkdt.config.dataset_checks import fail_if
 from mkdt.config.network_sizes import targets_dimension
 from mkdt.config.sections import Config
+from mkdt.config.set_values import ALTERED, Values, measure, unreadable, values_of
 from mkdt.config.stages import STAGES, targets_path
 from mkdt.config.views import IDENTITY, parse
 from mkdt.errors import UserError
@@ -29,44 +30,113 @@ LAYOUT = {
     "std": ("float32", "[C]"),
     "init_index": ("int64", "[m]"),
 }
-LOWEST, HIGHEST = -2.0, 3.0  # denormalised pixels of a distilled set; the digits of the README run from -0.9 to 2.2
-LARGEST_STD = 0.5  # of any pixels in [0, 1]
-WIDEST = 10 * LARGEST_STD  # a deviation of denormalised pixels that no distillation reaches
-LEAST_SPREAD = (
-    0.6  # deviation of normalised images: near 1 of real ones, 1.7 of distilled digits, 0.2 to 0.5 after ZCA with 0.1
-)
-LEAST_CORRELATION = 0.1  # of neighbouring pixels: 0.4 in digits and 0.95 in photographs, 0.0 after ZCA with 0.001
-FARTHEST_MEAN, LARGEST_RATIO = (
-    0.1,
-    1.4,
-)  # between the statistics of a set and the source's; published ones differ by 1.22
+# Denormalised pixels of a distilled set; the digits of the README run from -0.9 to 2.2.
+LOWEST, HIGHEST = -2.0, 3.0
+# Of any pixels in [0, 1].
+LARGEST_STD = 0.5
+# A deviation of denormalised pixels that no distillation reaches.
+WIDEST = 10 * LARGEST_STD
+# Deviation of normalised images: near 1 of real ones, 1.7 of distilled digits, 0.2 to 0.5 after ZCA with 0.1.
+LEAST_SPREAD = 0.6
+# Of neighbouring pixels: 0.4 in digits and 0.95 in photographs, 0.0 after ZCA with 0.001.
+LEAST_CORRELATION = 0.1
+# Between the statistics of a set and the source's; published ones differ by 1.22.
+FARTHEST_MEAN, LARGEST_RATIO = 0.1, 1.4
 
 
 def check_set(config: Config, key: str, path: Path) -> None:
-    """Check that the set in a file can be pre-trained on beside the sets of the source.
+    """Check the form of the set in a file, and that of its images: its header is read, but not its values.
 
     Raises:
-        UserError: one sentence that names ``key`` and the file: it cannot be read, was altered, has another form than
-            ``LAYOUT`` or another image shape than the source, or its values are not normalised pixels.
+        UserError: one sentence that names ``key`` and the file: it cannot be read, its header was altered, or it has
+            another form than ``LAYOUT`` or another image shape than the source.
     """
     try:
-        tensors, views = _read(path)
+        fault, shape = _form(path)
     except ValueError as error:
-        raise UserError(
-            f"config: {key}: {path} is not a synthetic set ({error}); docs/artifacts.md says how to write one."
-        ) from error
-    fault = misfit(tensors, len(views))
+        raise _no_set(key, path, error) from error
     fail_if(bool(fault), f"{key}: {path} is not a synthetic set: {fault} (docs/artifacts.md).")
     channels, size = sizes.image_shape(config, config["source"])
-    shape = tensors["images"].shape[1:]
     fail_if(
         shape != (channels, size, size),
         f"{key}: {path} has images of shape {shape}, the source's are {(channels, size, size)}: distil at that size.",
     )
-    fault = _impossible(tensors)
+
+
+def check_values(config: Config) -> None:
+    """Check that the values of each brought set are as its header says, and those of normalised pixels.
+
+    This reads whole files, so that only the process that begins a run does it. The config is one that was loaded.
+
+    Raises:
+        UserError: one sentence that names the key and the file.
+    """
+    for i, method in enumerate(config["methods"]):
+        if method.startswith("file:"):
+            check_values_of(f"methods.{i}", _file(method))
+
+
+def check_values_of(key: str, path: Path) -> None:
+    """Check the values of a set that ``check_set`` accepts, as ``check_values`` does.
+
+    Raises:
+        UserError: as ``check_values``.
+    """
+    try:
+        fault = _impossible(values_of(path))
+    except ValueError as error:
+        raise _no_set(key, path, error) from error
     fail_if(
         bool(fault), f"{key}: {path}: {fault}; docs/artifacts.md says how images are normalised and a set is written."
     )
+
+
+def _file(method: str) -> Path:
+    return Path(method.removeprefix("file:"))
+
+
+def _no_set(key: str, path: Path, error: ValueError) -> UserError:
+    return UserError(
+        f"config: {key}: {path} is not a synthetic set ({error}); docs/artifacts.md says how to write one."
+    )
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What a file says of a tensor before the tensor is read."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def _form(path: Path) -> tuple[str, tuple[int, ...]]:
+    """Return what in the form of a set is not as in ``LAYOUT``, empty if all is, and the shape of one of its images.
+
+    Raises:
+        ValueError: the file cannot be read, has no header, or another one than its digest says.
+    """
+    try:
+        with safe_open(path, "np") as file:
+            metadata = file.metadata() or {}
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            forms = {name: _Form(_dtype(one.get_dtype()), tuple(one.get_shape())) for name, one in slices.items()}
+            small = {name: file.get_tensor(name) for name in ("step_size", "std") if name in forms}
+    except Exception as error:  # whatever the reader of an arbitrary file says
+        raise unreadable(error) from error
+    if HEADER_KEY not in metadata:
+        raise ValueError("has no header of this project, which mkdt.artifacts.save writes")
+    try:
+        header = read_header(metadata, {name: form.shape for name, form in forms.items()})
+    except ValueError as error:
+        raise ValueError(ALTERED) from error
+    fault = _misform(forms, len(views_of(header))) or _negative(small)
+    return fault, () if fault else forms["images"].shape[1:]
+
+
+def _dtype(name: str) -> str:
+    """Return the name of a type in numpy: ``float32`` for ``F32``."""
+    kind, bits = name.rstrip("0123456789"), name.lstrip("BFIU")
+    return {"F": "float", "BF": "bfloat", "I": "int", "U": "uint"}[kind] + bits if name != kind else name.lower()
 
 
 def views_of(header: Mapping[str, Any]) -> tuple[str, ...]:
@@ -88,12 +158,17 @@ def views_of(header: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def misfit(tensors: Mapping[str, Any], views: int) -> str:
-    """Say what in the names, types or shapes of a set's tensors is not as in ``LAYOUT``; empty if all is.
+    """Say what in the names, types or shapes of a set's tensors is not as in ``LAYOUT``, or not positive; empty if all is.
 
     Args:
         tensors: arrays of numpy or tensors of torch, by name.
         views: the number of views, V.
     """
+    return _misform(tensors, views) or _negative(tensors)
+
+
+def _misform(tensors: Mapping[str, Any], views: int) -> str:
+    """Say what in the names, types or shapes is not as in ``LAYOUT``."""
     missing = [name for name in LAYOUT if name not in tensors]
     if missing:
         return f"it has no {', '.join(missing)}"
@@ -112,6 +187,11 @@ def misfit(tensors: Mapping[str, Any], views: int) -> str:
         if not fits[name] or given != dtype:
             form = ", ".join(f"{name} {dtype} {shape}" for name, (dtype, shape) in LAYOUT.items())
             return f"{name} is {given} {list(shapes[name])}, expected {form}; V is {views}"
+    return ""
+
+
+def _negative(tensors: Mapping[str, Any]) -> str:
+    """Say which of the tensors that must be positive is not."""
     if not float(tensors["step_size"]) > 0:
         return f"step_size is {float(tensors['step_size']):g}, it must be positive"
     if not bool((tensors["std"] > 0).all()):
@@ -119,31 +199,45 @@ def misfit(tensors: Mapping[str, Any], views: int) -> str:
     return ""
 
 
-def doubts(config: Config, path: Path) -> list[str]:
-    """Return what looks wrong about a brought set beside this source and teacher, as far as these are made: sentences.
+def doubts(config: Config, tensors: Mapping[str, Array]) -> list[str]:
+    """Return what looks wrong about a set beside this source and teacher, as far as these are made: sentences.
 
-    The file is one that ``check_set`` accepts.
+    Args:
+        config: of the run.
+        tensors: arrays in the form of ``LAYOUT``.
     """
-    source = _made(STAGES["data"].path(config, "data", {"dataset": config["source"]}), "mean", "std")
-    if plan.teacher_origin(config) == "trained":
-        width: int | None = targets_dimension(config)
-    else:
-        made = _made(targets_path(config), "targets")
-        width = made["targets"].shape[1] if made else None
-    try:
-        return oddities(_read(path)[0], source, width)
-    except ValueError as error:  # it changed since it was checked
-        return [f"it {error}"]
+    return _doubts(config, measure(tensors))
+
+
+def _doubts(config: Config, values: Values) -> list[str]:
+    counts = [sizes.budget_count(config, budget) for budget in config["budgets"]]
+    others = [f"{count:,}" for count in counts if count != values.count]
+    size = [f"it has {values.count:,} images, and is compared with sets of {', '.join(others)}."] if others else []
+    return size + _odd(values, *_source_and_width(config))
 
 
 def brought_doubts(config: Config) -> dict[str, list[str]]:
     """Return ``doubts`` of each set that the config brings, by the name of its method; only sets with some."""
-    brought = [method for method in config["methods"] if method.startswith("file:")]
-    found = {plan.method_name(one): doubts(config, Path(one.removeprefix("file:"))) for one in brought}
+    found = {}
+    for method in config["methods"]:
+        if method.startswith("file:"):
+            try:
+                sentences = _doubts(config, values_of(_file(method)))
+            except ValueError as error:  # it changed since it was checked
+                sentences = [f"it {error}"]
+            found[plan.method_name(method)] = sentences
     return {name: sentences for name, sentences in found.items() if sentences}
 
 
-@np.errstate(all="ignore")
+def _source_and_width(config: Config) -> tuple[dict[str, Array] | None, int | None]:
+    """Return ``source`` and ``width`` as for ``oddities``, as far as they are made."""
+    source = _made(STAGES["data"].path(config, "data", {"dataset": config["source"]}), "mean", "std")
+    if plan.teacher_origin(config) == "trained":
+        return source, targets_dimension(config)
+    made = _made(targets_path(config), "targets")
+    return source, made["targets"].shape[1] if made else None
+
+
 def oddities(
     tensors: Mapping[str, Array], source: Mapping[str, Array] | None = None, width: int | None = None
 ) -> list[str]:
@@ -154,33 +248,37 @@ def oddities(
         source: ``mean`` and ``std`` float32 [C] of the source's pixels in [0, 1]; None if they are not known.
         width: length of the teacher's representations; None if it is not known.
     """
-    images, targets, mean, std = (tensors[name] for name in ("images", "targets", "mean", "std"))
-    pixels = _denormalised(tensors)
-    least, most, spread = float(pixels.min()), float(pixels.max()), float(images.std())
+    return _odd(measure(tensors), source, width)
+
+
+@np.errstate(all="ignore")
+def _odd(values: Values, source: Mapping[str, Array] | None, width: int | None) -> list[str]:
+    """Return what ``oddities`` does, from numbers about the set."""
+    least, most, mean, std = values.darkest, values.brightest, values.mean, values.std
     found = []
     if least < LOWEST or most > HIGHEST:
         found.append(f"its pixels run from {least:.1f} to {most:.1f} after denormalising, where images lie in [0, 1].")
     if float(std.max()) > LARGEST_STD:
         if least < 0 or most > 1:
             found.append(f"its std {_rounded(std)} is larger than that of any pixels in [0, 1]: is the set whitened?")
-    elif spread < LEAST_SPREAD:
+    elif values.spread < LEAST_SPREAD:
         found.append(
-            f"its images have a deviation of {spread:.2f}, where normalised images have about 1: were they normalised "
-            "with this mean and std, or whitened?"
+            f"its images have a deviation of {values.spread:.2f}, where normalised images have about 1: were they "
+            "normalised with this mean and std, or whitened?"
         )
-    flat = int((images.max((2, 3)) == images.min((2, 3))).all(1).sum())
-    if flat:
-        found.append(f"{flat} of its {len(images)} images have one colour.")
-    correlation = _correlation(pixels)
-    if correlation < LEAST_CORRELATION:
+    if values.flat:
+        found.append(f"{values.flat} of its {values.count} images have one colour.")
+    if values.correlation < LEAST_CORRELATION:
         found.append(
-            f"neighbouring pixels of its images hardly resemble each other (correlation {correlation:.2f}): are they "
-            "whitened, or noise?"
+            f"neighbouring pixels of its images hardly resemble each other (correlation {values.correlation:.2f}): are "
+            "they whitened, or noise?"
         )
-    if bool((targets.max(1) == 1).all() and (np.count_nonzero(targets, 1) == 1).all()):
+    if values.repeated:
+        found.append(f"{values.repeated} of its {values.count} images are there more than once.")
+    if values.one_hot:
         found.append("its targets are one-hot: they are labels, which no other method here has seen.")
-    if width is not None and targets.shape[1] != width:
-        found.append(f"its targets have {targets.shape[1]} values, the teacher's {width}: they are another teacher's.")
+    if width is not None and values.width != width:
+        found.append(f"its targets have {values.width} values, the teacher's {width}: they are another teacher's.")
     return found + (_unlike(mean, std, source["mean"], source["std"]) if source else [])
 
 
@@ -202,37 +300,26 @@ def _unlike(mean: Array, std: Array, own_mean: Array, own_std: Array) -> list[st
     return []
 
 
-@np.errstate(all="ignore")  # numbers near the largest overflow, and are refused for it
-def _impossible(tensors: Mapping[str, Array]) -> str:
+def _impossible(values: Values) -> str:
     """Say which values of a set cannot be meant; empty if all can."""
-    images, mean, std = tensors["images"], tensors["mean"], tensors["std"]
-    for name, value in tensors.items():
-        if not np.isfinite(value).all():
-            return f"{name} has values that are not finite"
+    mean, std = values.mean, values.std
+    if values.infinite:
+        return f"{values.infinite} has values that are not finite"
     if mean.min() < 0 or mean.max() > 1 or std.max() > 1:
         return f"mean {_rounded(mean)} and std {_rounded(std)} are not those of pixels in [0, 1]"
-    if (images.max((2, 3)) == images.min((2, 3))).all():
+    if values.flat == values.count:
         return "each of its images has one colour"
-    if mean.max() > 0 and images.min() >= 0 and (images.max() <= 1 or images.max() > 20):
-        values = f"all values of its images lie from {images.min():.3g} to {images.max():.3g}"
-        return f"{values}: they are pixels that were not normalised with its mean and std"
-    deviation = float(_denormalised(tensors).std())
-    if not deviation <= WIDEST:
-        return f"its pixels have a deviation of {deviation:.3g} after denormalising, where those of images in [0, 1] have 0.5 at most"
+    if mean.max() > 0 and values.least >= 0 and (values.most <= 1 or values.most > 20):
+        given = f"all values of its images lie from {values.least:.3g} to {values.most:.3g}"
+        return f"{given}: they are pixels that were not normalised with its mean and std"
+    if values.alike and values.count > 1:
+        return "all of its targets are the same, so there is nothing to learn from them"
+    if not values.deviation <= WIDEST:
+        return (
+            f"its pixels have a deviation of {values.deviation:.3g} after denormalising, where those of images in [0, 1] "
+            "have 0.5 at most"
+        )
     return ""
-
-
-def _denormalised(tensors: Mapping[str, Array]) -> Array:
-    pixels: Array = tensors["images"] * tensors["std"][:, None, None] + tensors["mean"][:, None, None]
-    return pixels
-
-
-def _correlation(images: Array) -> float:
-    """Return the correlation of horizontal neighbours in images [m,C,H,W]; 1 if there is nothing to correlate."""
-    left, right = images[..., :-1].ravel(), images[..., 1:].ravel()
-    if left.size < 2 or left.std() == 0 or right.std() == 0:
-        return 1.0
-    return float(np.corrcoef(left, right)[0, 1])
 
 
 def _rounded(values: Array) -> list[float]:
@@ -246,42 +333,3 @@ def _made(path: str, *names: str) -> dict[str, Array] | None:
             return {name: file.get_tensor(name) for name in names}
     except Exception:  # whatever the reader of an arbitrary file says
         return None
-
-
-def _read(path: Path) -> tuple[dict[str, Array], tuple[str, ...]]:
-    """Read tensors and views of a file that ``mkdt.artifacts.save`` wrote, and compare them with the digests in its header.
-
-    Raises:
-        ValueError: it cannot be read, has no header, or another content than the header says.
-    """
-    try:
-        with safe_open(path, "np") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except Exception as error:  # whatever the reader of an arbitrary file says
-        raise ValueError(f"cannot be read: {' '.join(str(error).split())[:100]}") from error
-    if "mkdt" not in metadata:
-        raise ValueError("has no header of this project, which mkdt.artifacts.save writes")
-    try:
-        header = json.loads(metadata["mkdt"])
-        intact = header.pop("check") == _digest(header) and header["digests"].keys() == tensors.keys()
-        for name, stored in header["digests"].items() if intact else ():
-            rows = isinstance(stored, list)
-            intact &= ([_sha256(row) for row in tensors[name]] if rows else _sha256(tensors[name])) == stored
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        intact = False
-    if not intact:
-        raise ValueError("was altered: its content does not match the digests in its header")
-    return tensors, views_of(header)
-
-
-def _digest(header: Mapping[str, Any]) -> str:
-    """Return what ``mkdt.artifacts.digest`` returns, which needs torch."""
-    return hashlib.sha256(json.dumps(header, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _sha256(array: Array) -> str:
-    """Return what ``mkdt.artifacts.tensor_digest`` returns of the same tensor."""
-    sha = hashlib.sha256(f"torch.{array.dtype} {array.shape} ".encode())
-    sha.update(np.ascontiguousarray(array).tobytes())
-    return sha.hexdigest()

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import sqrt
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,7 +13,9 @@ from torch import Tensor
 
 from mkdt import seeding
 from mkdt.config.catalogue import DATASETS
+from mkdt.config.image_files import shown, some
 from mkdt.config.image_folder import scan
+from mkdt.data.copies import Copies, copies
 from mkdt.data.pictures import NO_CALLBACKS, Callbacks, Resume, SplitRows, decode_splits
 from mkdt.data.pixels import evenly_spaced_rows, in_chunks, resize
 from mkdt.data.readers.archives import SETS, Folder, Pictures, open_pictures
@@ -42,7 +44,7 @@ def prepare(
     threads: int = 1,
     resume: Resume | None = None,
     callbacks: Callbacks = NO_CALLBACKS,
-) -> tuple[dict[str, Tensor], list[str]]:
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Decode a data set and split it, stratified by class if it has labels.
 
     Args:
@@ -65,15 +67,17 @@ def prepare(
         callbacks: called after every ``pictures.CHUNK`` image files.
 
     Returns:
-        tensors and names of skipped files. For each split ``train``, ``validation``, ``test``: ``{split}_images`` uint8
+        tensors and notes. For each split ``train``, ``validation``, ``test``: ``{split}_images`` uint8
         [n,C,H,W], ``{split}_labels`` int64 [n] (if there are labels), ``{split}_index`` int64 [n] (row in the published
-        order). Besides, ``mean`` and ``std`` float32 [C] of the training pixels in [0, 1].
+        order). Besides, ``mean`` and ``std`` float32 [C] of the training pixels in [0, 1]. Notes: ``skipped``, names of
+        skipped files, and ``copies``, the numbers of images that equal a training image by split; each where there are
+        some.
 
     Raises:
         UserError: files are missing or damaged, the folder changed, or a class is too small to be split.
     """
     published = _open(kind, root, download, path, labelled, found)
-    splits = _choose_rows(published, kind, seed, train, {"test": test, "validation": validation})
+    splits = _choose_rows(published, kind, path or "", seed, train, {"test": test, "validation": validation})
     if limit is not None:
         splits = {split: (source, evenly_spaced_rows(rows, limit)) for split, (source, rows) in splits.items()}
     skipped: list[str] = []
@@ -93,7 +97,10 @@ def prepare(
         if labels is not None:
             tensors[f"{split}_labels"] = labels[rows]
     tensors["mean"], tensors["std"] = _statistics(tensors["train_images"])
-    return tensors, skipped
+    repeated = copies(tensors)
+    _warn_of_copies(published, splits, repeated)
+    notes = {"skipped": skipped, "copies": {split: len(one.rows) for split, one in repeated.items()}}
+    return tensors, {key: value for key, value in notes.items() if value}
 
 
 @dataclass(frozen=True)
@@ -102,12 +109,19 @@ class _Published:
 
     pictures: Pictures | None = None
     arrays: dict[str, Split] = field(default_factory=dict)
+    classes: list[str] = field(default_factory=list)  # names by label; empty where they are not known
 
     def sizes(self) -> dict[str, int]:
         """Number of images by published split; the one split ``all`` if nothing is split."""
         if self.pictures:
             return {split: len(names) for split, names in self.pictures.names.items()}
         return {split: len(images) for split, (images, _) in self.arrays.items()}
+
+    def name(self, split: str, row: int) -> str:
+        """What an image is called in messages: its file, or its row in the published split."""
+        if self.pictures:
+            return shown(self.pictures.names[split][row])
+        return f"row {row}" if split == "all" else f"row {row} of {split}"
 
     def labels(self, split: str) -> Tensor | None:
         """Labels int64 [n] of a published split; None if it is unlabelled."""
@@ -131,16 +145,23 @@ def _open(
             raise UserError(f"the image folder {path} changed while this ran: start again.")
         for remark in tree.remarks:
             log.warning("%s: %s", path, remark)
-        return _Published(pictures=Pictures(Folder(Path(path)), tree.names, tree.labels))
+        return _Published(Pictures(Folder(Path(path)), tree.names, tree.labels), classes=tree.classes)
     if kind in SETS:
         return _Published(pictures=open_pictures(kind, root, download))
     return _Published(arrays=load_raw(kind, root, download))
 
 
 def _choose_rows(
-    published: _Published, kind: str, seed: int, train: int | None, held_out: Mapping[str, int | None]
+    published: _Published, kind: str, path: str, seed: int, train: int | None, held_out: Mapping[str, int | None]
 ) -> SplitRows:
     """Split off ``held_out`` images (None takes the published split), then keep ``train`` of the remaining images."""
+    source_name = f"the image folder {path}" if path else f"the data set of kind '{kind}'"
+
+    def split_off(split: str, rows: Tensor, count: int, stream: int) -> tuple[Tensor, Tensor]:
+        if reason := _unsplittable(published, rows, labels, count):
+            raise UserError(f"{source_name} cannot be split by class for {split}: {reason}.")
+        return _split_off(rows, labels, count, stream)
+
     sizes = published.sizes()
     source = "all" if "all" in sizes else "train"
     labels = published.labels(source)
@@ -149,18 +170,47 @@ def _choose_rows(
     for split, count in held_out.items():
         if count is not None:
             stream = seeding.derive(seed, f"{split} split", kind)
-            remaining, rows = _split_off(remaining, labels, count, stream, kind)
+            remaining, rows = split_off(split, remaining, count, stream)
             splits[split] = source, rows
         elif split in sizes:
             splits[split] = split, torch.arange(sizes[split])
         else:
             splits[split] = source, torch.arange(0)
     if train is not None and train < len(remaining):
-        _, remaining = _split_off(remaining, labels, train, seeding.derive(seed, "train subset", kind), kind)
+        _, remaining = split_off("train", remaining, train, seeding.derive(seed, "train subset", kind))
     return splits | {"train": (source, remaining)}
 
 
-def _split_off(rows: Tensor, labels: Tensor | None, count: int, random_state: int, kind: str) -> tuple[Tensor, Tensor]:
+def _warn_of_copies(published: _Published, splits: SplitRows, found: Mapping[str, Copies]) -> None:
+    """Log how many held-out images equal a training image, with one such pair."""
+    for split, one in found.items():
+        pair = ((split, one.rows[0]), ("train", one.example))
+        copy, original = (published.name(splits[part][0], int(splits[part][1][row])) for part, row in pair)
+        log.warning(
+            "%d of the %d %s images equal a training image exactly (%s equals %s): accuracies on them measure memory",
+            len(one.rows), one.total, split, copy, original,
+        )  # fmt: skip
+
+
+def _unsplittable(published: _Published, rows: Tensor, labels: Tensor | None, count: int) -> str:
+    """Return why ``count`` of the rows cannot be split off by class; empty if they can."""
+    if not 0 < count < len(rows):
+        return "" if count == 0 else f"{count} of {len(rows)} images leave none for training"
+    if labels is None:
+        return ""
+    counts = labels[rows].bincount().tolist()
+    present = sum(map(bool, counts))
+    few = [f"'{published.classes[k]}'" if published.classes else str(k) for k, n in enumerate(counts) if n == 1]
+    if few:
+        return f"one image is left of the class {some(few)}, and a class needs at least two images"
+    if min(count, len(rows) - count) < present:
+        return (
+            f"{count} of {len(rows)} images are split off, but both parts need one image of each of {present} classes"
+        )
+    return ""
+
+
+def _split_off(rows: Tensor, labels: Tensor | None, count: int, random_state: int) -> tuple[Tensor, Tensor]:
     """Split ``count`` of the rows off, stratified by class if there are labels.
 
     Returns:
@@ -171,14 +221,9 @@ def _split_off(rows: Tensor, labels: Tensor | None, count: int, random_state: in
     if count == 0:
         return rows, rows[:0]
     classes = None if labels is None else labels[rows].numpy()
-    try:
-        remaining, split_off = train_test_split(
-            rows.numpy(), test_size=count, stratify=classes, random_state=random_state % 2**32
-        )
-    except ValueError as error:
-        raise UserError(
-            f"data set of kind '{kind}' cannot be split by class ({error}): a class needs at least two images."
-        ) from error
+    remaining, split_off = train_test_split(
+        rows.numpy(), test_size=count, stratify=classes, random_state=random_state % 2**32
+    )
     return torch.from_numpy(np.sort(remaining)), torch.from_numpy(np.sort(split_off))
 
 

@@ -40,14 +40,18 @@ def chance_level(labels: Tensor) -> float:
 def at_chance(rows: Sequence[Mapping[Any, float]]) -> bool:
     """Return whether neither targets nor pixels are clearly above chance at any label fraction.
 
-    Clearly means by two standard deviations of guessing on as many images.
+    Clearly means by two standard deviations of guessing on as many images. Where these are more than half of chance, few images
+    score, and good targets could be missed; where all labels are one class, nothing can be above chance: both give False.
 
     Args:
         rows: as from ``mkdt.evaluate.targets_probe.probe_targets``; without any there is nothing to say, so False.
     """
+    margins = [2 * _deviation(row["chance"], row["scored"]) for row in rows]
     return bool(rows) and all(
-        max(row["targets"], row["pixels"]) <= row["chance"] + 2 * _deviation(row["chance"], row["scored"])
-        for row in rows
+        row["chance"] < 100
+        and margin <= row["chance"] / 2
+        and max(row["targets"], row["pixels"]) <= row["chance"] + margin
+        for row, margin in zip(rows, margins, strict=True)
     )
 
 

@@ -261,11 +261,13 @@ class StageJob:
         first, self._stop = self._stop is None, signum
         if first:  # signals come in pairs, from the terminal and from Snakemake
             left = self._offered + self._between - time.monotonic()
-            when = f"within about {max(1.0, left):.0f} s" if self._between else "at its first checkpoint"
-            text = f"{signal.Signals(signum).name} was heard: this job saves its state {when} and stops."
-            log.info("%s", text)
-            if not sys.stderr.isatty():  # a terminal shows the log
-                print(f"{self.title}: {text}", file=sys.stderr, flush=True)
+            when = f", in about {max(1.0, left):.0f} s," if self._between else ""
+            text = f"{signal.Signals(signum).name} was heard: this job saves its state at its next checkpoint{when} and stops."
+            # Nobody may read any more, and this may have interrupted a writer: the state matters more than the answer.
+            with suppress(OSError, RuntimeError, ValueError):
+                log.info("%s", text)
+                if not sys.stderr.isatty():  # a terminal shows the log
+                    print(f"{self.title}: {text}", file=sys.stderr, flush=True)
 
     def finish(self, status: str) -> None:
         """Close the run with a status (FINISHED, FAILED or KILLED); of a finished job keep the outputs."""

@@ -1,7 +1,9 @@
 """What a reader must know before the numbers of a report."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
+from mkdt.artifacts import Artifact
 from mkdt.config.plan import used_datasets
 from mkdt.config.sections import Config
 from mkdt.config.set_checks import brought_doubts
@@ -15,20 +17,32 @@ SMOKE = (
 )
 
 
-def notices(config: Config, targets_probe: str | Path) -> list[str]:
+def notices(config: Config, targets_probe: str | Path, data: Iterable[Artifact] = ()) -> list[str]:
     """Return sentences to show above the results: what looks wrong, though it may be meant.
 
     Args:
         config: of the experiment.
         targets_probe: the table of rule targets_probe; it is empty where the source has no labels.
+        data: the decoded data sets whose notes are read.
 
     Raises:
         UserError: the table is missing or damaged.
     """
-    found = [SMOKE] if config["scale"] == "smoke" else []
-    found += _chance(config["source"], Path(targets_probe))
+    chance = _chance(config["source"], Path(targets_probe))
+    found = [SMOKE] if config["scale"] == "smoke" else chance  # a teacher of a smoke run says nothing of the labels
     found += [f"{name} looks wrong: {' '.join(sentences)}" for name, sentences in brought_doubts(config).items()]
+    found += [sentence for file in data for sentence in _copies(file)]
     return found + [f"{name}: {remark}." for name in used_datasets(config) for remark in folder_remarks(config, name)]
+
+
+def _copies(data: Artifact) -> list[str]:
+    """Return a sentence for each split in which images equal a training image."""
+    return [
+        f"{data.path.parent.name}: {number} of the {total} {split} images ({100 * number / total:.2g} %) equal a training "
+        "image exactly; accuracies on them measure memory."
+        for split, number in data.header.get("notes", {}).get("copies", {}).items()
+        if (total := data.shape(f"{split}_images")[0])
+    ]
 
 
 def _chance(source: str, targets_probe: Path) -> list[str]:

@@ -292,8 +292,14 @@ def surroundings(code: str, device: str) -> dict[str, str]:
 
 
 def config_text(config: Mapping[str, Any]) -> str:
-    """Format a checked config as YAML for the same experiment; ``tracking``, which may hold a password, is left out."""
-    shown = {key: value for key, value in config.items() if key != "tracking"} | {"scale": "full"}
+    """Format a checked config as YAML; ``tracking``, which may hold a password, is left out.
+
+    At full scale the text is a config of the same experiment. One that is scaled down says how to make it again.
+    """
+    shown = {key: value for key, value in config.items() if key != "tracking"}
+    if config["scale"] == "smoke":
+        again = "# Scaled down by scale: smoke. To run it again, use the experiment's own config with --config scale=smoke.\n"
+        return again + config_text({**shown, "scale": "full"})
     return yaml.safe_dump(shown, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
 
 

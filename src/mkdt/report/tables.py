@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from io import StringIO
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,25 @@ def read_scores(files: Iterable[str | Path], source: str, students: Sequence[str
     """Join the rows of all files of rule probe, with the column ``source`` before them.
 
     The teacher is scored once, under the name of the first of the ``students``; its rows are repeated for each of them.
+
+    Raises:
+        UserError: a file is missing, damaged or lacks a run.
     """
-    scores = pd.concat([read_table(file, "probe") for file in files], ignore_index=True)
+    scores = pd.concat([_complete(file, read_table(file, "probe")) for file in files], ignore_index=True)
     teacher = scores["method"] == "teacher"
     once = scores[teacher & (scores["student"] == students[0])]
     parts = [once.assign(student=student) for student in students]
     scores = pd.concat([scores[~teacher], *parts], ignore_index=True)
     scores.insert(0, "source", source)
+    return scores
+
+
+def _complete(path: str | Path, scores: pd.DataFrame) -> pd.DataFrame:
+    """Return the scores of one file; raise if a combination of seeds and label draws is missing."""
+    chosen = scores[(scores["split"] == "test") & scores["chosen"]]
+    for _, runs in chosen.groupby([key for key in KEYS if key != "source"], dropna=False):
+        if len(runs) < prod(runs[factor].nunique() for factor in RUN):
+            raise UserError(f"{path} lacks a run: delete it, and snakemake makes it again{by_rule('probe')}.")
     return scores
 
 

@@ -106,11 +106,14 @@ def read_checkpoint(path: Path, kind: str = "") -> TeacherCheckpoint:
         raise UserError(f"{path} is not a state dict (names and tensors), nor a Lightning file with one.")
     saved = {str(key): value for key, value in content.items()}
     saved = {key: value for key, value in saved.items() if key.rsplit(".", 1)[-1] not in PROFILER_BUFFERS}
+    if not saved:
+        raise UserError(f"{path} has no tensors: its state dict is empty.")
     name, weights, left_out, max_pool = _split_heads(saved)
+    _expect_stem(path, weights)
     first = weights.get("conv1.weight")
-    if first is None or first.shape[-2:] not in {(3, 3), (7, 7)} or "layer1.0.conv1.weight" not in weights:
+    if first is None or first.shape[-2:] not in {(3, 3), (7, 7)}:
         raise UserError(
-            f"{path} is of no known format (it has {listed(weights)}): docs/teachers.md lists them; otherwise give "
+            f"{path} is of no known format (it has {listed(saved)}): docs/teachers.md lists them; otherwise give "
             "targets.file instead."
         )
     left_out += [key for key in weights if key.startswith("fc.")]
@@ -134,6 +137,14 @@ def read_checkpoint(path: Path, kind: str = "") -> TeacherCheckpoint:
     return TeacherCheckpoint(name, backbone, view, weights, statistics, left_out=sorted(left_out))
 
 
+def _expect_stem(path: Path, weights: Weights) -> None:
+    """Raise if these are tensors of a ResNet, but without one of those that show its format."""
+    stages = {match[1] for key in weights if (match := re.match(r"layer([1-4])\.\d+\.", key))}
+    missing = {"conv1.weight", "layer1.0.conv1.weight"} - set(weights)
+    if len(stages) > 1 and missing:
+        raise UserError(f"{path} has the tensors of a ResNet, but lacks {listed(missing)}: fetch it again.")
+
+
 def _split_heads(saved: Weights) -> tuple[str, Weights, list[str], bool]:
     """Separate the ResNet from the heads and rename its tensors as torchvision does.
 
@@ -141,7 +152,7 @@ def _split_heads(saved: Weights) -> tuple[str, Weights, list[str], bool]:
         the format, the weights of the ResNet, the names of the other tensors, and whether a ResNet with a 3x3 first
         convolution has a max-pool. The format is ``krr_st`` if the names are already those of torchvision.
     """
-    if any(key.startswith("f.0.") for key in saved):
+    if any(re.match(r"f\.[0-8]\.", key) for key in saved):
         # A Sequential of the children of torchvision's ResNet. A max-pool (TinyImageNet, STL-10) has no weights and
         # shifts the stages by one.
         weights, heads = _with_prefix("f.", saved)
@@ -177,7 +188,7 @@ def _resnet_name(path: Path, weights: Iterable[str]) -> str:
         len({match[1] for key in weights if (match := re.match(rf"layer{stage}\.(\d+)\.", key))})
         for stage in range(1, 5)
     )
-    bottleneck = any(re.match(r"layer1\.0\.conv3\.", key) for key in weights)
+    bottleneck = any(re.match(r"layer\d\.\d+\.conv3\.", key) for key in weights)
     if (blocks, bottleneck) not in RESNETS:
         known = ", ".join(f"{name} {list(counts)}" for (counts, _), name in RESNETS.items())
         raise UserError(

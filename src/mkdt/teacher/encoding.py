@@ -42,8 +42,8 @@ def load_teacher(
     """Load the backbone of a ``teacher.safetensors`` and the statistics to normalise its input with.
 
     Args:
-        file: artifact of the rule teacher or teacher_import. Its header has the config entry of the network and, for an
-            imported teacher, the ``view``: channels, size, mean, std and interpolation of its input.
+        file: artifact of the rule teacher or teacher_import. Its header has the config entry of the network and the ``view``
+            of its input: mean and std; of an imported teacher also channels, size and interpolation.
         channels, size: shape of the source's images.
         mean, std: statistics float32 [C] of the source, used if the teacher has none of its own.
 

@@ -1,7 +1,8 @@
 """Import a teacher from a published checkpoint and check that it fits the source's images."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,25 @@ def load_checkpoint(
         UserError: the file has another digest, cannot be read safely, has an unknown format, lacks a tensor, has an
             extra tensor or one of another shape, has values that are not finite, or does not take such images.
     """
+    with _naming_the_key(path):
+        return _load(path, options, channels, size, kind, download)
+
+
+@contextmanager
+def _naming_the_key(path: str | Path | None) -> Iterator[None]:
+    """Begin messages about a file with the key that names it, if they name none."""
+    try:
+        yield
+    except UserError as error:
+        if path is None or "teacher.checkpoint." in str(error).replace(str(path), ""):
+            raise
+        raise UserError(f"teacher.checkpoint.file: {error}") from error
+
+
+def _load(
+    path: str | Path | None, options: Mapping[str, Any], channels: int, size: int, kind: str, download: bool
+) -> TeacherCheckpoint:
+    """Do what ``load_checkpoint`` says."""
     file_digest = _expect_sha256(path, options["sha256"]) if path is not None else ""
     model = (options["model"] or "").removeprefix("timm:")
     if model:

@@ -133,6 +133,16 @@ def test_a_missing_library_or_file_or_folder_is_named(
     assert set(found) == {"libraries"}
 
 
+def test_it_takes_the_words_of_config(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As Snakemake does: what is wrong only then is found, and the right spelling is shown."""
+    assert main(["doctor", "--config", "scale=smoke", "distill={iterations: 5}"]) == 0
+    assert "digits_1pct_smoke" in capsys.readouterr().out
+    assert main(["doctor", "--config", "experiment=mine_smoke"]) == 1
+    assert "mine_smoke" in capsys.readouterr().out
+    assert main(["doctor", "--config", "distill.iterations=5"]) == 1
+    assert "distill={iterations: 5}" in capsys.readouterr().out
+
+
 def test_nothing_is_written(project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: Any) -> None:
     """Neither in the project's folder nor elsewhere, where nothing but the folder is looked at."""
     assert findings()["disk"].level == "ok"

@@ -14,6 +14,7 @@ from mkdt.artifacts import Artifact
 from mkdt.cli.inspection import describe
 from mkdt.cli.main import main
 from mkdt.distill.synthetic_set import SyntheticSet
+from mkdt.errors import UserError
 
 
 def test_inspect_says_what_a_file_is_and_what_it_was_made_from(
@@ -66,6 +67,35 @@ def test_inspect_finds_a_flipped_bit_and_foreign_files(
         assert not printed.out
         assert printed.err.startswith("mkdt: ")
         assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "is a folder: give one file in it"),
+        (b"", "is empty"),
+        (b"no tensors", "is no tensor file of this project: it is no safetensors file"),
+        (b"seed: 0\n{}", "it is no safetensors file"),
+        ({"x": torch.zeros(2)}, "a safetensors file of another program"),
+    ],
+)
+def test_inspect_says_what_a_path_is_that_is_no_file_of_this_project(
+    tmp_path: Path, content: bytes | dict[str, torch.Tensor] | None, words: str
+) -> None:
+    """In plain words, without those of a Python error or of the library that reads tensors."""
+    path = tmp_path / "given"
+    if content is None:
+        path.mkdir()
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        save_file(content, path)
+    with pytest.raises(UserError, match=words) as caught:
+        describe(path)
+    assert str(path) in str(caught.value)
+    assert not re.search(
+        "KeyError|'mkdt'|header too|rule wrote|does not exist", str(caught.value).replace(str(path), "")
+    )
 
 
 def test_experts_of_both_kinds_are_one_input(results: Path, tiny: SyntheticSet) -> None:

@@ -3,9 +3,11 @@
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from snakemake.cli import get_argument_parser, parse_config
 
 from mkdt.cli import run
 from mkdt.cli.main import main
@@ -164,6 +166,59 @@ def test_a_config_file_among_the_targets_is_named(words: list[str]) -> None:
     with pytest.raises(UserError, match=r"--configfile mine\.yaml"):
         run.check_words(words)
     run.check_words(["--slurm-partition-config", "mine.yaml", "--config", "a_file=mine.yaml"])
+
+
+@pytest.mark.parametrize(
+    "words", [["-s", "x.yaml"], ["-ns", "x.yaml"], ["-sx.yaml"], ["-d", "x.yml"], ["-C", "ab=1", "-w", "5"]]
+)
+def test_the_value_of_a_short_option_is_no_target(words: list[str]) -> None:
+    """A Snakefile may have any name."""
+    run.check_words(words)
+
+
+def test_the_short_options_that_take_a_value_are_those_of_snakemake() -> None:
+    """All others are followed by targets."""
+    shorts = {
+        name: action.nargs != 0
+        for action in get_argument_parser()._actions
+        for name in action.option_strings
+        if not name.startswith("--")
+    }
+    assert {name: run.TAKING.fullmatch(name) is not None for name in shorts} == shorts
+
+
+@pytest.mark.counts("bad inputs refused")
+@pytest.mark.parametrize("word", ["a=1", "1a=2", "seed-=3", "é?=1", " seed=1"])
+def test_a_name_of_config_that_snakemake_does_not_take_is_said_so(word: str) -> None:
+    """It has the form NAME=VALUE, which is no reason."""
+    with pytest.raises(ValueError, match="Invalid config definition"):
+        parse_config([word])
+    with pytest.raises(UserError) as caught:
+        run.check_words(["--config", word])
+    assert "two or more letters" in str(caught.value)
+    assert f"'{word}'" in str(caught.value)
+    assert "NAME=VALUE" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, PermissionError])
+def test_a_lock_that_vanishes_while_it_is_looked_at_is_none(
+    error: type[OSError], job: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run beside this one ends between two looks at the folder."""
+
+    def vanished(path: Path) -> Iterator[Path]:
+        raise error(path)
+
+    monkeypatch.setattr(Path, "iterdir", vanished)
+    assert run.lock_note() is None
+    run.take_over()
+
+
+def test_two_runs_that_remove_a_lock_at_once(job: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second finds nothing to remove."""
+    monkeypatch.setattr(run, "_locked", lambda: True)
+    run.take_over()
+    run.take_over()
 
 
 def test_the_lock_of_a_dead_snakemake_says_what_removes_it(job: list[str]) -> None:

@@ -34,3 +34,22 @@ def test_a_missing_base_is_named_with_the_command(folder: Path) -> None:
     assert f"--configfile {folder / 'base.yaml'} {folder / 'over.yaml'}" in str(caught.value)
     with pytest.raises(UserError):
         check_files([folder / "over.yaml", folder / "base.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("seed: 0\ndata:\n\troot: x\n", "line 3 has a tab, which YAML does not allow here: use spaces"),
+        ("seed: 0\n\tdata: 1\n", "line 2 has a tab"),
+        ("budgets: [1, 2\nseed: 0\n", "line 2: "),
+        ("a: b: c\n", "line 1: mapping values are not allowed here"),
+        ("a: 'x\n", "line 2: found unexpected end of stream"),
+    ],
+)
+def test_a_fault_of_yaml_is_shown_with_its_line(tmp_path: Path, text: str, words: str) -> None:
+    """What the parser was doing (scanning for the next token) helps nobody."""
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(UserError) as caught:
+        check_files([tmp_path / "mine.yaml"])
+    assert words in str(caught.value)
+    assert "while" not in str(caught.value)

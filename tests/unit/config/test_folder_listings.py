@@ -83,6 +83,65 @@ def test_what_is_no_image_yet_is_looked_at_again(tmp_path: Path, monkeypatch: py
     assert counted() == 4
 
 
+def settle(path: Path) -> None:
+    """Let everything have changed long ago."""
+    for place in [path, *path.rglob("*")]:
+        os.utime(place, (1e9, 1e9))
+
+
+@pytest.mark.parametrize(
+    ("empty", "appearing", "message"),
+    [
+        ("annotations/x", "annotations/x/1.jpg", "is no split"),
+        ("annotations/x", "annotations/x/1", "is no split"),
+        ("training/x", "training/x/1.jpg", "all mean the train split"),
+    ],
+)
+def test_a_folder_that_was_found_empty_is_looked_at_again(
+    empty: str, appearing: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listing depends on what lies in no split too: an image there would be refused."""
+    monkeypatch.setattr(folder_listings, "WORTH_KEEPING", 1)
+    path, results = fill(tmp_path / "set", {"train/a": 2, empty: 0}), tmp_path / "results"
+    image = path / appearing
+    image.with_suffix("").write_bytes(b"")  # looked into, and no image
+    settle(path)
+    find.cache_clear()
+    find(str(path), True, results)
+    assert list(results.rglob("*.json"))
+    image.write_bytes(jpeg(np.zeros(3, np.uint8)))  # without a suffix, the folder stays as it was
+    find.cache_clear()
+    with pytest.raises(UserError, match=message):
+        find(str(path), True, results)
+
+
+@pytest.mark.parametrize(
+    ("files", "kept"),
+    [
+        ({"train/a": [f"{k}.jpg" for k in range(100)]}, True),
+        ({"train/a": [f"{k}.jpg" for k in range(99)]}, False),
+        ({"train/a": [f"{k}" for k in range(4)]}, False),
+        ({"train/a": [f"{k}" for k in range(5)]}, True),
+        ({"train/a": ["1.jpg", *(f"{k}.xml" for k in range(99))]}, True),
+        ({"train/a": ["1.jpg"], "annotations": [f"{k}.xml" for k in range(99)]}, True),
+    ],
+)
+def test_a_listing_is_kept_if_it_takes_long(
+    files: dict[str, list[str]], kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that are passed over take as long as images, and those that are opened much longer."""
+    monkeypatch.setattr(folder_listings, "WORTH_KEEPING", 100)
+    picture = jpeg(np.zeros(3, np.uint8))
+    for folder, names in files.items():
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        for name in names:
+            (tmp_path / "set" / folder / name).write_bytes(picture)
+    settle(tmp_path / "set")
+    find.cache_clear()
+    find(str(tmp_path / "set"), True, tmp_path / "results")
+    assert bool(list((tmp_path / "results").rglob("*.json"))) == kept
+
+
 @pytest.mark.parametrize("place", ["", "results", "results/photos", "../{name}", "by link", "photos"])
 def test_a_folder_with_the_pictures_of_the_runs_is_refused(tmp_path: Path, place: str) -> None:
     """It contains the results, lies in them, or a link in it leads there; each run would add to its images."""

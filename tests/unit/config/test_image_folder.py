@@ -152,11 +152,11 @@ def test_names_that_are_not_utf8_are_read_and_shown(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         prepare("folder", ".", path=str(tmp_path), **arguments)
     assert "caf\N{REPLACEMENT CHARACTER}.jpg" in str(caught.value)
-    tensors, skipped = prepare("folder", ".", path=str(tmp_path), on_error="skip", **arguments)
+    tensors, notes = prepare("folder", ".", path=str(tmp_path), on_error="skip", **arguments)
     assert len(tensors["train_images"]) == 3
     torch.save({"failed": {os.fsdecode(b"a/caf\xe9.jpg"): ""}}, tmp_path / "state")  # as in a resume point
     assert torch.load(tmp_path / "state", weights_only=True) == {"failed": {os.fsdecode(b"a/caf\xe9.jpg"): ""}}
-    assert skipped == ["a/caf\N{REPLACEMENT CHARACTER}.jpg"]
+    assert notes["skipped"] == ["a/caf\N{REPLACEMENT CHARACTER}.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -213,10 +213,63 @@ def test_labels_follow_the_images(tmp_path_factory: pytest.TempPathFactory, coun
 
 
 def test_a_class_of_one_image_cannot_be_split(tmp_path: Path) -> None:
-    """The message of scikit-learn is extended."""
+    """The message names the folder, the split and the class; scikit-learn's would say least populated class in y."""
     fill(tmp_path, {"a": 5, "b": 1})
-    with pytest.raises(UserError, match="at least two images"):
+    with pytest.raises(UserError, match=f"{tmp_path} cannot be split by class for validation: one image .* 'b'"):
         prepare("folder", ".", path=str(tmp_path), train=None, validation=2, test=None, image_size=2, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("tree", "splits", "words"),
+    [
+        ({"a": 9, "b": 9, "c": 9}, {"validation": 2}, "2 of 27 images are split off"),
+        ({"a": 9, "b": 9, "c": 9}, {"validation": 26}, "26 of 27 images are split off"),
+        ({"a": 9, "b": 2}, {"test": 4, "validation": 2}, "for validation: one image is left of the class 'b'"),
+        ({"a": 9, "b": 2}, {"validation": 4, "train": 4}, "for train: one image is left of the class 'b'"),
+        ({"": 9}, {"validation": 9}, "9 of 9 images leave none for training"),
+    ],
+)
+def test_splits_that_cannot_be_cut_are_refused_in_this_project_s_words(
+    tmp_path: Path, tree: dict[str, int], splits: dict[str, int], words: str
+) -> None:
+    """Whatever scikit-learn would refuse: a class that is too small, after earlier cuts too, or a part without one."""
+    arguments: dict[str, Any] = {"train": None, "validation": 0, "test": None, "image_size": 2, "seed": 0, **splits}
+    with pytest.raises(UserError, match=words):
+        prepare("folder", ".", path=str(fill(tmp_path, tree)), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("tree", "entry", "words"),
+    [
+        ({"a": 20, "b": 1}, {}, r"datasets\.mine\.validation: the class 'b' has 1 training image, too few"),
+        ({"a": 20, "b": 1, "c": 1}, {}, "the classes b, c have 1 training image each"),
+        ({"train/a": 20, "train/b": 1, "test/a": 2}, {}, "validation: the class 'b'"),
+        ({"a": 20, "b": 1}, {"test": 4}, "mine.test: the class 'b'"),
+        ({"a": 20, "b": 2}, {"test": 11}, "validation: the class 'b' has 2 training images"),
+        (
+            {"train/a": 20, "train/b": 1, "val/a": 2, "test/a": 2},
+            {"validation": None, "train": 9},
+            "mine.train: the class",
+        ),
+    ],
+)
+def test_a_class_too_small_for_the_splits_is_refused_before_any_job(
+    tmp_path: Path, tree: dict[str, int], entry: dict[str, Any], words: str
+) -> None:
+    """Where the job would fail whatever it draws; the job fails too."""
+    config = with_folder(fill(tmp_path, tree), **entry)
+    with pytest.raises(UserError, match=words):
+        cfg.load(config)
+    chosen = {key: value for key, value in config["datasets"]["mine"].items() if key not in {"kind", "path"}}
+    with pytest.raises(UserError, match="cannot be split by class"):
+        prepare("folder", ".", path=str(tmp_path), seed=0, **chosen)
+
+
+def test_a_small_class_is_no_matter_where_nothing_is_cut(tmp_path: Path) -> None:
+    """Every split of the folder is its own; or no image has a label."""
+    path = fill(tmp_path, {"train/a": 8, "train/b": 1, "val/a": 2, "val/b": 2, "test/a": 2, "test/b": 1})
+    cfg.load(with_folder(path, validation=None))
+    cfg.load(with_folder(fill(tmp_path / "flat", {"a": 8, "b": 1}), labelled=False))
 
 
 def with_folder(path: Path, /, **entry: Any) -> dict[str, Any]:
@@ -246,7 +299,7 @@ def test_a_folder_is_checked_before_any_job(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tree", "entry", "words"),
     [
-        ({"a": 8}, {"path": None}, "datasets.mine.path is missing"),
+        ({"a": 8}, {"path": None}, "datasets.mine.path is missing: .*~ alone is null in YAML"),
         ({"a": 8}, {"path": "/nowhere at all"}, "datasets.mine.path: .*/nowhere at all does not exist"),
         ({"a": 8}, {"image_size": None}, "image_size must be a number"),
         ({"a": 8}, {"validation": 8}, "8 images cannot give 8 .* 1 for training"),

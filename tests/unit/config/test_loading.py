@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from brought_sets import write_set
 from configs import DEFAULT, EXPERIMENTS, ROOT, merged, settings_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mkdt import artifacts
 from mkdt.config import loading as cfg
 from mkdt.config import plan, registry, sizes, slices
 from mkdt.config.files import with_base
@@ -83,7 +85,7 @@ def test_default_sizes() -> None:
         ({"teacher": {"augment": {"crop_scale": [0.9]}}}, ["crop_scale", "at least 2"]),
         ({"teacher": {"checkpoint": {"file": "/nowhere/bt.pt"}}}, ["teacher.checkpoint.file", "/nowhere/bt.pt", "does not exist"]),
         ({"teacher": {"checkpoint": {"model": "dinov2"}}}, ["teacher.checkpoint.model", "timm:"]),
-        ({"teacher": {"checkpoint": {"sha256": "abc"}}}, ["teacher.checkpoint.sha256", "must match"]),
+        ({"teacher": {"checkpoint": {"sha256": "abc"}}}, ["teacher.checkpoint.sha256", "must be 64 digits"]),
         ({"teacher": {"checkpoint": {"padding": 1}}}, ["teacher.checkpoint.padding", "no checkpoint"]),
         ({"teacher": {"checkpoint": {"model": "timm:vit", "sha256": "0" * 64}}}, ["sha256", "teacher.checkpoint.file"]),
         ({"targets": {"file": "/nowhere/t.npy"}}, ["targets.file", "/nowhere/t.npy", "does not exist"]),
@@ -91,7 +93,7 @@ def test_default_sizes() -> None:
             {"targets": {"file": __file__}, "teacher": {"checkpoint": {"model": "timm:vit"}}},
             ["targets.file and teacher.checkpoint", "both"],
         ),
-        ({"teacher": {"name": "../up"}}, ["teacher.name", "must match"]),
+        ({"teacher": {"name": "../up"}}, ["teacher.name", "must be letters"]),
         ({"experiment": "digits"}, ["experiment", "rename"]),
         ({"experiment": "logs"}, ["logs", "taken"]),
         ({"source": "cifar"}, ["source", "cifar", "datasets"]),
@@ -169,13 +171,23 @@ def test_each_mistake_is_one_sentence(over: dict[str, Any], words: list[str]) ->
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("name", ["1.0e+3", "007", "123_456", "true", "no", "null", "0x1F", "2024-05-01"])
+@pytest.mark.parametrize("name", ["1.0e+3", "007", "123_456", "0x1F", "2024-05-01"])
 @pytest.mark.parametrize("key", ["experiment", "teacher.name", "source", "datasets"])
 def test_a_name_that_yaml_takes_for_something_else_needs_quotes(name: str, key: str) -> None:
     """The message shows how, since the number that it names is not what stands in the file."""
     value = yaml.safe_load(name)
     over = {"teacher.name": {"teacher": {"name": value}}, "datasets": {"datasets": {value: {}}}}.get(key, {key: value})
     with pytest.raises(UserError, match=rf"{key}.*quotes.*--config"):
+        cfg.load(merged(DEFAULT, over))
+
+
+@pytest.mark.parametrize("name", ["true", "No", "on", "null", "0x1F", "0b11"])
+@pytest.mark.parametrize("key", ["experiment", "teacher.name", "datasets", "students"])
+def test_a_name_like_a_truth_value_is_refused_in_quotes_too(name: str, key: str) -> None:
+    """It says why, and promises nothing of quotes, which stand there already."""
+    entry = {"datasets": DEFAULT["datasets"]["digits"], "students": DEFAULT["students"]["convnet"]}.get(key)
+    over = {"teacher.name": {"teacher": {"name": name}}, "experiment": {key: name}}.get(key, {key: {name: entry}})
+    with pytest.raises(UserError, match=rf"{key}.*'{name}'.*wherever its quotes are forgotten: choose another name\.$"):
         cfg.load(merged(DEFAULT, over))
 
 
@@ -436,3 +448,22 @@ def test_the_server_binds_to_this_machine_alone() -> None:
     assert "--host 127.0.0.1 " in command
     sources = [file.read_text() for folder in ("src", "workflow") for file in (ROOT / folder).rglob("*.py")]
     assert not any("0.0.0.0" in text or "mlflow server" in text for text in sources)
+
+
+@pytest.mark.parametrize(
+    ("key", "made_by"), [("teacher", "data"), ("teacher", "targets"), ("targets", "teacher"), ("targets", "distill")]
+)
+def test_an_artifact_of_another_kind_is_no_teacher_and_no_targets(key: str, made_by: str, tmp_path: Path) -> None:
+    """It is a good file of some experiment, so nobody is told to delete it."""
+    path = tmp_path / "theirs.safetensors"
+    for stage, good in ((made_by, False), (key, True)):
+        artifacts.save(path, {"x": torch.ones(1)}, stage=stage)
+        file = {"file": str(path)}
+        over = {"targets": file} if key == "targets" else {"teacher": {"checkpoint": file}}
+        over["methods"] = ["random"]
+        if good:
+            cfg.load(merged(DEFAULT, over))
+            continue
+        with pytest.raises(UserError, match=rf"{key}.*theirs.safetensors.*'{made_by}'") as caught:
+            cfg.load(merged(DEFAULT, over))
+        assert "delete" not in str(caught.value)

@@ -1,6 +1,8 @@
 """A name of an experiment is used again: a changed setting goes on, another experiment is refused."""
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 from configs import DEFAULT, merged
 from PIL import Image
 
-from mkdt.config import folder_listings, registry
+from mkdt.config import checks, folder_listings, registry
 from mkdt.config.loading import load
 from mkdt.config.plan import jobs
 from mkdt.config.result_folders import REGISTRY, RESULTS
@@ -104,13 +106,12 @@ def test_files_of_other_budgets_are_counted_apart() -> None:
         {"budgets": [0.01, 0.02]},
         {"distill_seeds": [*range(7)]},
         {"pretrain": {"seeds": [*range(7)], "students": ["convnet", "convnet_bn"]}},
-        {"experts": {"count": 20}},
         {"compute": {"threads": 2}, "tracking": {"enabled": False}, "data": {"root": "elsewhere"}},
         {"teacher": {"temperature": 0.9}},  # of another loss
     ],
 )
 def test_additions_and_what_makes_no_result_are_silent(over: dict[str, Any]) -> None:
-    """One more method, seed, budget, student, expert; a key that no result depends on."""
+    """One more method, seed, budget, student; a key that no result depends on."""
     ran(DEFAULT)
     assert check(changed(**over)) == []
 
@@ -123,6 +124,11 @@ def test_additions_and_what_makes_no_result_are_silent(over: dict[str, Any]) -> 
         ({"teacher": {"lr": 0.5}}, "teacher.lr: 0.002 -> 0.5"),
         ({"datasets": {"digits": {"validation": 150}}}, "data.validation: 100 -> 150"),
         ({"datasets": {"more": DIGITS}, "probe": {"selection": "more", "downstream": ["digits", "more"]}}, "probe.selection"),
+        ({"probe": {"label_fractions": [0.01, 0.05, 0.1]}}, "probe.label_fractions"),
+        ({"experts": {"count": 20}}, "experts.count: 10 -> 20"),
+        ({"targets": {"space": {"components": 8}}}, "targets.space.components: null -> 8"),
+        ({"views": ["identity", "shifts 1"]}, "views"),
+        ({"distill": {"init": "kmeans"}}, 'distill.init: "random" -> "kmeans"'),
     ],
 )  # fmt: skip
 def test_a_changed_setting_goes_on_and_is_named(over: dict[str, Any], words: str) -> None:
@@ -131,6 +137,35 @@ def test_a_changed_setting_goes_on_and_is_named(over: dict[str, Any], words: str
     (sentence,) = check(changed(**over))
     assert words in sentence
     assert "digits_1pct" in sentence
+
+
+def test_the_number_of_experts_is_named_only_where_sets_are_made_from_them() -> None:
+    """Real subsets look at none: more of them change no result."""
+    ran(changed(methods=["random", "full"]))
+    assert check(changed(methods=["random", "full"], experts={"count": 20})) == []
+
+
+@pytest.mark.parametrize(
+    ("over", "key"),
+    [
+        (lambda folder: {"teacher": {"checkpoint": {"file": f"{folder}/c.pt"}}}, "teacher.checkpoint.file"),
+        (lambda folder: {"targets": {"file": f"{folder}/c.pt"}}, "targets.file"),
+        (lambda folder: {"methods": ["random", f"file:{folder}/c.pt"]}, "methods.file-c"),
+    ],
+)
+def test_another_brought_file_of_the_same_name_is_named(
+    over: Callable[[str], dict[str, Any]], key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The path of a checkpoint, of targets and of a set is in no path of a result."""
+    monkeypatch.setattr(checks, "check_set", lambda *_: None)
+    for name in ("x", "y"):
+        Path(name).mkdir()
+        (Path(name) / "c.pt").touch()
+    methods = {"methods": ["random", "mkdt"], "distill": {"init": "random"}}  # none that needs the teacher itself
+    ran(changed(**methods | over("x")))
+    assert check(changed(**methods | over("x"))) == []
+    (sentence,) = check(changed(**methods | over("y")))
+    assert re.search(rf'{key}: "(file:)?x/c.pt" -> "(file:)?y/c.pt"', sentence)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Sets that somebody else distilled: refused before any job where they cannot be meant, doubted where they look wrong."""
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from torch import Tensor
 
 from mkdt import artifacts
 from mkdt.config import loading as cfg
-from mkdt.config.set_checks import brought_doubts, doubts, oddities
+from mkdt.config import set_checks, set_values
+from mkdt.config.set_checks import brought_doubts, check_values, doubts, oddities
 from mkdt.errors import UserError
 
 Tensors = dict[str, Tensor]
@@ -26,7 +28,14 @@ Tensors = dict[str, Tensor]
 
 def loaded(path: Path, **over: Any) -> cfg.Config:
     """The default config with a set from a file."""
-    return cfg.load(merged(DEFAULT, {"methods": ["random", f"file:{path}"]} | over))
+    return cfg.load(merged(DEFAULT, {"methods": ["random", f"file:{path}"], "budgets": [12]} | over))
+
+
+def accepted(path: Path, **over: Any) -> cfg.Config:
+    """The same, checked as before a run."""
+    config = loaded(path, **over)
+    check_values(config)
+    return config
 
 
 def pixels(tensors: Tensors) -> Tensor:
@@ -62,6 +71,8 @@ REFUSED: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     ),
     "normalised in 0-255": (lambda t: t | normalised(255 * pixels(t), 255 * t["mean"], 255 * t["std"]), "mean"),
     "numbers without bounds": (lambda t: t | {"images": 1e37 * t["images"]}, "deviation"),
+    "targets of zero": (lambda t: t | {"targets": torch.zeros_like(t["targets"])}, "targets are the same"),
+    "one target for all": (lambda t: t | {"targets": t["targets"][:1].repeat(12, 1)}, "targets are the same"),
     "constant images": (lambda t: t | {"images": torch.zeros_like(t["images"])}, "one colour"),
     "grey images": (lambda t: t | {"images": t["images"].mean((2, 3), keepdim=True).expand_as(t["images"])}, "one colour"),
 }  # fmt: skip
@@ -75,7 +86,7 @@ def test_a_set_that_cannot_be_meant_is_refused_when_the_config_is_checked(
     """One sentence with the key, the file and what is wrong with it."""
     path = write_set(tmp_path / "theirs.safetensors", change(tensors_of_a_set()))
     with pytest.raises(UserError) as caught:
-        loaded(path)
+        accepted(path)
     message = str(caught.value)
     assert "methods.1" in message
     assert str(path) in message
@@ -89,14 +100,14 @@ def test_a_set_in_the_documented_form_is_accepted_without_a_doubt(
     """Also at the range of a set that was distilled here, of colour, and of raw pixels declared as such."""
     monkeypatch.chdir(tmp_path)
     path = write_set(tmp_path / "theirs.safetensors")
-    assert not doubts(loaded(path), path)
+    assert not doubts(accepted(path), arrays(tensors_of_a_set()))
     assert not brought_doubts(loaded(path))
     tensors = tensors_of_a_set()
     stretched = 0.64 / pixels(tensors).std() * (pixels(tensors) - tensors["mean"]) + tensors["mean"]
     raw = tensors | {"images": pixels(tensors).clamp(0, 1), "mean": one(0.0), "std": one(1.0)}
     for genuine in (tensors | normalised(stretched, tensors["mean"], tensors["std"]), tensors_of_a_set(3, 32), raw):
         assert not oddities(arrays(genuine))
-    loaded(write_set(tmp_path / "raw.safetensors", raw))
+    accepted(write_set(tmp_path / "raw.safetensors", raw))
 
 
 def arrays(tensors: Tensors) -> dict[str, Any]:
@@ -115,7 +126,7 @@ def test_a_file_without_the_header_or_altered_is_refused(tmp_path: Path) -> None
         metadata = file.metadata()
     save_file(tensors | {"targets": tensors["targets"] + 1}, path, metadata)
     with pytest.raises(UserError, match=r"methods\.1: .*theirs\.safetensors .*altered"):
-        loaded(path)
+        accepted(path)
     changed = json.loads(metadata["mkdt"]) | {"stage": "mine"}
     for text in (json.dumps(changed), "[]", "{", '{"check": 1}'):
         save_file(tensors, path, {"mkdt": text})
@@ -130,7 +141,7 @@ def test_digests_of_rows_are_compared_too(tmp_path: Path) -> None:
     """A writer may ask for a digest a row."""
     path = tmp_path / "theirs.safetensors"
     artifacts.save(path, tensors_of_a_set(), stage="theirs", rows=["images"])
-    loaded(path)
+    accepted(path)
 
 
 def digits() -> Tensor:
@@ -158,6 +169,8 @@ DOUBTED: dict[str, tuple[Callable[[], Tensors], str]] = {
     "mean and std swapped": (lambda: normalised(digits(), *OWN) | {"mean": OWN[1], "std": OWN[0]}, "swapped"),
     "statistics of other images": (lambda: normalised(digits(), one(0.7), one(0.2)), "unlike"),
     "some constant images": (lambda: normalised(torch.cat([digits()[:-1], torch.ones(1, 1, 8, 8)]), *OWN), "1 of its 60"),
+    "images twice": (lambda: normalised(digits()[torch.arange(60) % 50], *OWN), "10 of its 60"),
+    "another size than the budget": (lambda: {}, "60 images, and is compared with sets of 12"),
     "one-hot targets": (lambda: {"targets": torch.eye(10)[torch.arange(60) % 10]}, "one-hot"),
     "targets of another width": (lambda: {"targets": torch.randn(60, 512)}, "512"),
 }  # fmt: skip
@@ -177,7 +190,7 @@ def test_a_set_that_looks_wrong_is_doubted_but_taken(
     source = {"mean": OWN[0].numpy(), "std": OWN[1].numpy()}
     assert not oddities(arrays(tensors), source, 128)
     write_set(path, tensors | change())
-    config = loaded(path)
+    config = accepted(path)
     monkeypatch.chdir(tmp_path)
     data = Path("results/digits/data.safetensors")
     data.parent.mkdir(parents=True)
@@ -207,10 +220,65 @@ def test_the_width_of_a_brought_teachers_targets_is_read_from_them(
     (tmp_path / "targets.npy").write_bytes(b"")
     config = loaded(path, targets={"file": str(tmp_path / "targets.npy")}, teacher={"name": "brought"})
     monkeypatch.chdir(tmp_path)
-    assert not doubts(config, path)
+    assert not brought_doubts(config)
     made = Path("results/digits/brought/targets.safetensors")
     made.parent.mkdir(parents=True)
     save_file({"targets": torch.zeros(5, 384)}, made)
-    (doubt,) = doubts(config, path)
+    ((doubt,),) = brought_doubts(config).values()
+    assert doubts(config, arrays(tensors_of_a_set(width=64))) == [doubt]
     assert "64" in doubt
     assert "384" in doubt
+
+
+def test_a_job_reads_no_values_and_the_main_process_reads_them_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every job loads the config; a large set took seconds and gigabytes in each of them."""
+    monkeypatch.chdir(tmp_path)
+    path, measured = write_set(tmp_path / "theirs.safetensors"), list[str]()
+    monkeypatch.setattr(set_values, "measure", lambda tensors: measured.append("") or set_checks.measure(tensors))
+    config = loaded(path, scale="smoke")
+    assert not measured
+    for _ in range(2):
+        check_values(config)
+        brought_doubts(config)
+    assert len(measured) == 1
+    write_set(path, tensors_of_a_set(count=13))
+    check_values(loaded(path))
+    assert len(measured) == 2
+
+
+def test_parts_make_the_same_numbers_and_digests_as_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A set is read a few rows at a time, from a file as from memory."""
+    tensors = tensors_of_a_set(3, 8, 13)
+    images = tensors["images"].double()
+    whole = set_values.measure(arrays(tensors))
+    denormalised = images * tensors["std"][:, None, None] + tensors["mean"][:, None, None]
+    left, right = denormalised[..., :-1].flatten(), denormalised[..., 1:].flatten()
+    assert whole.count == 13
+    assert (whole.least, whole.most) == (images.min().item(), images.max().item())
+    assert whole.spread == pytest.approx(images.std(correction=0).item())
+    assert whole.deviation == pytest.approx(denormalised.std(correction=0).item())
+    assert whole.correlation == pytest.approx(torch.corrcoef(torch.stack([left, right]))[0, 1].item())
+    for part in (1, 1000):
+        monkeypatch.setattr(set_values, "PART", part)
+        for rows in ([], ["images", "targets"]):
+            path = tmp_path / f"{part}{len(rows)}.safetensors"
+            artifacts.save(path, tensors, stage="theirs", rows=rows)
+            found = set_values.values_of(path)
+            assert found.spread == pytest.approx(whole.spread)
+            assert found.correlation == pytest.approx(whole.correlation)
+            assert (found.darkest, found.brightest, found.flat) == (whole.darkest, whole.brightest, whole.flat)
+
+
+def test_memory_does_not_grow_with_the_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held beside the file is a part of it; 33 MB of images once took five times that."""
+    monkeypatch.setattr(set_values, "PART", 2**15)
+    larger = {"images": torch.randn(2000, 1, 64, 64), "targets": torch.randn(2000, 8), "init_index": torch.arange(2000)}
+    path = write_set(tmp_path / "theirs.safetensors", tensors_of_a_set() | larger)
+    tracemalloc.start()
+    try:
+        set_values.values_of(path)
+        assert tracemalloc.get_traced_memory()[1] < 8e6
+    finally:
+        tracemalloc.stop()

@@ -17,8 +17,9 @@ from PIL import Image
 
 from mkdt.config.image_files import FORMATS
 from mkdt.data import pictures
+from mkdt.data.copies import copies
 from mkdt.data.pixels import adapt
-from mkdt.data.preparation import prepare
+from mkdt.data.preparation import _Published, _warn_of_copies, prepare
 from mkdt.errors import UserError
 
 STREAM = np.random.default_rng(0)
@@ -175,7 +176,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "CHUNK", 7)
 
 
-def prepared(folder: Path, **changes: Any) -> tuple[dict[str, torch.Tensor], list[str]]:
+def prepared(folder: Path, **changes: Any) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Prepare the folder at 8x8 with five validation images."""
     arguments: dict[str, Any] = {"train": None, "validation": 5, "test": None, "image_size": 8, "seed": 0}
     return prepare("folder", ".", path=str(folder), **arguments | changes)
@@ -319,8 +320,8 @@ def test_unreadable_files_can_be_skipped_and_are_recorded(folder: Path, tmp_path
     for row in gone:
         (folder / f"{row:02d}.png").write_bytes(b"damaged")
     job = Job(tmp_path / "scratch")
-    tensors, skipped = prepared(folder, on_error="skip", resume=job.resume if mapped else None)
-    assert skipped == sorted(f"{row:02d}.png" for row in gone)
+    tensors, notes = prepared(folder, on_error="skip", resume=job.resume if mapped else None)
+    assert notes["skipped"] == sorted(f"{row:02d}.png" for row in gone)
     for split in ("train", "validation"):
         kept = torch.tensor([int(row) not in gone for row in whole[f"{split}_index"]])
         assert torch.equal(tensors[f"{split}_index"], whole[f"{split}_index"][kept])
@@ -348,3 +349,34 @@ def test_a_full_disk_is_reported_before_decoding(folder: Path, tmp_path: Path, m
     with pytest.raises(UserError, match=r"no room for 0\.0 GB"):
         prepared(folder, resume=job.resume, callbacks=job.callbacks())
     assert list(job.folder.iterdir()) == []
+
+
+def test_held_out_images_that_equal_a_training_image_are_counted_and_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By their pixels, whatever the file's format; one that differs in a pixel, and copies within a split, do not count."""
+    path = tmp_path / "set"
+    for name in ("train", "val", "test"):
+        (path / name).mkdir(parents=True)
+    shades = {"train": (1, 1, 2, 3), "val": (7, 8), "test": (9, 3, 1, 8, 8)}
+    for split, values in shades.items():
+        for k, value in enumerate(values):
+            image = Image.new("RGB", (8, 8), (value, value, value))
+            image.save(path / split / f"{k}.{'png' if split == 'train' else 'bmp'}")
+    tensors, notes = prepared(path, validation=None)
+    assert notes == {"copies": {"test": 2}}
+    assert "2 of the 5 test images equal a training image exactly (test/1.bmp equals train/3.png)" in caplog.text
+    assert {split: (one.rows, one.example) for split, one in copies(tensors).items()} == {"test": ([1, 2], 3)}
+    (path / "test" / "1.bmp").unlink()
+    (path / "test" / "2.bmp").unlink()
+    assert prepared(path, validation=None)[1] == {}
+
+
+def test_rows_stand_for_images_without_a_file(caplog: pytest.LogCaptureFixture) -> None:
+    """Sets that are published as arrays."""
+    images = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
+    images[0] = 1
+    splits = {"train": ("train", torch.tensor([5, 6, 7])), "test": ("test", torch.tensor([0, 4, 8]))}
+    found = copies({"train_images": images, "test_images": images.flip(0), "validation_images": images[:0]})
+    _warn_of_copies(_Published(), splits, found)
+    assert "3 of the 3 test images equal a training image exactly (row 0 of test equals row 6 of train)" in caplog.text

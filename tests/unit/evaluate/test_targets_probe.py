@@ -146,6 +146,26 @@ def test_labels_dealt_at_random_are_at_chance() -> None:
     assert not at_chance(split(torch.randn(300, 3, generator=STREAM), bright))
 
 
+@pytest.mark.parametrize(
+    ("chance", "scored", "said"),
+    [
+        (15, 20, False),
+        (12.5, 111, False),
+        (12.5, 112, True),
+        (50, 16, True),
+        (50, 15, False),
+        (1, 1584, True),
+        (100, 500, False),
+    ],
+)
+def test_guessing_is_only_said_where_enough_images_score(chance: float, scored: int, said: bool) -> None:
+    """Two deviations are at most half of chance; where all labels are one class, nothing can be above it."""
+    row = {"targets": chance, "pixels": chance, "chance": chance, "scored": scored}
+    assert at_chance([row]) == said
+    assert at_chance([row | {"pixels": chance / 2}]) == said
+    assert not at_chance([])
+
+
 def test_chance_is_the_share_of_the_most_frequent_class() -> None:
     """With classes of unequal size it is more than one by their number."""
     assert chance_level(torch.tensor([2, 0, 2, 1])) == 50

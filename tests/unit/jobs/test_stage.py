@@ -3,7 +3,8 @@
 import logging
 import os
 import signal
-from contextlib import AbstractContextManager, nullcontext
+import sys
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -360,6 +361,24 @@ def test_a_signal_before_the_first_checkpoint_is_answered_too(make: Any, capsys:
         os.kill(os.getpid(), signal.SIGTERM)
         assert "SIGTERM" in capsys.readouterr().err
         stage.checkpoint(lambda: {"epoch": 1})
+
+
+def test_a_signal_is_obeyed_where_nobody_reads_the_answer(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An orphan of a killed Snakemake has a pipe without a reader; its state is saved all the same."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", buffering=1) as nobody, pytest.raises(SystemExit) as caught, run(make()) as stage:
+        assert stage.resume() is None
+        stage.checkpoint(lambda: {"epoch": 1})
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stderr", nobody)
+            os.kill(os.getpid(), signal.SIGTERM)
+        with suppress(BrokenPipeError):  # what was not written is not written at the end either
+            nobody.close()
+        stage.checkpoint(lambda: {"epoch": 2})
+    assert caught.value.code == 128 + signal.SIGTERM
+    with run(make()) as stage:
+        assert stage.resume() == {"epoch": 2}
 
 
 def test_few_labels_of_many_classes_are_no_warning(make: Any, recwarn: pytest.WarningsRecorder) -> None:

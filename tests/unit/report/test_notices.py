@@ -8,13 +8,13 @@ from brought_sets import tensors_of_a_set, write_set
 from configs import DEFAULT, merged
 from PIL import Image
 
-from mkdt.artifacts import write_jsonl
+from mkdt.artifacts import Artifact, save, write_jsonl
 from mkdt.config.loading import load, read
 from mkdt.config.sections import Config
 from mkdt.errors import UserError
 from mkdt.report.notices import notices
 
-CHANCE = {"label_fraction": 0.1, "labels": 60, "chance": 12.5, "scored": 100}
+CHANCE = {"label_fraction": 0.1, "labels": 60, "chance": 12.5, "scored": 200}
 
 
 def of(folder: Path, config: Config, *rows: dict[str, float]) -> list[str]:
@@ -33,14 +33,21 @@ def test_a_smoke_report_says_that_its_numbers_mean_nothing(tmp_path: Path) -> No
 
 
 def test_labels_that_nothing_predicts_are_named(tmp_path: Path) -> None:
-    """One accuracy clearly above chance is enough: 19 % of 100 images is not, 20 % is."""
+    """One accuracy clearly above chance is enough: 17 % of 200 images is not, 18 % is."""
     config = read([])
-    (notice,) = of(tmp_path, config, CHANCE | {"targets": 11.0, "pixels": 19.0}, CHANCE | {"targets": 9, "pixels": 14})
+    (notice,) = of(tmp_path, config, CHANCE | {"targets": 11.0, "pixels": 17.0}, CHANCE | {"targets": 9, "pixels": 14})
     assert "digits" in notice
     assert "12.5 %" in notice
     for better in ("targets", "pixels"):
         row = CHANCE | {"targets": 11.0, "pixels": 11.0}
-        assert of(tmp_path, config, row, row | {better: 20.0}) == []
+        assert of(tmp_path, config, row, row | {better: 18.0}) == []
+
+
+def test_labels_that_nothing_predicts_are_not_named_at_scale_smoke(tmp_path: Path) -> None:
+    """Its teacher has learned nothing, whatever the labels are."""
+    config = load(merged(DEFAULT, {"scale": "smoke"}))
+    (notice,) = of(tmp_path, config, CHANCE | {"targets": 11.0, "pixels": 11.0})
+    assert "Scale: smoke" in notice
 
 
 def test_a_brought_set_and_an_image_folder_that_look_wrong_are_named(tmp_path: Path) -> None:
@@ -74,3 +81,15 @@ def test_a_missing_table_of_the_targets_probe_is_named(tmp_path: Path) -> None:
     """So is the rule that makes it."""
     with pytest.raises(UserError, match=r"none\.jsonl does not exist.*'targets_probe'"):
         notices(read([]), tmp_path / "none.jsonl")
+
+
+def test_held_out_images_that_are_training_images_are_named_in_proportion(tmp_path: Path) -> None:
+    """The data's header has their number; a set without any says nothing."""
+    tensors = {f"{split}_images": torch.zeros(20, 1, 2, 2, dtype=torch.uint8) for split in ("validation", "test")}
+    files = []
+    for name, notes in (("photos", {"copies": {"test": 3}}), ("clean", {"place": "clean/data.safetensors"})):
+        save(tmp_path / name / "data.safetensors", tensors, stage="data", notes=notes)
+        files.append(Artifact(tmp_path / name / "data.safetensors", "data"))
+    (tmp_path / "none").touch()
+    (notice,) = notices(read([]), tmp_path / "none", files)
+    assert notice.startswith("photos: 3 of the 20 test images (15 %) equal a training image exactly")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from score_tables import runs
 
 from mkdt.distill.synthetic_set import SyntheticSet
@@ -183,7 +184,11 @@ def test_sizes_in_words() -> None:
 
 
 def test_the_config_in_the_page_is_for_the_same_experiment() -> None:
-    """It is scaled already; the tracking address, which may hold a password, is left out."""
-    text = page.config_text({"scale": "smoke", "tracking": {"uri": "http://me:hush@host"}, "experts": {"count": 4}})
-    assert "hush" not in text
-    assert "scale: full" in text
+    """The tracking address, which may hold a password, is left out. One that is scaled down refers to the original."""
+    config = {"scale": "full", "tracking": {"uri": "http://me:hush@host"}, "experts": {"count": 4}}
+    text = page.config_text(config)
+    assert yaml.safe_load(text) == {"scale": "full", "experts": {"count": 4}}
+    assert "smoke" not in text
+    first = page.config_text(config | {"scale": "smoke"}).splitlines()[0]
+    assert first.startswith("#")
+    assert "scale=smoke" in first

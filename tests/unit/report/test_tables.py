@@ -84,7 +84,8 @@ def test_the_teachers_rows_are_repeated_for_every_student(tmp_path: Path) -> Non
         ("b", "teacher", runs("teacher", [0], values + 6)),
     ):
         files.append(tmp_path / f"{student}_{method}.csv")
-        report.save_table(files[-1], rows.drop(columns="source").assign(student=student))
+        written = rows.drop(columns="source").assign(student=student, split="test", chosen=True)
+        report.save_table(files[-1], written)
     for given in (files, [*files[:2], files[3]]):
         scores = report.read_scores(given, "s", ["b", "a"]).sort_values(["method", "student"])
         assert scores[["student", "method", "accuracy"]].to_numpy().tolist() == [
@@ -92,3 +93,16 @@ def test_the_teachers_rows_are_repeated_for_every_student(tmp_path: Path) -> Non
         ]  # fmt: skip
     alone = report.read_scores(files[3:], "s", ["b", "a"])
     assert alone[["student", "accuracy"]].to_numpy().tolist() == [["b", 86.0], ["a", 86.0]]
+
+
+def test_a_score_file_that_lacks_a_run_is_named(tmp_path: Path) -> None:
+    """Otherwise its interval would end in a traceback, or be of other runs than it says."""
+    written = (
+        runs("mkdt", [0, 1], np.arange(12.0).reshape(2, 3, 2)).drop(columns="source").assign(split="test", chosen=True)
+    )
+    for row in (0, 7, 11):
+        report.save_table(tmp_path / "mkdt.csv", written.drop(index=row))
+        with pytest.raises(UserError, match=r"mkdt\.csv lacks a run.*'probe'"):
+            report.read_scores([tmp_path / "mkdt.csv"], "s", ["c"])
+    report.save_table(tmp_path / "mkdt.csv", written)
+    assert len(report.read_scores([tmp_path / "mkdt.csv"], "s", ["c"])) == 12

@@ -1,5 +1,6 @@
 """The scripts of the studies: tables, texts and figures from made-up and from committed scores."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -491,6 +492,9 @@ def test_holm_is_the_step_down_rule(values: list[float]) -> None:
                 break
             rejected.add(row)
         assert {values[i] for i in rejected} == {values[i] for i in corrected.index[corrected <= alpha]}
+    padded = studies.holm(pd.Series([math.nan, *values, math.nan]))  # equal runs have no p, and are no comparison
+    assert padded.dropna().tolist() == corrected.tolist()
+    assert len(padded) == len(values) + 2
 
 
 def test_p_is_below_five_per_cent_where_the_interval_excludes_zero() -> None:

@@ -343,6 +343,20 @@ WRONG: dict[str, tuple[Callable[[Weights], Any], list[str]]] = {
     "not finite": (lambda w: w | {"bn1.weight": torch.full((64,), torch.nan)}, ["not finite in bn1.weight"]),
     "another network": (lambda w: {"blocks.0.attn.qkv.weight": torch.zeros(2)}, ["no known format", "blocks.0.attn.qkv.weight"]),
     "another stem": (lambda w: w | {"conv1.weight": torch.zeros(64, 3, 5, 5)}, ["no known format"]),
+    "the stem is missing": (lambda w: {k: v for k, v in w.items() if k != "conv1.weight"}, ["lacks conv1.weight"]),
+    "the first block lacks one": (
+        lambda w: {k: v for k, v in w.items() if k != "layer1.0.conv1.weight"}, ["lacks layer1.0.conv1.weight"],
+    ),
+    "the stem of mix-bt is missing": (
+        lambda w: {k: v for k, v in prefixed("f.", nn.Sequential(*KRR_ST.children())).items() if k != "f.0.weight"},
+        ["lacks conv1.weight"],
+    ),
+    "a bottleneck lacks one": (
+        lambda w: {k: v for k, v in resnet50().state_dict().items() if k != "layer1.0.conv3.weight"},
+        ["lacks layer1.0.conv3.weight"],
+    ),
+    "nothing": (lambda w: {}, ["has no tensors"]),
+    "nothing in a state dict": (lambda w: {"state_dict": {}}, ["has no tensors"]),
     "no state dict": (lambda w: {"model": w}, ["not a state dict"]),
     "a list": (lambda w: [1, 2], ["not a state dict"]),
 }  # fmt: skip
@@ -356,7 +370,7 @@ def test_tensors_that_do_not_fit_are_named(case: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         load(path)
     message = str(caught.value)
-    assert str(path) in message
+    assert message.startswith(f"teacher.checkpoint.file: {path}")
     assert all(word in message for word in words), message
     assert "\n" not in message
 
@@ -414,6 +428,24 @@ def test_a_truncated_file_is_named(tmp_path: Path, suffix: str, length: int) -> 
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(UserError, match=r"cannot be read.*damaged"):
         load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("ck.txt", b"epoch 3", "is no PyTorch or safetensors file"),
+        ("ck.pt", b"<html>not found</html>", "is no PyTorch or safetensors file"),
+        ("ck.safetensors", b"version https://git-lfs.github.com/spec/v1", "is no PyTorch or safetensors file"),
+        ("ck.pt", b"\x02" + bytes(7) + b"{}", "is a safetensors file, so its name must end in .safetensors"),
+        ("ck.safetensors", b"PK\x03\x04 and so on", "is a PyTorch file, so its name must end in .pt"),
+    ],
+)
+def test_a_file_of_another_format_is_called_so(tmp_path: Path, name: str, content: bytes, words: str) -> None:
+    """Without the number that a pickle reader stumbled over, and with the key that names the file."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=words) as caught:
+        load(tmp_path / name)
+    assert str(caught.value).startswith(f"teacher.checkpoint.file: {tmp_path / name} cannot be read")
 
 
 def test_images_that_are_too_small_are_refused_before_any_training(tmp_path: Path) -> None:

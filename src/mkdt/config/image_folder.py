@@ -112,7 +112,7 @@ def _split_folders(root: Path, labelled: bool, walk: Walk) -> dict[str, str]:
         if other not in chosen.values() and walk.has_images(root / other):
             raise UserError(
                 f"the image folder {root} has {chosen['train']}/ and beside it {shown(other)}/ with images, which is no "
-                f"split: move it away, or rename {chosen['train']}/ if that is a class."
+                f"split: move it away, rename it to val/ or test/ if it is one, or rename {chosen['train']}/ if that is a class."
             )
     if "test" not in chosen and "validation" in chosen:
         chosen["test"] = chosen.pop("validation")
@@ -171,8 +171,10 @@ def _classes(
     for split in names:
         unknown = sorted(name for name in set(class_of[split]) - set(number) if name)
         if unknown:
+            near = [name for name in classes if name.casefold() == unknown[0].casefold()]
+            hint = f": it has '{shown(near[0])}', which differs in upper and lower case" if near else ""
             raise UserError(
-                f"the image folder {root / folders[split]} has the class '{shown(unknown[0])}', which {train} lacks."
+                f"the image folder {root / folders[split]} has the class '{shown(unknown[0])}', which {train} lacks{hint}."
             )
     return classes, {split: [number[name] for name in class_of[split]] for split in names}
 

@@ -71,7 +71,9 @@ class Run:
         self.printed = project.folder / "snakemake.log"
         self.jobs: dict[str, tuple[str, list[str]]] = {}
         self.crowds: list[tuple[int, list[str]]] = []
-        self._interrupted: dict[str, int] = {}  # per job the time stamp of its log when it was last interrupted
+        # Per job the SLURM id and the time stamp of the log of the attempt that was interrupted last. A stopping
+        # attempt still saves and logs, so its id tells; a killed one leaves its log until the next attempt begins.
+        self._interrupted: dict[str, tuple[str, int]] = {}
 
     def __enter__(self) -> "Run":
         self._printed = self.printed.open("a")
@@ -125,7 +127,10 @@ class Run:
         running = [job for job, (rule, states) in self.jobs.items() if rule == name and states[-1] == "RUNNING"]
         states = self.project.resumes(LONG[name][1])
         begun, log = self.project.log(name)  # the log's last line is one of the attempt's first: then come states
-        if not running or not states or not log or begun == self._interrupted.get(name):
+        if not running or not states or not log:
+            return None
+        last_id, last_begun = self._interrupted.get(name, ("", 0))
+        if running[-1] == last_id or begun == last_begun:
             return None
         return running[-1] if states[0].stat().st_mtime_ns > begun else None
 
@@ -141,7 +146,7 @@ class Run:
                 if job := self.job(name):
                     begun, log = self.project.log(name)
                     assert name not in self._interrupted or "resuming from" in log, log
-                    self._interrupted[name] = begun
+                    self._interrupted[name] = (job, begun)
                     left[name].pop(0)(job)
             return not any(left.values())
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from safetensors import safe_open
 
+from mkdt.artifact_header import HEADER_KEY
 from mkdt.config import network_sizes, plan, sizes, views
 from mkdt.config.architectures import ARCHITECTURES, POOLS
 from mkdt.config.catalogue import DATASETS
@@ -359,7 +360,7 @@ def _stage_of(path: Path) -> str:
     """Return the stage that wrote a file, by its header; empty if it is no file of this project."""
     try:
         with safe_open(path, "np") as file:
-            return str(json.loads((file.metadata() or {})["mkdt"])["stage"])
+            return str(json.loads((file.metadata() or {})[HEADER_KEY])["stage"])
     except Exception:  # whatever the reader of an arbitrary file says
         return ""
 

@@ -9,5 +9,5 @@ with job.stage(snakemake, "subset") as stage:
     method = METHODS[stage.wildcards.method]
     source, data = open_source(stage, method)
     rows = function_of(method.function)(source, stage.settings, stage.seed, int(stage.wildcards.distill_seed))
-    subset = real_set(source, rows, stage.settings["views"], data.tensor("mean"), data.tensor("std"))
+    subset = real_set(source, rows, stage.settings["fixed_views"], data.tensor("mean"), data.tensor("std"))
     stage.save(stage.output.set, subset.tensors(), notes=subset.notes())

@@ -211,10 +211,7 @@ def _check_unrolling(config: Config) -> None:
 
 def _check_last_batches(config: Config) -> None:
     """No batch of one image reaches a batch norm, which takes no statistics from it."""
-    batch, total = config["pretrain"]["batch"], sizes.train_images(config, config["source"])
-    seen = len(views.expand(config["views"]))
-    counts = [*(seen * sizes.budget_count(config, budget) for budget in config["budgets"]), total]
-    lonely = [count for count in counts if count % batch == 1 or batch == 1]
+    batch, lonely = config["pretrain"]["batch"], sizes.lonely_rows(config)
     for name in config["pretrain"]["students"]:
         student = config["students"][name]
         normalises = student["architecture"] != "convnet" or student["norm"] == "batch"

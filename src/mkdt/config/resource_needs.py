@@ -18,8 +18,16 @@ from mkdt.config.network_sizes import (
 )
 from mkdt.config.plan import own_options, teacher_origin, used_datasets
 from mkdt.config.sections import Config, Names
-from mkdt.config.sizes import budget_images, consists_of_files, facts_of, image_shape, split_sizes, train_images
-from mkdt.config.views import expand, has_views
+from mkdt.config.sizes import (
+    budget_images,
+    consists_of_files,
+    facts_of,
+    image_shape,
+    split_sizes,
+    train_images,
+    view_count,
+)
+from mkdt.config.views import has_views
 
 FLOAT, LONG = 4, 8  # bytes
 # Bytes before any data. A tiny job on a CPU was measured with 1.6 GB of resident memory: the script with torch, kornia and
@@ -83,12 +91,7 @@ def _source(config: Config) -> tuple[int, int, int]:
 def _set_bytes(config: Config, budget: str) -> int:
     """A training set with its targets, as it is stored."""
     _, pixels, dimension = _source(config)
-    return budget_images(config, budget) * (FLOAT * (pixels + views_of(config, budget) * dimension) + LONG)
-
-
-def views_of(config: Config, budget: str) -> int:
-    """Return the number of views of each image of a set; all images are trained on as they are."""
-    return 1 if budget == "all" else len(expand(config["views"]))
+    return budget_images(config, budget) * (FLOAT * (pixels + view_count(config, budget) * dimension) + LONG)
 
 
 def _history(settings: Mapping[str, Any], pixels: int) -> int:
@@ -232,7 +235,7 @@ def distill(config: Config, names: Names) -> Need:
 def _matching(config: Config, names: Names, ssl: bool) -> Need:
     """Trajectory matching: the graphs of the steps that are kept, and pages of the experts' files that were read."""
     distill, pixels = config["distill"], _source(config)[1]
-    few = budget_images(config, names["budget"]) * (1 if ssl else views_of(config, names["budget"]))
+    few = budget_images(config, names["budget"]) * (1 if ssl else view_count(config, names["budget"]))
     size, batch = student_size(config, config["student"]), min(distill["batch"], few)
     steps, views = distill["steps"], 0
     if ssl:  # two views of each image, drawn before the steps and differentiated through
@@ -255,7 +258,7 @@ def _unrolled(config: Config, names: Names) -> Need:
     """Unrolled distillation: the graphs of the steps that are kept, the source, and a batch of it."""
     count, pixels, dimension = _source(config)
     section, size = config["bptt"], student_size(config, config["student"])
-    rows = budget_images(config, names["budget"]) * views_of(config, names["budget"])
+    rows = budget_images(config, names["budget"]) * view_count(config, names["budget"])
     graph = FLOAT * min(section["batch"], rows) * 2 * size.activations
     steps, retain = section["window"] or section["steps"], section["retain"]
     kept = 0 if section["compile"] else steps if isinstance(retain, str) else min(steps, retain)
@@ -273,7 +276,7 @@ def _unrolled(config: Config, names: Names) -> Need:
 def _kernel(config: Config, names: Names, settings: Mapping[str, Any]) -> Need:
     """KRR-ST: the pool of students with momenta, the graph of all synthetic images, the ridge system in float64."""
     (count, pixels, dimension), few = _source(config), budget_images(config, names["budget"])
-    few *= views_of(config, names["budget"])
+    few *= view_count(config, names["budget"])
     size, real = student_size(config, settings["student"]), min(config["krr_st"]["batch"], count)
     tensors, students = _set_bytes(config, names["budget"]), settings["students"]
     return Need(
@@ -291,7 +294,7 @@ def pretrain(config: Config, names: Names) -> Need:
     """The snapshots, their copy in the resume state and in the file that is written; the images before they move."""
     _, pixels, dimension = _source(config)
     section, size = config["pretrain"], student_size(config, names["student"])
-    few, seeds = budget_images(config, names["budget"]) * views_of(config, names["budget"]), len(section["seeds"])
+    few, seeds = budget_images(config, names["budget"]) * view_count(config, names["budget"]), len(section["seeds"])
     points, batch = _grid_points(config), min(section["batch"], few)
     snapshots = FLOAT * size.parameters * points
     images = few * pixels * (1 if names["budget"] == "all" else FLOAT)  # the source's are normalised a batch at a time

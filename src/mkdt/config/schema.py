@@ -32,6 +32,7 @@ PATTERNS = {
     "^[0-9a-f]{64}$": "must be 64 digits of 0-9 and a-f",
     "^([a-z][a-z0-9_]*|file:.+)$": "must be a name of letters a-z, digits and _, the first a letter, or file:PATH",
     "^auto$": "must be a number or auto",
+    "^(none|isotropic)$": "must be none, isotropic or a number from 0 to 1",
 }
 PERCENT = re.compile(r"\[?\s*(\d+(?:\.\d+)?)\s*%\s*\]?")
 SCHEMA = Path(__file__).parents[3] / "workflow" / "schemas" / "config.schema.yaml"

@@ -7,6 +7,7 @@ from mkdt.config.catalogue import DATASETS, PICTURES, Dataset
 from mkdt.config.folder_listings import Listing, find
 from mkdt.config.result_folders import RESULTS
 from mkdt.config.sections import Config
+from mkdt.config.views import expand
 from mkdt.errors import UserError
 
 
@@ -101,6 +102,18 @@ def budget_images(config: Config, label: str) -> int:
             f"config: budgets has no '{label}' (it has {', '.join(counts)}): add it, or ask for another set."
         )
     return counts[label]
+
+
+def view_count(config: Config, budget: str) -> int:
+    """Return the number of views of each image of a set; all images are trained on as they are."""
+    return 1 if budget == "all" else len(expand(config["views"]))
+
+
+def lonely_rows(config: Config) -> list[int]:
+    """Return the sizes of the sets, in rows (views count), whose last batch in pre-training is of one row."""
+    views, batch = len(expand(config["views"])), config["pretrain"]["batch"]
+    rows = [views * budget_count(config, budget) for budget in config["budgets"]]
+    return [count for count in [*rows, train_images(config, config["source"])] if count % batch == 1 or batch == 1]
 
 
 def consists_of_files(config: Config, dataset: str) -> bool:

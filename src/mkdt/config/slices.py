@@ -120,7 +120,7 @@ def _ssl(config: Config) -> Settings:
 
 def subset(config: Config, names: Names) -> Settings:
     """The number of images, their views, and a method's own settings."""
-    count = {"count": budget_images(config, names["budget"]), "views": expand(config["views"])}
+    count = {"count": budget_images(config, names["budget"]), "fixed_views": expand(config["views"])}
     sas = config["sas"] | {"augment": config["teacher"]["augment"]} if names["method"] == "sas" else {}
     return count | dict(sas) | own_options(config, names["method"])
 

@@ -11,11 +11,13 @@ from mkdt.config.catalogue import DATASETS
 from mkdt.config.methods import METHODS
 from mkdt.config.plan import used_datasets
 from mkdt.config.sections import Config, DatasetEntry
-from mkdt.config.sizes import budget_count
+from mkdt.config.sizes import budget_count, lonely_rows
+from mkdt.config.views import expand, parse
 from mkdt.errors import UserError
 
 ENDING = "_smoke"  # of all names, so that results of the two scales never mix
 LIMIT = 200  # images of each split
+FARTHEST = 2  # pixels that a view shifts an image
 SHRINK, SMALLEST = 4, 8  # sides of the images are divided by the one, as far as the other
 # Numbers keep at most this value, lists at most so many entries. `experts.epochs` fits the largest start and match epochs.
 MOST: dict[str, dict[str, int]] = {
@@ -95,7 +97,18 @@ def smoke(config: Config, smallest: int) -> Config:
     small["experiment"] += ENDING
     counts = {budget_count(small, budget): budget for budget in reversed(budgets)}  # of equal sizes the first stays
     small["budgets"] = list(reversed(counts.values()))
+    small["views"] = _once([_near(name) for name in expand(small["views"])])
+    while lonely_rows(small) and small["pretrain"]["batch"] < config["pretrain"]["batch"]:
+        small["pretrain"]["batch"] += 1
     return small
+
+
+def _near(view: str) -> str:
+    """A view that leaves the smallest images in sight: a shift by ``FARTHEST`` pixels at most."""
+    form = parse(view)
+    if form.kind != "shift":
+        return view
+    return " ".join(["shift", *(f"{min(max(number, -FARTHEST), FARTHEST):.0f}" for number in form.numbers)])
 
 
 def _few(entry: DatasetEntry, least: int) -> DatasetEntry:

@@ -57,6 +57,16 @@ def test_all_experiments_share_one_results_folder_at_both_scales(tmp_path: Path)
     assert not names["full"] & names["smoke"]
 
 
+def test_views_stay_in_sight_and_no_last_batch_is_of_one_row() -> None:
+    """Shifts fit the smallest images; 3 images in 11 views are 33 rows, one more than the batch."""
+    views = ["identity", "mirror", "shift 7 0", "shift 5 0", "shift -6 1", "crop 0.5 centre"]
+    smoke = loaded(None, "smoke", {"views": views})
+    assert smoke["views"] == ["identity", "mirror", "shift 2 0", "shift -2 1", "crop 0.5 centre"]
+    smoke = loaded(None, "smoke", {"views": ["identity", "mirror", "shifts 2", "crop 0.5 centre"], "budgets": [9]})
+    assert sizes.lonely_rows(smoke) == []
+    assert smoke["pretrain"]["batch"] == 33
+
+
 def test_what_becomes_equal_is_one_and_a_brought_set_keeps_its_size(tmp_path: Path) -> None:
     """Edge cases of the table."""
     smoke = loaded(None, "smoke", {"budgets": [16, 17, 0.001], "probe": {"label_fractions": [0.2, 0.5, 0.01]}})

@@ -153,13 +153,16 @@ def expert_inputs(wildcards):
     return inputs | ({"teacher": TEACHER} if METHODS[wildcards.method].teacher else {})
 
 
+def set_file(names):
+    """The file of the training set with these names: one that is brought, or one that is made."""
+    return METHOD_FILES.get(names["method"]) or STAGES["subset"].path(config, "set", names)
+
+
 def training_set(wildcards):
     """What a method trains on: a set file, or all images with their targets, which also give `none` its shapes."""
-    if wildcards.method in METHOD_FILES:
-        return {"data": SOURCE, "set": METHOD_FILES[wildcards.method]}
-    if not plan.has_budget(wildcards.method):
+    if wildcards.method not in METHOD_FILES and not plan.has_budget(wildcards.method):
         return {"data": SOURCE, "targets": TARGETS}
-    return {"data": SOURCE, "set": STAGES["subset"].path(config, "set", wildcards)}
+    return {"data": SOURCE, "set": set_file(wildcards)}
 
 
 def students(wildcards):

@@ -6,6 +6,8 @@ rule report:
         scores=sorted(made_by("probe")),
         data=[STAGES["data"].path(config, "data", {"dataset": name}) for name in config["probe"]["downstream"]],
         targets_probe=STAGES["targets_probe"].path(config, "metrics"),
+        targets=TARGETS,
+        trained=[set_file(names) for names in plan.first_sets(config)],
         sets=[STAGES["distill"].path(config, "set", names) for names in SYNTHETIC],
         metrics=[STAGES["distill"].path(config, "metrics", names) for names in plan.matched(config)],
         initial=[STAGES["subset"].path(config, "set", plan.initial_set(config, names)) for names in SYNTHETIC],

@@ -7,6 +7,7 @@ import torch
 from mkdt.artifacts import write_picture
 from mkdt.config.methods import METHODS
 from mkdt.data.pixels import image_grid
+from mkdt.distill.storage import stored
 from mkdt.distill.synthetic_set import check_distilled, load_synthetic
 from mkdt.jobs import stage as job
 from mkdt.jobs.method_inputs import function_of, open_source
@@ -32,4 +33,5 @@ with job.stage(snakemake, "distill") as stage:
     stage.write_metrics(stage.output.metrics)
     pictures = torch.cat([synthetic.pixels(images) for images in history])
     write_picture(stage.output.evolution, image_grid(pictures, columns=history.shape[1], most=len(pictures)))
-    stage.save(stage.output.set, synthetic.tensors(), notes=synthetic.notes())
+    tensors = stored(synthetic.tensors(), stage.settings["storage"], real=False)
+    stage.save(stage.output.set, tensors, notes=synthetic.notes())

@@ -4,7 +4,9 @@ import os
 from pathlib import Path
 
 from mkdt.artifacts import write_text
+from mkdt.config import plan
 from mkdt.config.methods import METHODS
+from mkdt.config.sizes import image_shape
 from mkdt.distill.synthetic_set import load_synthetic
 from mkdt.evaluate.labels import chance_level
 from mkdt.jobs import stage as job
@@ -22,7 +24,10 @@ with job.stage(snakemake, "report") as stage:
     data = stage.open_all("data", stage.input.data, "data")
     labels = [file.tensor("test_labels") for file in data]
     chance = dict(zip(scored, map(chance_level, labels), strict=True))
-    summary = report.summarise(accuracy, settings["methods"], chance)
+    sizes = report.set_sizes(plan.first_sets(snakemake.config), stage.input.trained)
+    source = stage.open("targets", stage.input.targets, "targets")
+    sizes["full", "all"] = report.size_of_all(source, *image_shape(snakemake.config, settings["source"]))
+    summary = report.summarise(accuracy, settings["methods"], chance, sizes)
     notes = notices(snakemake.config, stage.input.targets_probe, data)
     points = report.curve(scores, settings["budgets"])
     report.save_table(output.accuracy_csv, accuracy)

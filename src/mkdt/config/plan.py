@@ -118,6 +118,12 @@ def training_sets(config: Config) -> list[dict[str, str]]:
     ]
 
 
+def first_sets(config: Config) -> list[dict[str, str]]:
+    """Return the names of the first training set of each method and budget; all images, which have no file, are left out."""
+    first = {(names["method"], names["budget"]): names for names in reversed(training_sets(config))}
+    return [names for names in reversed(first.values()) if names["method"] not in ("none", "full", "teacher")]
+
+
 def distilled(config: Config) -> list[dict[str, str]]:
     """Return the names of the synthetic sets among ``training_sets``."""
     return [names for names in training_sets(config) if names["method"] in methods_that(stage="distill")]

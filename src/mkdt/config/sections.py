@@ -122,6 +122,13 @@ class Experts(TypedDict):
     weight_decay: float
 
 
+class Storage(TypedDict):
+    """`storage`."""
+
+    pixels: str
+    targets: str
+
+
 class Sas(TypedDict):
     """`sas`."""
 
@@ -280,6 +287,7 @@ class Config(TypedDict):
     experts: Experts
     budgets: list[float]
     views: list[str]
+    storage: Storage
     methods: list[str]
     distill_seeds: list[int]
     sas: Sas

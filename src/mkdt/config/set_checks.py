@@ -1,5 +1,6 @@
 """Check a set that somebody else distilled (``methods: [file:PATH]``): its form, its units, and what looks wrong. No torch here."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,15 +22,17 @@ from mkdt.errors import UserError
 
 Array = NDArray[Any]
 
-# Tensors of a set: type and shape. V is the number of its views, 1 where its header names none.
+# Tensors of a set: types and shape. V is the number of its views, 1 where its header names none.
 LAYOUT = {
-    "images": ("float32", "[m,C,H,W]"),
-    "targets": ("float32", "[V*m,D]"),
+    "images": ("float32, float16 or uint8", "[m,C,H,W]"),
+    "targets": ("float32, float16 or uint8", "[V*m,D]"),
     "step_size": ("float32", "[]"),
     "mean": ("float32", "[C]"),
     "std": ("float32", "[C]"),
     "init_index": ("int64", "[m]"),
 }
+# Beside tensors of type uint8: the values that 0 and 255 stand for, float32 [C,2] of pixels in [0, 1] and [D,2].
+BOUNDS = {"images": "pixel_bounds", "targets": "target_bounds"}
 # Denormalised pixels of a distilled set; the digits of the README run from -0.9 to 2.2.
 LOWEST, HIGHEST = -2.0, 3.0
 # Of any pixels in [0, 1].
@@ -182,12 +185,24 @@ def _misform(tensors: Mapping[str, Any], views: int) -> str:
         "std": shapes["std"] == (channels,),
         "init_index": shapes["init_index"] == (m,),
     }
-    for name, (dtype, _) in LAYOUT.items():
+    for name, (dtypes, _) in LAYOUT.items():
         given = str(tensors[name].dtype).removeprefix("torch.")
-        if not fits[name] or given != dtype:
-            form = ", ".join(f"{name} {dtype} {shape}" for name, (dtype, shape) in LAYOUT.items())
+        if not fits[name] or given not in re.split(", | or ", dtypes):
+            form = ", ".join(f"{name} {dtypes} {shape}" for name, (dtypes, shape) in LAYOUT.items())
             return f"{name} is {given} {list(shapes[name])}, expected {form}; V is {views}"
+        if given == "uint8" and (fault := _misbound(name, shapes[name][1], tensors)):
+            return fault
     return ""
+
+
+def _misbound(name: str, count: int, tensors: Mapping[str, Any]) -> str:
+    """Say what is wrong with the bounds of a tensor of type uint8 that has so many channels or components."""
+    bounds = tensors.get(BOUNDS[name])
+    given = bounds is not None and (str(bounds.dtype).removeprefix("torch."), tuple(bounds.shape))
+    if given == ("float32", (count, 2)):
+        return ""
+    shown = f"{given[0]} {list(given[1])}" if given else "not there"
+    return f"{name} is uint8, so that {BOUNDS[name]} must be float32 {[count, 2]}; it is {shown}"
 
 
 def _negative(tensors: Mapping[str, Any]) -> str:

@@ -105,21 +105,25 @@ def measure(tensors: Mapping[str, Any]) -> Values:
         tensors: arrays of numpy; ``images`` and ``targets`` may be slices of an open file.
     """
     mean, std = tensors["mean"], tensors["std"]
+    by_channel = mean[:, None, None], std[:, None, None]
     infinite = [name for name in ("mean", "std", "step_size") if not np.isfinite(tensors[name]).all()]
     values, pixels, neighbours, count, flat = _Moments(), _Moments(), _Moments(), 0, 0
     different = set[bytes]()
     for part in parts(tensors["images"]):
+        if part.dtype == np.uint8:
+            part = ((_dequantised(part, tensors["pixel_bounds"]) - by_channel[0]) / by_channel[1]).astype(np.float32)
         infinite += [] if np.isfinite(part).all() else ["images"]
         count += len(part)
         different |= {hashlib.sha256(image.tobytes()).digest() for image in part}
         flat += int((part.max((2, 3)) == part.min((2, 3))).all(1).sum())
         doubles = part.astype(np.float64)
         values.add(doubles, doubles)
-        doubles = doubles * std[:, None, None] + mean[:, None, None]
+        doubles = doubles * by_channel[1] + by_channel[0]
         pixels.add(doubles, doubles)
         neighbours.add(doubles[..., :-1], doubles[..., 1:])
     one_hot, alike, width, first = True, True, 0, None
     for part in parts(tensors["targets"]):
+        part = _dequantised(part, tensors["target_bounds"]) if part.dtype == np.uint8 else part
         infinite += [] if np.isfinite(part).all() else ["targets"]
         width, first = part.shape[1], part[0] if first is None else first
         alike &= bool((part == first).all())
@@ -142,6 +146,12 @@ def measure(tensors: Mapping[str, Any]) -> Values:
         one_hot=one_hot,
         alike=alike,
     )
+
+
+def _dequantised(values: Array, bounds: Array) -> Array:
+    """Return the values that bytes [n,K,...] stand for, between ``bounds`` [K,2]."""
+    low, high = bounds.T.reshape(2, -1, *[1] * (values.ndim - 2))
+    return np.asarray(low + (high - low) * (values / np.float32(255)))
 
 
 def parts(tensor: Any) -> Iterator[Array]:
@@ -174,7 +184,7 @@ def _values_of(path: Path, *_stamp: int) -> Values:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             header = read_header(file.metadata() or {}, {name: one.get_shape() for name, one in slices.items()})
             intact = all(_is_intact(file, name, stored) for name, stored in header["digests"].items())
-            small = {name: file.get_tensor(name) for name in ("mean", "std", "step_size")}
+            small = {name: file.get_tensor(name) for name in slices if name not in ("images", "targets")}
             found = measure(slices | small) if intact else None
     except Exception as error:  # whatever the reader of an arbitrary file says
         raise unreadable(error) from error

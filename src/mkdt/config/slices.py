@@ -121,12 +121,17 @@ def _ssl(config: Config) -> Settings:
 def subset(config: Config, names: Names) -> Settings:
     """The number of images, their views, and a method's own settings."""
     count = {"count": budget_images(config, names["budget"]), "fixed_views": expand(config["views"])}
+    count |= {"storage": {"targets": config["storage"]["targets"]}}  # pixels of real images are bytes
     sas = config["sas"] | {"augment": config["teacher"]["augment"]} if names["method"] == "sas" else {}
     return count | dict(sas) | own_options(config, names["method"])
 
 
 def distill(config: Config, names: Names) -> Settings:
-    """A distillation method's section of the config, or an extension's options, and the student."""
+    """A distillation method's section of the config, or an extension's options, the student, and how the set is stored."""
+    return _method(config, names) | {"storage": dict(config["storage"])}
+
+
+def _method(config: Config, names: Names) -> Settings:
     section = METHODS[names["method"]].section
     if section == "krr_st":
         return _student(config, config["krr_st"]["student"]) | _without(config["krr_st"], ["init", "student"])

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from mkdt import artifacts
-from mkdt.config.set_checks import LAYOUT, misfit, views_of
+from mkdt.config.set_checks import BOUNDS, LAYOUT, misfit, views_of
 from mkdt.config.views import IDENTITY
 from mkdt.data.pixels import denormalise
 from mkdt.data.views import decode
+from mkdt.distill.storage import restored
 from mkdt.errors import UserError
 
 
@@ -46,7 +47,7 @@ class SyntheticSet:
         return len(self.images)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the tensors by name, as they are stored."""
+        """Return the tensors by name; ``mkdt.distill.storage`` says how they are stored."""
         return {name: getattr(self, name) for name in self.NAMES}
 
     def notes(self) -> dict[str, Any]:
@@ -156,11 +157,13 @@ def load_synthetic(path: str | Path | artifacts.Artifact, stage: str | None = No
         UserError: the file is missing, damaged, or its tensors do not fit together.
     """
     file = path if isinstance(path, artifacts.Artifact) else artifacts.Artifact(path, stage)
-    tensors = {name: file.tensor(name) for name in SyntheticSet.NAMES}
+    names = [*SyntheticSet.NAMES, *(name for name in BOUNDS.values() if name in file.names)]
+    tensors = {name: file.tensor(name) for name in names}
     try:
         views = views_of(file.header)
     except ValueError as error:
         raise UserError(f"{file.path} is not a synthetic set: {error} (docs/artifacts.md).") from error
     if fault := misfit(tensors, len(views)):
         raise UserError(f"{file.path} is not a synthetic set: {fault} (docs/artifacts.md).")
-    return SyntheticSet(**tensors, views=views, provenance=file.header)
+    whole = restored(tensors)
+    return SyntheticSet(**{name: whole[name] for name in SyntheticSet.NAMES}, views=views, provenance=file.header)

@@ -10,7 +10,8 @@ from mkdt.artifacts import Artifact
 from mkdt.config.catalogue import DATASETS
 from mkdt.config.methods import SET_STAGES
 from mkdt.config.schema import flat
-from mkdt.config.set_checks import views_of
+from mkdt.config.set_checks import BOUNDS, views_of
+from mkdt.distill.storage import bytes_of
 from mkdt.distill.synthetic_set import SyntheticSet
 from mkdt.jobs.lineage import Family, Place, recipe
 from mkdt.report.statistics import interval, paired
@@ -36,7 +37,7 @@ def of_set(tiny: SyntheticSet, file: Artifact, place: Place | None, family: Fami
         place, family: its place in the results, and the artifacts there; None outside of them.
     """
     table, mine = _accuracies(file, place)
-    return f"""{_contents(tiny, real=file.header["stage"] == "subset")}
+    return f"""{_contents(tiny, file)}
 {_loading(file, _example_point(mine, place))}
 {_source(file, family)}
 {_settings("How it was made", file.header["parameters"])}
@@ -44,7 +45,8 @@ def of_set(tiny: SyntheticSet, file: Artifact, place: Place | None, family: Fami
 {_provenance(file, place)}"""
 
 
-def _contents(tiny: SyntheticSet, real: bool) -> str:
+def _contents(tiny: SyntheticSet, file: Artifact) -> str:
+    real = file.header["stage"] == "subset"
     count, channels, height, width = tiny.images.shape
     rows, dimension = tiny.targets.shape
     views = (
@@ -54,22 +56,30 @@ def _contents(tiny: SyntheticSet, real: bool) -> str:
     )
     noun, verb = ("real", "is") if real else ("distilled", "started from")
     step_size = "a start value, not learned" if real else "the student's SGD step size in distillation"
+    dtypes = {name: str(file.tensor(name).dtype).removeprefix("torch.") for name in ("images", "targets")}
+    bounds = "".join(
+        f"| `{name}` | float32 {list(file.shape(name))} | what 0 and 255 of `{of}` stand for{', in pixels' * (of == 'images')} |\n"
+        for of, name in BOUNDS.items()
+        if name in file.names
+    )
+    form = "bytes between `pixel_bounds`" if dtypes["images"] == "uint8" else "normalised: (pixel - mean) / std"
     return f"""# {count:,} {noun} images
 
 {count:,} {noun} images with their targets, for self-supervised pre-training: a network learns to predict the targets
-(a teacher's representation, {dimension} numbers) from the images, and is then used as an encoder. There are no labels.{views}
+(a teacher's representation, {dimension} numbers) from the images, and is then used as an encoder. There are no labels.
+Images, targets and step size take {bytes_of(file):,} bytes.{views}
 
 ![The images](images.png)
 
 | `set.safetensors` | dtype, shape | |
 |---|---|---|
-| `images` | float32 [{count}, {channels}, {height}, {width}] | normalised: (pixel - mean) / std, of pixels in [0, 1] |
-| `targets` | float32 [{rows}, {dimension}] | what to predict{", view by view" if views else ""} |
-| `step_size` | float32 [] | {float(tiny.step_size):.4g}: {step_size} |
+| `images` | {dtypes["images"]} [{count}, {channels}, {height}, {width}] | {form}, of pixels in [0, 1] |
+| `targets` | {dtypes["targets"]} [{rows}, {dimension}] | what to predict{", view by view" if views else ""} |
+{bounds}| `step_size` | float32 [] | {float(tiny.step_size):.4g}: {step_size} |
 | `mean`, `std` | float32 [{channels}] | {_numbers(tiny.mean.tolist())}; {_numbers(tiny.std.tolist())}: of the source's training pixels |
 | `init_index` | int64 [{count}] | the training image that each one {verb} |
 
-`images.png` shows the images clamped and rounded to 8 bits; do not train on it.
+`load.py` returns images and targets as normalised float32. `images.png` shows the images clamped and rounded to 8 bits; do not train on it.
 """
 
 

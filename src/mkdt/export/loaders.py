@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mkdt.config.views import IDENTITY
 from mkdt.data.views import decode
+from mkdt.distill.storage import restored
 from mkdt.networks.backbones import build_backbone
 
 
@@ -28,6 +29,7 @@ def load_set(path: str | Path) -> dict[str, Tensor]:
     with safe_open(path, "pt") as file:
         header = json.loads((file.metadata() or {}).get("mkdt", "{}"))
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tensors = restored(tensors)
     images, mean, std = (tensors[name] for name in ("images", "mean", "std"))
     views = header.get("notes", {}).get("views", [IDENTITY])
     pixels = images * std[:, None, None] + mean[:, None, None]

@@ -177,7 +177,7 @@ def _tables(summary: pd.DataFrame, accuracy: pd.DataFrame) -> Iterator[dict[str,
         rows = []
         for row in _records(here):
             _, low, high = statistics.interval(runs[(*values, row["method"])], "accuracy")
-            rows.append(row | {"mean_low": low, "mean_high": high})
+            rows.append(row | {"mean_low": low, "mean_high": high, "size": _size_of(row)})
         setting = dict(zip(by, values, strict=True))
         best = max((row["mean"] for row in rows if row["method"] not in CEILINGS), default=math.nan)
         yield {
@@ -187,6 +187,12 @@ def _tables(summary: pd.DataFrame, accuracy: pd.DataFrame) -> Iterator[dict[str,
             "best": best,
             "chance": rows[0].get("chance"),
         }
+
+
+def _size_of(row: Mapping[str, Any]) -> str:
+    """Format the size of a row's set, where it has one: ``14 images, 8.07 kB``."""
+    has_size = pd.notna(row.get("bytes"))
+    return f"{row['images']:,} images, {size(row['bytes'])}" if has_size else ""
 
 
 def _headlines(summary: pd.DataFrame, methods: set[str], source: str) -> list[dict[str, Any]]:

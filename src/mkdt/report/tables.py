@@ -8,11 +8,13 @@ from typing import Any
 
 import pandas as pd
 
-from mkdt.artifacts import by_rule, write_text
+from mkdt.artifacts import Artifact, by_rule, write_text
 from mkdt.config.methods import METHODS
+from mkdt.distill.storage import bytes_of
 from mkdt.errors import UserError
 from mkdt.report.statistics import COMPARISON, RUN, compare, interval
 
+Sizes = dict[tuple[str, str], tuple[int, int]]  # (method, budget) -> images, bytes
 KEYS = ["source", "budget", "method", "student", "downstream", "evaluation", "label_fraction"]
 EVALUATIONS = {"linear": "linear probe", "knn": "k-NN", "finetune": "fine-tuning"}
 
@@ -88,8 +90,26 @@ def _for_every_budget(table: pd.DataFrame, budgets: Sequence[str]) -> pd.DataFra
     return pd.concat(parts, ignore_index=True).sort_values([*KEYS, *RUN], kind="stable").reset_index(drop=True)
 
 
+def set_sizes(names: Iterable[Mapping[str, str]], files: Iterable[str | Path]) -> Sizes:
+    """Return the images and bytes of sets, by method and budget; the files are in the order of their names."""
+    found = {}
+    for of, path in zip(names, files, strict=True):
+        file = Artifact(path)
+        found[of["method"], of["budget"]] = file.shape("images")[0], bytes_of(file)
+    return found
+
+
+def size_of_all(targets: Artifact, channels: int, size: int) -> tuple[int, int]:
+    """Return the number of all training images, and their bytes: pixels in one byte each, targets as they are stored."""
+    count, dimension = targets.shape("targets")
+    return count, count * (channels * size**2 + 4 * dimension)
+
+
 def summarise(
-    accuracy: pd.DataFrame, methods: Sequence[str], chance: Mapping[str, float] | None = None
+    accuracy: pd.DataFrame,
+    methods: Sequence[str],
+    chance: Mapping[str, float] | None = None,
+    sizes: Sizes | None = None,
 ) -> pd.DataFrame:
     """Summarise each source, budget, method, student, downstream set, evaluation and label fraction in one row.
 
@@ -97,7 +117,8 @@ def summarise(
     from ``compare``. Also ``rate`` and ``steps`` of the chosen point (under the protocol ``paper``, where each set has its
     own rate, their mean); ``at_edge`` where a larger grid might have a better point; ``recovered``, the share
     (method - none) / (full - none) of what pre-training on all images gains, where it gains; with ``chance``, by
-    downstream set, that column too.
+    downstream set, that column too. ``sizes``, by method and budget (``all`` for those without), become ``images`` and
+    ``bytes``.
     """
     setting = [key for key in KEYS if key != "method"]
     rows = []
@@ -107,6 +128,11 @@ def summarise(
             rows.append(dict(zip(setting, values, strict=True)) | _summary_of(method, parts))
     columns = [*KEYS, "mean", "std", "n", "rate", "steps", "at_edge", *COMPARISON, "recovered"]
     summary = pd.DataFrame(rows).reindex(columns=columns)
+    if sizes is not None:
+        without = {method: size for (method, budget), size in sizes.items() if budget == "all"}
+        pairs = zip(summary["method"], summary["budget"], strict=True)
+        known = [sizes.get(pair, without.get(pair[0], (None, None))) for pair in pairs]
+        summary[["images", "bytes"]] = pd.DataFrame(known, index=summary.index, dtype="Int64")
     return summary if chance is None else summary.assign(chance=summary["downstream"].map(chance))
 
 
@@ -258,10 +284,16 @@ def as_text(summary: pd.DataFrame, protocol: str, notices: Sequence[str] = ()) -
     return "\n".join(lines)
 
 
+def size_in_words(images: Any, count: Any) -> str:
+    """Format the size of a set: ``14, 8,068``; ``-`` where there is none."""
+    return "-" if pd.isna(images) else f"{images:,}, {count:,}"
+
+
 def _setting_as_text(summary: pd.DataFrame) -> str:
     """Format one setting: a row a method, three columns a label fraction."""
     fractions = sorted(summary["label_fraction"].unique())
-    header = ["method", "lr, steps"]
+    has_sizes = "bytes" in summary
+    header = ["method", *["images, bytes"] * has_sizes, "lr, steps"]
     for fraction in fractions:
         header += [f"{fraction:.4g} of labels", "vs random", "recovered"]
     rows = []
@@ -269,7 +301,8 @@ def _setting_as_text(summary: pd.DataFrame) -> str:
         part = summary[summary["method"] == method].set_index("label_fraction")
         first = part.iloc[0]
         edge = "*" if first["at_edge"] else ""
-        cells = [method, f"{first['rate']:.3g}, {first['steps']}{edge}" if first["steps"] else "-"]
+        cells = [method] + ([size_in_words(first["images"], first["bytes"])] if has_sizes else [])
+        cells += [f"{first['rate']:.3g}, {first['steps']}{edge}" if first["steps"] else "-"]
         for fraction in fractions:
             row = part.loc[fraction]
             cells += [f"{row['mean']:.1f} ± {row['std']:.1f}", difference(row), share(row["recovered"])]

@@ -56,7 +56,7 @@ def test_a_step_size_that_is_not_positive_is_refused(make_set: MakeSet, tmp_path
         ("images", torch.zeros(0, 1, 8, 8)),
         ("images", torch.zeros(5, 1, 8, 8)),
         ("images", torch.zeros(6, 3, 8, 8)),
-        ("images", torch.zeros(6, 1, 8, 8, dtype=torch.uint8)),
+        ("images", torch.zeros(6, 1, 8, 8, dtype=torch.int64)),
         ("images", torch.zeros(6, 1, 8, 8, dtype=torch.float64)),
         ("targets", torch.zeros(6)),
         ("targets", torch.zeros(5, 3)),

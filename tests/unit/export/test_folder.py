@@ -19,7 +19,8 @@ from mkdt import artifacts
 from mkdt.artifacts import Artifact
 from mkdt.cli.inspection import describe
 from mkdt.config.methods import SET_STAGES, methods_that
-from mkdt.distill.synthetic_set import SyntheticSet
+from mkdt.distill.storage import bytes_of, stored
+from mkdt.distill.synthetic_set import SyntheticSet, load_synthetic
 from mkdt.errors import UserError
 from mkdt.evaluate.pretraining import snapshots
 from mkdt.export.folder import export
@@ -48,20 +49,29 @@ def test_an_exported_set_needs_no_mkdt(results: Path, tmp_path: Path, tiny: Synt
         assert words in card
 
 
-def test_an_exported_set_is_decoded_to_all_its_views(results: Path, tmp_path: Path, tiny: SyntheticSet) -> None:
-    """Without the package; rows of images and targets belong together, and the file is as small as its images."""
+@pytest.mark.parametrize("precision", ["float32", "float16", "uint8"])
+def test_an_exported_set_is_decoded_to_all_its_views(
+    results: Path, tmp_path: Path, tiny: SyntheticSet, precision: str
+) -> None:
+    """Without the package, from any storage; rows of images and targets belong together."""
     names = ("identity", "mirror", "shift 1 0", "rotate 30", "crop 0.5 centre", "colour 0.1")
     more = replace(tiny, views=names, targets=torch.randn(6 * len(tiny), tiny.targets.shape[1]))
-    artifacts.save(results / SET, more.tensors(), stage="distill", parameters={}, notes=more.notes())
+    kept = stored(more.tensors(), {"pixels": precision, "targets": precision}, real=False)
+    artifacts.save(results / SET, kept, stage="distill", parameters={}, notes=more.notes())
+    read = load_synthetic(results / SET)
     export(results / SET, tmp_path / "out")
-    torch.save(more.decoded(), tmp_path / "expected.pt")
+    torch.save([read.decoded(), read.targets], tmp_path / "expected.pt")
     alone(
         tmp_path / "out",
         snippet(tmp_path / "out", 0)
-        + f"import torch; assert torch.equal(images, torch.load('{tmp_path / 'expected.pt'}')); assert len(targets) == len(images)\n"
+        + f"import torch; expected = torch.load('{tmp_path / 'expected.pt'}')\n"
+        + "assert torch.equal(images, expected[0]); assert torch.equal(targets, expected[1])\n"
         + f"assert len(pixels) == {len(tiny)}",
     )
-    assert "mirror" in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "mirror" in card
+    assert f"{bytes_of(artifacts.Artifact(results / SET)):,} bytes" in card
+    assert f"`targets` | {precision} [" in card
 
 
 def test_an_exported_student_is_the_snapshot_that_validation_chose(

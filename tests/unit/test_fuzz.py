@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mkdt import artifacts
-from mkdt.config import architectures, plan, registry, sizes, stages
+from mkdt.config import architectures, plan, registry, stages
 from mkdt.config import loading as cfg
+from mkdt.config.budgets import budget_words
 from mkdt.config.catalogue import DATASETS
 from mkdt.config.methods import METHODS, methods_that
 from mkdt.config.schema import SCHEMA
@@ -152,7 +153,7 @@ def evaluate_all(config: Config) -> None:
             assert artifact == STAGES[job.stage].artifact or sets
             assert names.items() <= found.items() | {"first": names.get("first"), "last": names.get("last")}.items()
     for budget, _ in (one for method in config["methods"] for one in plan.variants(config, method)):
-        assert sizes.budget_words(budget)
+        assert budget_words(budget)
     assert registry.names(config)
     assert resources.table(config).count("\n") > 5
     assert resources.total(config).count("|") == 6

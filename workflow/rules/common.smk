@@ -28,6 +28,7 @@ try:  # a file of `mkdt.extensions` may declare what cannot be
     )
     from mkdt.config.methods import METHODS, methods_that
     from mkdt.config.stages import STAGES, files as files_of, targets_path
+    from mkdt.config.teacher_origin import teacher_origin
     from mkdt.config.views import has_views
     from mkdt.jobs import unchanged_run
     from mkdt.jobs.code_digest import stage_code
@@ -68,7 +69,7 @@ SOURCE = STAGES["data"].path(config, "data", {"dataset": config["source"]})
 TEACHER = STAGES["teacher"].path(config, "teacher")
 REPRESENTATIONS = STAGES["targets"].path(config, "targets")
 TARGETS = targets_path(config)  # the representations themselves, or in another space
-TEACHER_ORIGIN = plan.teacher_origin(config)
+TEACHER_ORIGIN = teacher_origin(config)
 BATCHES = plan.expert_batches(config)
 METHOD_FILES = {plan.method_name(m): m.removeprefix("file:") for m in config["methods"] if m.startswith("file:")}
 

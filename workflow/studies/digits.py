@@ -7,10 +7,10 @@ import shared as studies
 from matplotlib.figure import Figure
 
 from mkdt.artifacts import write_text
+from mkdt.config.budgets import budget_label
 from mkdt.config.loading import read
 from mkdt.config.methods import METHODS
 from mkdt.config.plan import has_budget
-from mkdt.config.sizes import budget_label
 from mkdt.report import figures
 from mkdt.report import tables as report
 
@@ -62,7 +62,7 @@ def main() -> None:
     """Write the tables and the figure."""
     config = read([CONFIG])
     made = studies.save(PAGE, config)
-    shares = {budget_label(budget): budget for budget in config["budgets"]}
+    shares = {budget_label(budget): float(budget) for budget in config["budgets"]}
     write_text(PAGE / "table.md", as_text(made["summary"], shares))
     equal = studies.at_equal_steps(made["runs_by_steps"], PAIRS, list(shares), [80, 320])
     report.save_table(PAGE / "equal_steps.csv", equal)

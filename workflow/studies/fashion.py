@@ -7,8 +7,8 @@ import pandas as pd
 import shared as studies
 
 from mkdt.artifacts import write_text
+from mkdt.config.budgets import budget_label
 from mkdt.config.loading import read
-from mkdt.config.sizes import budget_label
 from mkdt.config.stages import STAGES
 from mkdt.report import figures
 from mkdt.report import tables as report

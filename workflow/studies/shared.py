@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 
 from mkdt.artifacts import write_text
+from mkdt.config.budgets import budget_label
 from mkdt.config.plan import method_name
 from mkdt.config.result_folders import RESULTS
 from mkdt.config.sections import Config
-from mkdt.config.sizes import budget_label
 from mkdt.errors import UserError
 from mkdt.report import statistics
 from mkdt.report import tables as report

@@ -20,7 +20,7 @@ from variance import nested_shares, noise_share
 
 from mkdt import seeding
 from mkdt.artifacts import Artifact
-from mkdt.config import sizes
+from mkdt.config.budgets import budget_label
 from mkdt.config.loading import read
 from mkdt.config.plan import jobs
 from mkdt.config.sections import Config
@@ -208,7 +208,7 @@ def measure(source: Source) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
                 gradients.append(
                     {"objective": objective, "epoch": epoch, "batch": size, "batches": between, "views": within}
                 )
-    budget, rows = sizes.budget_label(source.config["budgets"][0]), []
+    budget, rows = budget_label(source.config["budgets"][0]), []
     for seed in source.config["distill_seeds"]:
         names = {"method": "random", "budget": budget, "distill_seed": str(seed)}
         path = STAGES["subset"].path(source.config, "set", names)
@@ -224,7 +224,7 @@ def measure(source: Source) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
 def matching(source: Source) -> pd.DataFrame:
     """Read the matching loss of every distillation by iteration."""
     tables = []
-    budget = sizes.budget_label(source.config["budgets"][0])
+    budget = budget_label(source.config["budgets"][0])
     for method in ("mkdt", "mtt_ssl"):
         for seed in source.config["distill_seeds"]:
             names = {"method": method, "budget": budget, "distill_seed": str(seed)}

@@ -22,11 +22,11 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from mkdt.artifacts import Artifact, digest, save, write_text
+from mkdt.config.budgets import budget_label
 from mkdt.config.loading import load, merge
 from mkdt.config.methods import METHODS
 from mkdt.config.result_folders import RESULTS
 from mkdt.config.sections import Config
-from mkdt.config.sizes import budget_label
 from mkdt.config.stages import STAGES
 from mkdt.data.pixels import normalise
 from mkdt.data.preparation import prepare

@@ -10,7 +10,7 @@ from typing import Any, cast
 from safetensors import safe_open
 
 from mkdt.artifact_header import HEADER_KEY
-from mkdt.config import network_sizes, plan, sizes, views
+from mkdt.config import budgets, network_sizes, plan, sizes, views
 from mkdt.config.architectures import ARCHITECTURES, POOLS
 from mkdt.config.catalogue import DATASETS
 from mkdt.config.dataset_checks import check_dataset, fail_if
@@ -19,6 +19,7 @@ from mkdt.config.result_folders import RESERVED
 from mkdt.config.schema import LARGEST
 from mkdt.config.sections import Backbone, Config, Network
 from mkdt.config.set_checks import check_set
+from mkdt.config.teacher_origin import teacher_origin
 from mkdt.errors import UserError
 
 # Characters, of all names that become folders.
@@ -103,7 +104,7 @@ def _check_networks(config: Config) -> None:
     """Every network that is built has the keys it needs and takes the source's images."""
     students, size = config["students"], sizes.image_shape(config, config["source"])[1]
     _check_arguments(f"students.{config['krr_st']['student']}", students[config["krr_st"]["student"]])
-    if plan.teacher_origin(config) == "trained":
+    if teacher_origin(config) == "trained":
         _check_network("teacher.backbone", config["teacher"]["backbone"], size)
     for name in sorted(plan.used_students(config)):
         _check_network(f"students.{name}", students[name], size)
@@ -117,28 +118,40 @@ def _check_networks(config: Config) -> None:
 
 def _check_budgets(config: Config) -> None:
     """Budgets are numbers of images that the source has, and no two are the same number."""
-    counts: dict[int, float] = {}
+    seen: dict[tuple[int, ...], str] = {}
     source, total = config["source"], sizes.train_images(config, config["source"])
     comparing = [method for method in config["methods"] if method in methods_that(section="mtt_ssl")]
     for budget in config["budgets"]:
+        shown = budget if isinstance(budget, str) else f"{budget:.12g}"
+        _check_budget(config, budget, shown)
+        counts = budgets.budget_counts(config, budget)
+        fail_if(min(counts) < 1, f"budgets: {shown} of source '{source}' is less than one image.")
         fail_if(
-            budget >= 1 and budget != int(budget),
-            f"budgets: {budget:g} is neither a fraction below 1 nor a whole number.",
-        )
-        count = sizes.budget_count(config, budget)
-        fail_if(count < 1, f"budgets: {budget:g} of source '{source}' is less than one image.")
-        fail_if(
-            count < 2 and bool(comparing),
-            f"budgets: {budget:g} of source '{source}' is one image, but '{''.join(comparing[:1])}' needs two: SSL "
+            min(counts) < 2 and bool(comparing),
+            f"budgets: {shown} of source '{source}' is one image, but '{''.join(comparing[:1])}' needs two: SSL "
             "compares images.",
         )
-        fail_if(count > total, f"budgets: {budget:g} asks for {count:.12g} images, source '{source}' has {total}.")
+        most = max(counts)
+        fail_if(most > total, f"budgets: {shown} asks for {most:.12g} images, source '{source}' has {total}.")
         fail_if(
-            count in counts,
-            f"budgets: {counts.get(count, 0):.12g} and {budget:.12g} are the same size, {count} images of source "
+            tuple(counts) in seen,
+            f"budgets: {seen.get(tuple(counts), '')} and {shown} are the same size, {most} images of source "
             f"'{source}': leave one out.",
         )
-        counts[count] = budget
+        seen[tuple(counts)] = shown
+
+
+def _check_budget(config: Config, budget: float | str, shown: str) -> None:
+    """A number is a fraction or whole; bytes can be counted before the targets are made."""
+    if not isinstance(budget, str):
+        whole = budget < 1 or budget == int(budget)
+        fail_if(not whole, f"budgets: {shown} is neither a fraction below 1 nor a whole number.")
+        return
+    fail_if(
+        teacher_origin(config) != "trained" and config["targets"]["space"]["components"] is None,
+        f"budgets: {shown} needs the length of the targets, which is not known yet of a teacher that is brought: set "
+        "targets.space.components, or give a number of images.",
+    )
 
 
 def _check_views(config: Config) -> None:
@@ -160,7 +173,7 @@ def _check_views(config: Config) -> None:
             f"views: '{name}' has {len(view.numbers)} amounts, but images have {channels} channel(s).",
         )
     fail_if(
-        views.has_views(names) and plan.teacher_origin(config) == "file",
+        views.has_views(names) and teacher_origin(config) == "file",
         "views need the teacher, which encodes them, but targets.file brings representations only: set views to "
         "[identity].",
     )
@@ -168,7 +181,7 @@ def _check_views(config: Config) -> None:
 
 def _check_training(config: Config) -> None:
     """Experts reach the epochs that are matched; the teacher's views, warm-up and processes fit together."""
-    distill, teacher, trained = config["distill"], config["teacher"], plan.teacher_origin(config) == "trained"
+    distill, teacher, trained = config["distill"], config["teacher"], teacher_origin(config) == "trained"
     needed, epochs = distill["start_epochs"] - 1 + distill["match_epochs"], config["experts"]["epochs"]
     fail_if(
         any(method in METHODS and METHODS[method].matches for method in config["methods"]) and epochs < needed,
@@ -201,7 +214,7 @@ def _check_unrolling(config: Config) -> None:
     )
     late = [step for step in bptt["losses_at"] if step >= steps]
     fail_if(bool(late), f"bptt.losses_at has {late}, but bptt.steps is {steps}: name fewer steps.")
-    if components is not None and plan.teacher_origin(config) == "trained":
+    if components is not None and teacher_origin(config) == "trained":
         known = network_sizes.teacher_size(config).features
         fail_if(
             components > known,
@@ -211,7 +224,7 @@ def _check_unrolling(config: Config) -> None:
 
 def _check_last_batches(config: Config) -> None:
     """No batch of one image reaches a batch norm, which takes no statistics from it."""
-    batch, lonely = config["pretrain"]["batch"], sizes.lonely_rows(config)
+    batch, lonely = config["pretrain"]["batch"], budgets.lonely_rows(config)
     for name in config["pretrain"]["students"]:
         student = config["students"][name]
         normalises = student["architecture"] != "convnet" or student["norm"] == "batch"
@@ -238,7 +251,7 @@ def _check_methods(config: Config) -> None:
         needing = "".join([name for name in made if METHODS[name].teacher][:1])
         purpose = f" to choose the {needing} subset" if needing != method else ""
         fail_if(
-            plan.teacher_origin(config) == "file" and bool(needing),
+            teacher_origin(config) == "file" and bool(needing),
             f"methods: '{method}' needs the teacher itself{purpose}, but targets.file brings representations only: "
             "leave it out.",
         )
@@ -326,7 +339,7 @@ def _check_path(key: str, path: Path) -> None:
 def _check_origin(config: Config) -> None:
     """The files of a teacher or of targets that the user brings."""
     checkpoint, targets = config["teacher"]["checkpoint"], config["targets"]["file"]
-    given = plan.teacher_origin(config)
+    given = teacher_origin(config)
     fail_if(
         targets is not None and (checkpoint["file"] is not None or checkpoint["model"] is not None),
         "targets.file and teacher.checkpoint are both given: one of them makes the targets, set the other to null.",

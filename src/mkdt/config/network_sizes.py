@@ -10,9 +10,9 @@ from typing import Any, cast
 
 from mkdt.config.architectures import network
 from mkdt.config.extensions import is_extension
-from mkdt.config.plan import teacher_origin
 from mkdt.config.sections import Backbone, Config, Network
 from mkdt.config.sizes import image_shape
+from mkdt.config.teacher_origin import teacher_origin
 from mkdt.errors import UserError
 
 

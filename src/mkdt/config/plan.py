@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from mkdt.config.architectures import halvings
+from mkdt.config.budgets import budget_label, initial_label
 from mkdt.config.methods import METHODS, methods_that
 from mkdt.config.sections import Config
-from mkdt.config.sizes import budget_label, image_shape
+from mkdt.config.sizes import image_shape
+from mkdt.config.teacher_origin import teacher_origin
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,6 @@ def smallest_image(config: Config) -> int:
         return image_shape(config, config["source"])[1]
     networks = [config["teacher"]["backbone"], *(config["students"][name] for name in used_students(config))]
     return int(2 ** max(map(halvings, networks)))
-
-
-def teacher_origin(config: Config) -> str:
-    """Return where the targets come from: a teacher that is ``trained``, a ``checkpoint``, or a ``file`` of targets."""
-    checkpoint = config["teacher"]["checkpoint"]
-    if config["targets"]["file"] is not None:
-        return "file"
-    return "checkpoint" if checkpoint["file"] is not None or checkpoint["model"] is not None else "trained"
 
 
 def space_name(config: Config) -> str:
@@ -138,7 +132,7 @@ def initial_set(config: Config, names: Mapping[str, str]) -> dict[str, str]:
     """Return the names of the subset that a distilled set starts from; a method without seeds has one for all of them."""
     method = initial_method(config, names["method"])
     seed = names["distill_seed"] if METHODS[method].seeded else "0"
-    return {"method": method, "budget": names["budget"], "distill_seed": seed}
+    return {"method": method, "budget": initial_label(config, names["budget"], names["method"]), "distill_seed": seed}
 
 
 def subsets(config: Config) -> list[dict[str, str]]:

@@ -10,11 +10,12 @@ import yaml
 
 from mkdt.config.loading import load
 from mkdt.config.methods import METHODS
-from mkdt.config.plan import Job, initial_method, jobs, method_name, targets_stage, teacher_origin, used_datasets
+from mkdt.config.plan import Job, initial_method, jobs, method_name, targets_stage, used_datasets
 from mkdt.config.result_folders import RESULTS
 from mkdt.config.schema import canonical_path, flat
 from mkdt.config.sections import Config
 from mkdt.config.stages import EXPERTS, STAGES, files, fill, maker
+from mkdt.config.teacher_origin import teacher_origin
 from mkdt.errors import UserError
 
 LONGEST = 300  # characters of differences that a sentence shows

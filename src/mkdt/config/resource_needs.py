@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
+from mkdt.config.budgets import budget_images, view_count
 from mkdt.config.methods import METHODS
 from mkdt.config.network_sizes import (
     mlp_parameters,
@@ -16,17 +17,16 @@ from mkdt.config.network_sizes import (
     targets_dimension,
     teacher_size,
 )
-from mkdt.config.plan import own_options, teacher_origin, used_datasets
+from mkdt.config.plan import own_options, used_datasets
 from mkdt.config.sections import Config, Names
 from mkdt.config.sizes import (
-    budget_images,
     consists_of_files,
     facts_of,
     image_shape,
     split_sizes,
     train_images,
-    view_count,
 )
+from mkdt.config.teacher_origin import teacher_origin
 from mkdt.config.views import has_views
 
 FLOAT, LONG = 4, 8  # bytes
@@ -88,10 +88,15 @@ def _source(config: Config) -> tuple[int, int, int]:
     return train_images(config, config["source"]), _pixels(config, config["source"]), targets_dimension(config)
 
 
-def _set_bytes(config: Config, budget: str) -> int:
+def _set_bytes(config: Config, names: Names) -> int:
     """A training set with its targets, as it is stored."""
     _, pixels, dimension = _source(config)
-    return budget_images(config, budget) * (FLOAT * (pixels + view_count(config, budget) * dimension) + LONG)
+    rows = view_count(config, names["budget"])
+    return _images(config, names) * (FLOAT * (pixels + rows * dimension) + LONG)
+
+
+def _images(config: Config, names: Names) -> int:
+    return budget_images(config, names["budget"], names["method"])
 
 
 def _history(settings: Mapping[str, Any], pixels: int) -> int:
@@ -214,7 +219,7 @@ def subset(config: Config, names: Names) -> Need:
     return Need(
         host=count * (pixels + 4 * FLOAT * dimension) + FLOAT * count * config["experts"]["count"],
         device=_encoding(config) if METHODS[names["method"]].teacher or has_views(config["views"]) else 0,
-        disk=_set_bytes(config, names["budget"]),
+        disk=_set_bytes(config, names),
     )
 
 
@@ -235,7 +240,7 @@ def distill(config: Config, names: Names) -> Need:
 def _matching(config: Config, names: Names, ssl: bool) -> Need:
     """Trajectory matching: the graphs of the steps that are kept, and pages of the experts' files that were read."""
     distill, pixels = config["distill"], _source(config)[1]
-    few = budget_images(config, names["budget"]) * (1 if ssl else view_count(config, names["budget"]))
+    few = _images(config, names) * (1 if ssl else view_count(config, names["budget"]))
     size, batch = student_size(config, config["student"]), min(distill["batch"], few)
     steps, views = distill["steps"], 0
     if ssl:  # two views of each image, drawn before the steps and differentiated through
@@ -244,7 +249,7 @@ def _matching(config: Config, names: Names, ssl: bool) -> Need:
     graph = FLOAT * batch * 2 * size.activations  # one that can be differentiated twice (benchmarks/README.md)
     retain = distill["retain"]
     kept = 0 if distill["compile"] else steps if isinstance(retain, str) else min(steps, retain)
-    tensors = _set_bytes(config, names["budget"])
+    tensors = _set_bytes(config, names)
     trajectories = FLOAT * size.parameters * (config["experts"]["epochs"] + 1) * config["experts"]["count"]
     return Need(
         host=trajectories + 4 * tensors,
@@ -258,11 +263,11 @@ def _unrolled(config: Config, names: Names) -> Need:
     """Unrolled distillation: the graphs of the steps that are kept, the source, and a batch of it."""
     count, pixels, dimension = _source(config)
     section, size = config["bptt"], student_size(config, config["student"])
-    rows = budget_images(config, names["budget"]) * view_count(config, names["budget"])
+    rows = _images(config, names) * view_count(config, names["budget"])
     graph = FLOAT * min(section["batch"], rows) * 2 * size.activations
     steps, retain = section["window"] or section["steps"], section["retain"]
     kept = 0 if section["compile"] else steps if isinstance(retain, str) else min(steps, retain)
-    tensors, outer = _set_bytes(config, names["budget"]), min(section["outer_batch"], count)
+    tensors, outer = _set_bytes(config, names), min(section["outer_batch"], count)
     return Need(
         host=count * (pixels + FLOAT * dimension) + 4 * tensors,
         device=8 * tensors
@@ -275,10 +280,10 @@ def _unrolled(config: Config, names: Names) -> Need:
 
 def _kernel(config: Config, names: Names, settings: Mapping[str, Any]) -> Need:
     """KRR-ST: the pool of students with momenta, the graph of all synthetic images, the ridge system in float64."""
-    (count, pixels, dimension), few = _source(config), budget_images(config, names["budget"])
+    (count, pixels, dimension), few = _source(config), _images(config, names)
     few *= view_count(config, names["budget"])
     size, real = student_size(config, settings["student"]), min(config["krr_st"]["batch"], count)
-    tensors, students = _set_bytes(config, names["budget"]), settings["students"]
+    tensors, students = _set_bytes(config, names), settings["students"]
     return Need(
         host=count * (pixels + FLOAT * dimension) + 8 * tensors,
         device=8 * tensors
@@ -294,7 +299,7 @@ def pretrain(config: Config, names: Names) -> Need:
     """The snapshots, their copy in the resume state and in the file that is written; the images before they move."""
     _, pixels, dimension = _source(config)
     section, size = config["pretrain"], student_size(config, names["student"])
-    few, seeds = budget_images(config, names["budget"]) * view_count(config, names["budget"]), len(section["seeds"])
+    few, seeds = _images(config, names) * view_count(config, names["budget"]), len(section["seeds"])
     points, batch = _grid_points(config), min(section["batch"], few)
     snapshots = FLOAT * size.parameters * points
     images = few * pixels * (1 if names["budget"] == "all" else FLOAT)  # the source's are normalised a batch at a time

@@ -285,7 +285,7 @@ class Config(TypedDict):
     students: dict[str, Network]
     student: str
     experts: Experts
-    budgets: list[float]
+    budgets: list[float | str]
     views: list[str]
     storage: Storage
     methods: list[str]

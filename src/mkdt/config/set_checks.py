@@ -12,11 +12,13 @@ from safetensors import safe_open
 
 from mkdt.artifact_header import HEADER_KEY, read_header
 from mkdt.config import plan, sizes
+from mkdt.config.budgets import budget_counts
 from mkdt.config.dataset_checks import fail_if
 from mkdt.config.network_sizes import targets_dimension
 from mkdt.config.sections import Config
 from mkdt.config.set_values import ALTERED, Values, measure, unreadable, values_of
 from mkdt.config.stages import STAGES, targets_path
+from mkdt.config.teacher_origin import teacher_origin
 from mkdt.config.views import IDENTITY, parse
 from mkdt.errors import UserError
 
@@ -225,7 +227,7 @@ def doubts(config: Config, tensors: Mapping[str, Array]) -> list[str]:
 
 
 def _doubts(config: Config, values: Values) -> list[str]:
-    counts = [sizes.budget_count(config, budget) for budget in config["budgets"]]
+    counts = {count: None for budget in config["budgets"] for count in budget_counts(config, budget)}
     others = [f"{count:,}" for count in counts if count != values.count]
     size = [f"it has {values.count:,} images, and is compared with sets of {', '.join(others)}."] if others else []
     return size + _odd(values, *_source_and_width(config))
@@ -247,7 +249,7 @@ def brought_doubts(config: Config) -> dict[str, list[str]]:
 def _source_and_width(config: Config) -> tuple[dict[str, Array] | None, int | None]:
     """Return ``source`` and ``width`` as for ``oddities``, as far as they are made."""
     source = _made(STAGES["data"].path(config, "data", {"dataset": config["source"]}), "mean", "std")
-    if plan.teacher_origin(config) == "trained":
+    if teacher_origin(config) == "trained":
         return source, targets_dimension(config)
     return source, _made_width(targets_path(config))
 

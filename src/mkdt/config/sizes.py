@@ -7,7 +7,6 @@ from mkdt.config.catalogue import DATASETS, PICTURES, Dataset
 from mkdt.config.folder_listings import Listing, find
 from mkdt.config.result_folders import RESULTS
 from mkdt.config.sections import Config
-from mkdt.config.views import expand
 from mkdt.errors import UserError
 
 
@@ -67,53 +66,6 @@ def cut_sizes(config: Config, dataset: str) -> tuple[int, int, int]:
 def train_images(config: Config, dataset: str) -> int:
     """Return the number of training images after the splits."""
     return split_sizes(config, dataset)[0]
-
-
-def budget_count(config: Config, budget: float) -> int:
-    """Return the number of images of a budget; a fraction is one of the published training images, as in papers."""
-    if budget >= 1:
-        return int(budget)
-    entry, facts = config["datasets"][config["source"]], facts_of(config, config["source"])
-    train, _, test = split_sizes(config, config["source"])
-    chosen = entry["train"] is not None or entry.get("limit") is not None
-    return round(budget * (train if chosen else facts.train - (test if entry["test"] else 0)))
-
-
-def budget_label(budget: float) -> str:
-    """Return the budget as it stands in a path: ``1pct`` or ``14img``."""
-    return f"{100 * budget:.6g}pct" if budget < 1 else f"{int(budget)}img"
-
-
-def budget_words(label: str) -> str:
-    """Return a label of ``budget_label`` for people: ``1%`` or ``14 images``."""
-    return f"{label[:-3]}%" if label.endswith("pct") else label.replace("img", " images")
-
-
-def budget_images(config: Config, label: str) -> int:
-    """Return the number of images a method trains on, by the budget in its path; of ``all``, all training images.
-
-    Raises:
-        UserError: the config has no such budget.
-    """
-    counts = {budget_label(budget): budget_count(config, budget) for budget in config["budgets"]}
-    counts["all"] = train_images(config, config["source"])
-    if label not in counts:
-        raise UserError(
-            f"config: budgets has no '{label}' (it has {', '.join(counts)}): add it, or ask for another set."
-        )
-    return counts[label]
-
-
-def view_count(config: Config, budget: str) -> int:
-    """Return the number of views of each image of a set; all images are trained on as they are."""
-    return 1 if budget == "all" else len(expand(config["views"]))
-
-
-def lonely_rows(config: Config) -> list[int]:
-    """Return the sizes of the sets, in rows (views count), whose last batch in pre-training is of one row."""
-    views, batch = len(expand(config["views"])), config["pretrain"]["batch"]
-    rows = [views * budget_count(config, budget) for budget in config["budgets"]]
-    return [count for count in [*rows, train_images(config, config["source"])] if count % batch == 1 or batch == 1]
 
 
 def consists_of_files(config: Config, dataset: str) -> bool:

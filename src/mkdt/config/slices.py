@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mkdt.config.architectures import network
+from mkdt.config.budgets import budget_images, budget_label
 from mkdt.config.methods import METHODS
 from mkdt.config.plan import method_name, own_options
 from mkdt.config.sections import Config, Names, Settings
-from mkdt.config.sizes import budget_images, budget_label, cut_sizes, facts_of, folder_listing
+from mkdt.config.sizes import cut_sizes, facts_of, folder_listing
 from mkdt.config.views import expand
 
 FOLDER_OPTIONS = ("path", "channels", "labelled")
@@ -120,7 +121,7 @@ def _ssl(config: Config) -> Settings:
 
 def subset(config: Config, names: Names) -> Settings:
     """The number of images, their views, and a method's own settings."""
-    count = {"count": budget_images(config, names["budget"]), "fixed_views": expand(config["views"])}
+    count = {"count": budget_images(config, names["budget"], names["method"]), "fixed_views": expand(config["views"])}
     count |= {"storage": {"targets": config["storage"]["targets"]}}  # pixels of real images are bytes
     sas = config["sas"] | {"augment": config["teacher"]["augment"]} if names["method"] == "sas" else {}
     return count | dict(sas) | own_options(config, names["method"])

@@ -7,11 +7,11 @@ import copy
 from math import isqrt
 from typing import Any, cast
 
+from mkdt.config.budgets import budget_count, lonely_rows
 from mkdt.config.catalogue import DATASETS
 from mkdt.config.methods import METHODS
 from mkdt.config.plan import used_datasets
 from mkdt.config.sections import Config, DatasetEntry
-from mkdt.config.sizes import budget_count, lonely_rows
 from mkdt.config.views import expand, parse
 from mkdt.errors import UserError
 
@@ -84,7 +84,7 @@ def smoke(config: Config, smallest: int) -> Config:
     small["distill_seeds"] = small["distill_seeds"][:DISTILL_SEEDS]
     # Few images need larger shares of them; what thereby becomes equal is one.
     fractions = [min(1.0, max(0.05, 10 * fraction)) for fraction in small["probe"]["label_fractions"]]
-    budgets = [max(0.01, budget) if budget < 1 else max(2, isqrt(int(budget))) for budget in small["budgets"]]
+    budgets = [_fewer(config, budget) for budget in small["budgets"]]
     small["probe"]["label_fractions"] = _once(fractions)
 
     used = used_datasets(small)
@@ -95,12 +95,21 @@ def smoke(config: Config, smallest: int) -> Config:
     small["probe"]["selection"] += ENDING
     small["source"] += ENDING
     small["experiment"] += ENDING
-    counts = {budget_count(small, budget): budget for budget in reversed(budgets)}  # of equal sizes the first stays
+    counts = {
+        budget_count(small, budget, "random"): budget for budget in reversed(budgets)
+    }  # of equal sizes the first stays
     small["budgets"] = list(reversed(counts.values()))
     small["views"] = _once([_near(name) for name in expand(small["views"])])
     while lonely_rows(small) and small["pretrain"]["batch"] < config["pretrain"]["batch"]:
         small["pretrain"]["batch"] += 1
     return small
+
+
+def _fewer(config: Config, budget: float | str) -> float:
+    """A share of 1 % or more, or the root of a number of images; bytes become images."""
+    if not isinstance(budget, str) and budget < 1:
+        return max(0.01, budget)
+    return max(2, isqrt(budget_count(config, budget, "random")))
 
 
 def _near(view: str) -> str:

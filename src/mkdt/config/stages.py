@@ -14,10 +14,11 @@ from pathlib import Path
 from mkdt.config import resource_needs, slices
 from mkdt.config.extensions import is_extension
 from mkdt.config.methods import METHODS
-from mkdt.config.plan import Job, distilled, matched, targets_name, targets_stage, teacher_origin
+from mkdt.config.plan import Job, distilled, matched, targets_name, targets_stage
 from mkdt.config.resource_needs import Need
 from mkdt.config.result_folders import BENCHMARKS, LOGS, RESULTS
 from mkdt.config.sections import Config, Names, Settings
+from mkdt.config.teacher_origin import teacher_origin
 
 EXPERTS = "{source}/{targets}/{expert_student}/experts"
 METHOD_EXPERTS = "{experiment}/experts/{method}"

@@ -21,9 +21,9 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from mkdt import artifacts
+from mkdt.config.budgets import budget_words
 from mkdt.config.result_folders import RESULTS
 from mkdt.config.schema import flat
-from mkdt.config.sizes import budget_words
 from mkdt.config.stages import STAGES
 from mkdt.data.pixels import image_grid
 from mkdt.errors import UserError

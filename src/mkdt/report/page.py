@@ -24,7 +24,7 @@ from matplotlib.axes import Axes
 from PIL import Image
 from torch import Tensor
 
-from mkdt.config.sizes import budget_words
+from mkdt.config.budgets import budget_words
 from mkdt.distill.synthetic_set import SyntheticSet, moments
 from mkdt.report import figures, statistics
 from mkdt.report import tables as report

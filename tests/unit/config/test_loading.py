@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from mkdt import artifacts
 from mkdt.config import loading as cfg
 from mkdt.config import plan, registry, sizes, slices
+from mkdt.config.budgets import budget_count, budget_label
 from mkdt.config.files import with_base
 from mkdt.config.schema import reference
+from mkdt.config.teacher_origin import teacher_origin
 from mkdt.errors import UserError
 from mkdt.jobs.lineage import REGISTRY, place_of
 
@@ -64,9 +66,9 @@ def test_default_sizes() -> None:
     """Digits: 1,300 / 100 / 397, and one per cent of the images outside the test split is 14."""
     loaded = cfg.load(DEFAULT)
     assert sizes.train_images(loaded, "digits") == 1300
-    assert sizes.budget_count(loaded, 0.01) == 14
-    assert sizes.budget_label(0.01) == "1pct"
-    assert sizes.budget_label(14) == "14img"
+    assert budget_count(loaded, 0.01, "mkdt") == 14
+    assert budget_label(0.01) == "1pct"
+    assert budget_label(14) == "14img"
 
 
 @pytest.mark.parametrize(
@@ -243,7 +245,7 @@ def test_the_papers_downstream_sets_fit_with_its_label_fractions() -> None:
     assert sizes.split_sizes(loaded, "cifar10") == (45_000, 5_000, 10_000)
     assert sizes.split_sizes(loaded, "aircraft") == (6_667, 0, 3_333)
     assert sizes.split_sizes(loaded, "flowers102") == (1_020, 1_020, 6_149)
-    assert sizes.budget_count(loaded, 0.02) == 1000
+    assert budget_count(loaded, 0.02, "mkdt") == 1000
     for name, change, words in (
         ("cub200", {"image_size": None}, "datasets.cub200.image_size must be a number"),
         ("cifar10", {"validation": 0}, "neither source nor probe.selection"),
@@ -305,7 +307,7 @@ def test_with_a_checkpoint_no_other_key_of_the_teacher_counts(tmp_path: Path) ->
     file.touch()
     brought = {"teacher": {"checkpoint": {"file": str(file)}, "warmup_epochs": 999, "lr": 7}}
     loaded = cfg.load(merged(DEFAULT, brought))
-    assert plan.teacher_origin(loaded) == "checkpoint"
+    assert teacher_origin(loaded) == "checkpoint"
     slice_ = settings_of(loaded, "teacher")
     assert set(slice_) == {"seed", "checkpoint"}
     assert "file" not in slice_["checkpoint"]  # where it lies does not matter, what it holds is in the header
@@ -323,7 +325,7 @@ def test_targets_from_a_file_need_no_teacher(tmp_path: Path) -> None:
     file = tmp_path / "targets.npy"
     file.touch()
     loaded = cfg.load(merged(DEFAULT, {"targets": {"file": str(file)}, "teacher": {"warmup_epochs": 999}}))
-    assert plan.teacher_origin(loaded) == "file"
+    assert teacher_origin(loaded) == "file"
     assert settings_of(loaded, "targets") == {"seed": 0, "published": 1797}
     assert registry.names(loaded)["digits/vicreg"] == {"seed": 0, "published": 1797, "file": str(file)}
 

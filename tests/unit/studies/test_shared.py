@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mkdt import artifacts
+from mkdt.config.budgets import budget_label
 from mkdt.config.loading import load, merge, read
-from mkdt.config.sizes import budget_label
 from mkdt.distill.experts import train_expert
 from mkdt.distill.mtt_ssl import mtt_ssl_expert
 from mkdt.distill.source import Source

@@ -155,7 +155,9 @@ def _sentence(error: Any) -> str:
         "minLength": lambda rule: "must not be empty",
         "minProperties": lambda rule: "must not be empty",
         "uniqueItems": lambda rule: "must not name an entry twice",
-        "pattern": lambda rule: PATTERNS.get(rule, f"must match {rule}"),
+        "pattern": lambda rule: (
+            PATTERNS.get(rule, f"must match {rule}") + _form(error.schema.get("type", []), error.instance)
+        ),
     }
     describe = rules.get(str(error.validator), lambda rule: error.message)
     return f"config: {key or 'the config'} {describe(error.validator_value)}, got {shown}; see config/README.md."

@@ -10,6 +10,7 @@ from configs import DEFAULT, EXPERIMENTS, merged
 
 from mkdt.config import loading as cfg
 from mkdt.config import plan, registry, sizes
+from mkdt.config.budgets import lonely_rows
 from mkdt.config.files import with_base
 from mkdt.config.schema import flat
 
@@ -63,7 +64,7 @@ def test_views_stay_in_sight_and_no_last_batch_is_of_one_row() -> None:
     smoke = loaded(None, "smoke", {"views": views})
     assert smoke["views"] == ["identity", "mirror", "shift 2 0", "shift -2 1", "crop 0.5 centre"]
     smoke = loaded(None, "smoke", {"views": ["identity", "mirror", "shifts 2", "crop 0.5 centre"], "budgets": [9]})
-    assert sizes.lonely_rows(smoke) == []
+    assert lonely_rows(smoke) == []
     assert smoke["pretrain"]["batch"] == 33
 
 

@@ -90,10 +90,11 @@ def smoke(config: Config, smallest: int) -> Config:
     used = used_datasets(small)
     # Only the source's size matters to networks: the others are brought to it.
     least = {name: smallest if name == small["source"] else SMALLEST for name in used}
-    small["datasets"] = {name + ENDING: _few(small["datasets"][name], least[name]) for name in used}
-    small["probe"]["downstream"] = [name + ENDING for name in small["probe"]["downstream"]]
-    small["probe"]["selection"] += ENDING
-    small["source"] += ENDING
+    names = {name: _name(name, small["datasets"][name], least[name]) for name in used}
+    small["datasets"] = {names[name]: _few(small["datasets"][name], least[name]) for name in used}
+    small["probe"]["downstream"] = [names[name] for name in small["probe"]["downstream"]]
+    small["probe"]["selection"] = names[small["probe"]["selection"]]
+    small["source"] = names[small["source"]]
     small["experiment"] += ENDING
     counts = {
         budget_count(small, budget, "random"): budget for budget in reversed(budgets)
@@ -118,6 +119,12 @@ def _near(view: str) -> str:
     if form.kind != "shift":
         return view
     return " ".join(["shift", *(f"{min(max(number, -FARTHEST), FARTHEST):.0f}" for number in form.numbers)])
+
+
+def _name(name: str, entry: DatasetEntry, least: int) -> str:
+    """The name of a scaled-down data set; where networks or brought sets need larger images than others, with their size."""
+    side = _few(entry, least)["image_size"]
+    return name + ("" if side == _few(entry, SMALLEST)["image_size"] else f"_{side}px") + ENDING
 
 
 def _few(entry: DatasetEntry, least: int) -> DatasetEntry:

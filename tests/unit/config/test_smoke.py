@@ -82,10 +82,8 @@ def test_what_becomes_equal_is_one_and_a_brought_set_keeps_its_size(tmp_path: Pa
     assert loaded(None, "smoke", {"teacher": {"batch": 256, "devices": 32}})["teacher"]["batch"] == 32
     # A set that somebody else distilled has the source's full size.
     theirs = write_set(tmp_path / "theirs.safetensors", tensors_of_a_set(3, 32))
-    assert (
-        sizes.image_shape(loaded(None, "smoke", over | {"methods": ["random", f"file:{theirs}"]}), "cifar_smoke")[1]
-        == 32
-    )
-    # So does a network that halves its images five times.
+    with_theirs = loaded(None, "smoke", over | {"methods": ["random", f"file:{theirs}"]})
+    assert sizes.image_shape(with_theirs, "cifar_32px_smoke")[1] == 32
+    # So does a network that halves its images five times. Images of two sizes have two names.
     vgg = {"students": {"vgg": {"architecture": "vgg11"}}, "pretrain": {"students": ["vgg"]}}
-    assert sizes.image_shape(loaded(None, "smoke", over | vgg), "cifar_smoke")[1] == 32
+    assert sizes.image_shape(loaded(None, "smoke", over | vgg), "cifar_32px_smoke")[1] == 32

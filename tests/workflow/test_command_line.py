@@ -45,6 +45,20 @@ def test_a_lock_is_explained_before_snakemake_suggests_to_unlock(project: Projec
     assert text.index("mkdt run") < text.index("--unlock")
 
 
+@pytest.mark.parametrize("key", ["teacher.checkpoint.file", "targets.file"])
+def test_what_is_brought_is_read_before_any_job(key: str, project: Project) -> None:
+    """A damaged checkpoint or targets file is refused in a dry run, by its name."""
+    (project.folder / "theirs.pt").write_bytes(b"PK\x03\x04" + bytes(100))
+    section, *rest = key.split(".")
+    value = "theirs.pt"
+    for name in reversed(rest):
+        value = f"{{{name}: {value}}}"
+    text = project.run("--dry-run", "--config", f"{section}={value}", "methods=[none, random]", fails=True)
+    assert "theirs.pt" in text
+    assert "Traceback" not in text
+    assert not (project.folder / "results" / "digits").exists()
+
+
 def test_results_that_cannot_be_written_are_one_sentence(project: Project) -> None:
     """In a dry run too; root ignores the modes of files, not those of a mount."""
     if os.geteuid() != 0:

@@ -8,10 +8,9 @@ import shutil
 import sqlite3
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from urllib.error import URLError
@@ -192,39 +191,13 @@ def _published(settings: Data, kind: str, subject: str) -> Finding:
 
 def _brought(config: Config) -> Iterator[Finding]:
     """Read the teacher and targets that the user brings, as their jobs do; nothing is downloaded."""
-    checkpoint, targets = config["teacher"]["checkpoint"], config["targets"]["file"]
-    checks: list[tuple[str, Callable[[], str]]] = []
-    if checkpoint["file"] or checkpoint["model"]:
-        checks.append(("teacher", lambda: _checkpoint(config)))
-    if targets:
-        checks.append(("targets", partial(_targets, config, targets)))
-    for subject, check in checks:
+    from mkdt.teacher.brought import checks_of  # torch takes seconds to import
+
+    for subject, check in checks_of(config).items():
         try:
             yield Finding("ok", subject, check())
         except UserError as error:
             yield Finding("FAIL", subject, str(error))
-
-
-def _checkpoint(config: Config) -> str:
-    from mkdt.config.sizes import image_shape
-    from mkdt.teacher.external_checkpoint import load_checkpoint, summary
-
-    options = config["teacher"]["checkpoint"]
-    source, kind = config["source"], config["datasets"][config["source"]]["kind"]
-    found = load_checkpoint(options["file"], options, *image_shape(config, source), kind, download=False)
-    return summary(found) if options["file"] else f"{summary(found)}; the first run downloads its weights"
-
-
-def _targets(config: Config, path: str) -> str:
-    from mkdt.artifacts import Artifact
-    from mkdt.config.stages import STAGES
-    from mkdt.teacher.external_targets import load_representations, read_representations
-
-    decoded = Path(STAGES["data"].path(config, "data", {"dataset": config["source"]}))
-    if not decoded.is_file():
-        return f"{path} has {len(read_representations(path)[0]):,} rows; the first run compares them with the images"
-    published = STAGES["targets_import"].slice(config, {})["published"]
-    return f"{path}: {load_representations(path, Artifact(decoded, 'data'), published).order}"
 
 
 def _room(config: Config) -> Iterator[Finding]:

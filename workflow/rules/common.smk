@@ -148,8 +148,7 @@ def set_inputs(wildcards):
     inputs |= {"data": SOURCE, "targets": TARGETS} if method.data else {}
     inputs |= {"experts": experts_of("experts")} if method.experts else {}
     inputs |= {"experts": experts_of("method_experts", wildcards.method)} if method.own_experts else {}
-    sees_views = method.stage == "subset" or method.section == "bptt"  # and asks the teacher what it makes of them
-    encodes = method.teacher or (sees_views and has_views(config["views"]))
+    encodes = method.teacher or (method.stage == "subset" and has_views(config["views"]))
     return inputs | ({"teacher": TEACHER} if encodes else {})
 
 

@@ -272,8 +272,7 @@ def _unrolled(config: Config, names: Names) -> Need:
         host=count * (pixels + FLOAT * dimension) + 4 * tensors,
         device=8 * tensors
         + FLOAT * (2 * rows * pixels + size.parameters * (steps + 8) + outer * (3 * pixels + size.activations))
-        + (kept + 2) * graph
-        + (_encoding(config) if has_views(config["views"]) else 0),
+        + (kept + 2) * graph,
         disk=tensors + LINE * section["iterations"],
         resume=2 * (4 * tensors + _history(section, pixels) + LINE * section["iterations"]),
     )

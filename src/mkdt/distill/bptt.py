@@ -1,16 +1,15 @@
 """Distillation method ``bptt``: differentiate the distillation loss on real images through the student's training.
 
 A fresh student takes N steps of SGD on the synthetic set, with momentum and the learned rate. The outer loss is its mean
-squared error to the targets of a batch of real images (paper, section 4, the knowledge distillation objective). Of a set
-with views the real images are seen in them too, one view an iteration, and the teacher encodes what is seen. There are no
-experts: what trajectory matching stands in for is differentiated itself, exactly and at constant memory
+squared error to the targets of a batch of real images (paper, section 4, the knowledge distillation objective). It needs
+no experts: what trajectory matching stands in for is differentiated itself, exactly and at constant memory
 (``mkdt.distill.hypergradient``).
 
 With ``window`` an iteration stops after a random number of steps and differentiates the last ones only (RaT-BPTT, Feng,
 Vedantam and Kempe, ICLR 2024, arXiv 2311.07025). With ``losses_at`` the loss also counts after fewer steps.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -18,9 +17,7 @@ import torch
 from torch import Tensor
 
 from mkdt import seeding
-from mkdt.config.views import IDENTITY
-from mkdt.data.pixels import denormalise, normalise
-from mkdt.data.views import decode
+from mkdt.data.pixels import normalise
 from mkdt.distill.hypergradient import Hypergradient, OuterLoss
 from mkdt.distill.outer_loop import LearnedSet, learn_set
 from mkdt.distill.source import Source
@@ -34,14 +31,13 @@ from mkdt.progress import Checkpoint, Report, no_checkpoint, no_report
 
 
 class Draw(NamedTuple):
-    """The random choices of one iteration: rows (int64) of each student step, of the real batch, its view, and the window.
+    """The random choices of one iteration: rows (int64) of each student step, of the real batch, and the window.
 
     ``free`` is the number of first steps that are not differentiated.
     """
 
     rows: list[Tensor]
     real: Tensor
-    view: str
     free: int
 
 
@@ -54,38 +50,15 @@ def longest_at(iteration: int, settings: Mapping[str, Any]) -> int:
 
 
 def draw_iteration(
-    views: Sequence[str], rows: int, images: int, settings: Mapping[str, Any], iteration: int, stream: torch.Generator
+    views: int, images: int, settings: Mapping[str, Any], iteration: int, stream: torch.Generator
 ) -> Draw:
-    """Draw what one iteration uses.
-
-    Args:
-        views: of the set; the real batch is seen in one of them.
-        rows: of the set in all its views.
-        images: number of real ones.
-        settings: as for ``bptt_set``.
-        iteration: counted from 0.
-        stream: decides all draws.
-    """
+    """Draw what one iteration uses, of so many rows of the set and so many real images."""
     window, steps = settings["window"], longest_at(iteration, settings)
     if window is not None:
         steps = int(torch.randint(window, steps + 1, (), generator=stream))
-    batches = list(islice(inner_batches(rows, settings["batch"], stream), steps))
+    rows = list(islice(inner_batches(views, settings["batch"], stream), steps))
     real = torch.randperm(images, generator=stream)[: settings["outer_batch"]]
-    view = views[int(torch.randint(len(views), (), generator=stream))]
-    return Draw(batches, real, view, 0 if window is None else steps - window)
-
-
-def real_batch(source: Source, draw: Draw, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the real images of an iteration in its view, float32 [b,C,H,W], and what the teacher says of them, [b,D].
-
-    Real images in other views than their own are encoded when they are drawn. They are rounded to whole pixel values before,
-    as those of ``subsets.real_set`` are.
-    """
-    images = normalise(source.images[draw.real], mean, std)
-    if draw.view == IDENTITY:
-        return images, source.targets[draw.real]
-    pixels = denormalise(decode(images, [draw.view], mean, std), mean, std)
-    return normalise(pixels, mean, std), source.encode(pixels)
+    return Draw(rows, real, 0 if window is None else steps - window)
 
 
 def outer_losses(
@@ -140,7 +113,7 @@ def bptt_set(
 
     Args:
         initial: the subset that the synthetic set starts from; its mean and std normalise the real images too.
-        source: its images and targets; with views, also the teacher.
+        source: its images and targets.
         student: the config entry of the network that is trained; without running statistics.
         settings: the section ``bptt`` of the config.
         seed, distill_seed: with the settings they decide all draws.
@@ -159,18 +132,19 @@ def bptt_set(
 
     loss_fn = flat_mse(fresh("template").to(device))
     unroller = Unroller(loss_fn, settings, settings["retain"])
+    mean, std = initial.mean.to(device), initial.std.to(device)
 
     def gradient_at(iteration: int, learned: LearnedSet) -> tuple[Hypergradient, dict[str, float]]:
         stream = seeding.generator(seed, "bptt", distill_seed, iteration)
-        count = len(initial.targets), len(source.images)
-        draw = draw_iteration(initial.views, *count, settings, iteration, stream)
+        draw = draw_iteration(len(initial.targets), len(source.images), settings, iteration, stream)
         theta, velocity = flatten(fresh("bptt student", distill_seed, iteration)).to(device), None
         rows = [batch.to(device) for batch in draw.rows]
         if draw.free:
             images, free = initial.decoded(learned.images), rows[: draw.free]
             lr, momentum = learned.step_size, settings["momentum"]
             theta, velocity = free_steps(loss_fn, theta, images, learned.targets, lr, momentum, free)
-        real, wanted = (part.to(device) for part in real_batch(source, draw, initial.mean, initial.std))
+        real = normalise(source.images[draw.real].to(device), mean, std)
+        wanted = source.targets[draw.real].to(device)
         outer = outer_losses(loss_fn, real, wanted, len(rows) - draw.free, settings["losses_at"])
         gradient = unroller.gradient(
             theta,

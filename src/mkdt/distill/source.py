@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from mkdt.artifacts import Artifact
-from mkdt.teacher.encoding import represent
 from mkdt.teacher.target_space import TargetSpace
 
 
@@ -39,9 +38,3 @@ class Source:
     space: TargetSpace | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     experts: Sequence[Artifact] = ()
-
-    def encode(self, pixels: Tensor) -> Tensor:
-        """Return the teacher's representations of images uint8 [n,C,H,W] in the space of the targets, float32 [n,D]."""
-        assert self.teacher is not None
-        seen = represent(self.teacher, pixels, self.mean, self.std, self.device)
-        return seen if self.space is None else self.space.apply(seen)

@@ -15,6 +15,7 @@ from mkdt.data.pixels import denormalise, normalise
 from mkdt.data.views import decode
 from mkdt.distill.source import Source
 from mkdt.distill.synthetic_set import SyntheticSet
+from mkdt.teacher.encoding import represent
 
 # The step size stored with a real subset, which the paper's protocol pre-trains with: the published start value.
 STEP_SIZE = 0.1
@@ -48,6 +49,8 @@ def real_set(source: Source, rows: Tensor, views: Sequence[str], mean: Tensor, s
     """
     images, targets = normalise(source.images[rows], mean, std), source.targets[rows]
     if has_views(views):
+        assert source.teacher is not None
         pixels = denormalise(decode(images, views[1:], mean, std), mean, std)
-        targets = torch.cat([targets, source.encode(pixels)])
+        seen = represent(source.teacher, pixels, source.mean, source.std, source.device)
+        targets = torch.cat([targets, seen if source.space is None else source.space.apply(seen)])
     return SyntheticSet(images, targets, torch.tensor(STEP_SIZE), mean, std, rows, views=tuple(views))

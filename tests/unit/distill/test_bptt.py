@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mkdt import seeding
 from mkdt.data.pixels import normalise
-from mkdt.distill.bptt import bptt_set, draw_iteration, longest_at, real_batch
+from mkdt.distill.bptt import bptt_set, draw_iteration, longest_at
 from mkdt.distill.source import Source
 from mkdt.distill.synthetic_set import SyntheticSet
 from mkdt.networks.divergence import Diverged
@@ -54,13 +54,10 @@ NAMES = ("images", "targets", "step_size")
 
 @pytest.fixture
 def pictures(source: tuple[Tensor, Tensor]) -> Source:
-    """The tiny source as bytes, with its targets and a teacher."""
+    """The tiny source as bytes, with its targets."""
     images, targets = source
     pixels = ((images - images.min()) / (images.max() - images.min()) * 255).byte()
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        teacher = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
-    return Source(pixels, torch.tensor([0.3]), torch.tensor([0.4]), targets, teacher=teacher)
+    return Source(pixels, targets=targets)
 
 
 @pytest.fixture
@@ -85,14 +82,14 @@ def plain_gradients(
 ) -> list[Tensor]:
     """Images', targets' and rate's gradients of the first iteration, by one graph of torch's own SGD arithmetic."""
     stream = seeding.generator(0, "bptt", 0, 0)
-    draw = draw_iteration(initial.views, len(initial.targets), len(pictures.images), settings, 0, stream)
+    draw = draw_iteration(len(initial.targets), len(pictures.images), settings, 0, stream)
     model = build_student(spec, 1, 8, 3, 0, "bptt student", 0, 0)
     images, targets = initial.images.clone().requires_grad_(), initial.targets.clone().requires_grad_()
     rate = torch.tensor(settings["step_size"]["initial"], requires_grad=True)
     weights = {name: value.detach().clone().requires_grad_() for name, value in model.named_parameters()}
     velocity = {name: torch.zeros_like(value) for name, value in weights.items()}
     losses = []
-    real = real_batch(pictures, draw, initial.mean, initial.std)
+    real = normalise(pictures.images[draw.real], initial.mean, initial.std), pictures.targets[draw.real]
     for step, rows in enumerate(draw.rows):
         seen = torch.cat([images, images.flip(3)]) if len(initial.views) == 2 else images
         guess = torch.func.functional_call(model, weights, (seen[rows],))
@@ -136,22 +133,6 @@ def test_one_update_is_a_step_against_the_plain_gradient(
     torch.testing.assert_close(final.step_size, torch.tensor(0.1) - 0.01 * by_rate, rtol=1e-3, atol=1e-6)
 
 
-def test_real_images_are_seen_in_the_views_too(pictures: Source, make_set: MakeSet) -> None:
-    """Each view is drawn; the target of a mirrored image is what the teacher says of that, of its own the stored one."""
-    initial, stream = views_of(make_set()), torch.Generator().manual_seed(0)
-    draws = [draw_iteration(initial.views, 12, 24, SETTINGS, 0, stream) for _ in range(40)]
-    found = {draw.view: (draw.real, real_batch(pictures, draw, initial.mean, initial.std)) for draw in draws}
-    assert set(found) == {"identity", "mirror"}
-    rows, (images, targets) = found["identity"]
-    assert torch.equal(images, normalise(pictures.images[rows], initial.mean, initial.std))
-    assert torch.equal(targets, pictures.targets[rows])
-    rows, (images, targets) = found["mirror"]
-    flipped = pictures.images[rows].flip(3)
-    assert torch.equal(images, normalise(flipped, initial.mean, initial.std))
-    assert pictures.teacher is not None
-    torch.testing.assert_close(targets, pictures.teacher((flipped / 255 - 0.3) / 0.4), rtol=1e-4, atol=1e-5)
-
-
 def test_the_set_gets_better(run: Run) -> None:
     """The loss on real images falls."""
     losses: list[float] = []
@@ -166,7 +147,7 @@ def test_windows_end_anywhere_and_grow_with_the_curriculum() -> None:
     """Ends run from the window to all steps; the curriculum opens the later ones."""
     settings = SETTINGS | {"steps": 20, "window": 5, "iterations": 100}
     stream = torch.Generator().manual_seed(0)
-    draws = [draw_iteration(("identity",), 6, 24, settings, 0, stream) for _ in range(300)]
+    draws = [draw_iteration(6, 24, settings, 0, stream) for _ in range(300)]
     assert {len(draw.rows) for draw in draws} == set(range(5, 21))
     assert all(len(draw.rows) - draw.free == 5 for draw in draws)
     limits = [longest_at(iteration, settings | {"curriculum": True}) for iteration in range(100)]

@@ -15,6 +15,7 @@ from torch import Tensor
 from mkdt.artifacts import HEADER_KEY, Artifact
 from mkdt.config.schema import flat
 from mkdt.config.set_checks import misfit, oddities, views_of
+from mkdt.distill.storage import bytes_of
 from mkdt.errors import UserError
 from mkdt.jobs.lineage import Family, Place, place_of, recipe, same_code
 from mkdt.teacher.external_file import format_of
@@ -71,6 +72,8 @@ def describe(path: str | Path) -> str:
     place = place_of(path)
     if place is not None:
         facts += [(key.replace("_", " "), value) for key, value in place.names.items()]
+    if {"images", "targets"} <= set(file.names):
+        facts += [("bytes", f"{bytes_of(file):,} for pixels, targets and step size")]
     facts += [("identity", file.identity)]
     facts += [(key, json.dumps(value)) for key, value in header.get("notes", {}).items()]
     lines += [*_aligned(facts), *_wrapped("settings", header["parameters"])]

@@ -186,7 +186,9 @@ def _source(file: Artifact, family: Family | None) -> str:
     if file.header["stage"] in set(SET_STAGES) - {"subset"} and initial is not None:
         text += f"\nDistillation started from a subset of them (`{initial.path.parts[-3]}`).\n"
     if file.header["stage"] != "teacher":
-        text += f"\n{_teacher(family.ancestor(file.header, 'teacher'))}\n"
+        text += (
+            f"\n{_teacher(family.ancestor(file.header, 'teacher'))}{_space(family.ancestor(file.header, 'targets'))}\n"
+        )
     return f"## From which data\n\n{text}"
 
 
@@ -199,6 +201,19 @@ def _teacher(teacher: Artifact | None) -> str:
         return f"The teacher: {network}, brought as a checkpoint ({parameters['format']})."
     return (
         f"The teacher: {network}, trained on these images by {parameters['method']} for {parameters['epochs']} epochs."
+    )
+
+
+def _space(targets: Artifact | None) -> str:
+    """Describe the space of the targets; empty where they are the teacher's representations."""
+    if targets is None or "space_basis" not in targets.names:
+        return ""
+    dimension, components = targets.shape("space_basis")
+    kept = 100 * float(targets.tensor("space_explained").sum())
+    return (
+        f"\nThe targets are {components} components of its {dimension} dimensions ({json.dumps(targets.header['parameters'])}), "
+        f"with {kept:.1f} % of their second moments.\n`{targets.path.name}` of {targets.path.parent.name} has the map and its "
+        "inverse (`space_mean`, `space_basis`, `space_inverse`)."
     )
 
 

@@ -37,7 +37,9 @@ def test_inspect_says_what_a_file_is_and_what_it_was_made_from(
 def test_inspect_says_what_looks_wrong_about_a_set(tmp_path: Path) -> None:
     """Of a set that somebody else made, by its values alone; one that is as it should be raises no doubt."""
     tensors = tensors_of_a_set()
-    assert "looks wrong" not in describe(write_set(tmp_path / "theirs.safetensors", tensors))
+    text = describe(write_set(tmp_path / "theirs.safetensors", tensors))
+    assert "looks wrong" not in text
+    assert f"{sum(tensors[name].nbytes for name in ('images', 'targets', 'step_size')):,} for pixels" in text
     for wrong, word in (
         ({"images": 8 * tensors["images"]}, "run from"),
         ({"targets": torch.eye(12)}, "one-hot"),

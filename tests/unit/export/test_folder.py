@@ -25,6 +25,7 @@ from mkdt.errors import UserError
 from mkdt.evaluate.pretraining import snapshots
 from mkdt.export.folder import export
 from mkdt.networks.backbones import build_backbone
+from mkdt.teacher.target_space import fit_space
 
 
 def snippet(folder: Path, number: int) -> str:
@@ -72,6 +73,24 @@ def test_an_exported_set_is_decoded_to_all_its_views(
     assert "mirror" in card
     assert f"{bytes_of(artifacts.Artifact(results / SET)):,} bytes" in card
     assert f"`targets` | {precision} [" in card
+
+
+def test_a_card_names_the_space_of_the_targets(results: Path, tmp_path: Path, tiny: SyntheticSet) -> None:
+    """Components, settings, and the file that maps a head back; nothing of it where there is no space."""
+    export(results / SET, tmp_path / "raw")
+    assert "components of its" not in (tmp_path / "raw" / "README.md").read_text()
+    settings = {"center": True, "components": 2, "scale": "none"}
+    space = fit_space(torch.randn(30, 5), settings)
+    targets = results / "digits/bt+centred_2/targets.safetensors"
+    targets.parent.mkdir()
+    tensors = {"targets": torch.randn(30, 2)} | space.tensors()
+    artifacts.save(targets, tensors, stage="targets", parameters=settings)
+    inputs = dict(Artifact(results / SET).header["inputs"]) | {"targets": Artifact(targets).identity}
+    artifacts.save(results / SET, tiny.tensors(), stage="distill", parameters={}, inputs=inputs)
+    export(results / SET, tmp_path / "mapped")
+    card = (tmp_path / "mapped" / "README.md").read_text()
+    for words in ("2 components of its 5 dimensions", '"center": true', "bt+centred_2", "space_inverse"):
+        assert words in card
 
 
 def test_an_exported_student_is_the_snapshot_that_validation_chose(

@@ -35,7 +35,8 @@ def cases(config: Config) -> dict[str, dict[str, str]]:
 
 
 CONFIG = with_sections(
-    methods=["none", "random", "high_loss", "kmeans", "sas", "mkdt", "krr_st", "mtt_ssl", "full", "teacher"]
+    methods=["none", "random", "high_loss", "kmeans", "sas", "mkdt", "bptt", "krr_st", "mtt_ssl", "full", "teacher"],
+    targets={"file": None, "space": {"center": True, "components": 8, "scale": "none"}},
 )
 CASES = cases(CONFIG)
 

@@ -55,9 +55,9 @@ try:
         registry.check_experiment(config, REGISTRY)
         set_checks.check_values(config)
         if teacher_origin(config) != "trained":
-            from mkdt.teacher.brought import check_before_import  # torch takes seconds to import
+            from mkdt.teacher.brought import check_brought  # torch takes seconds to import
 
-            check_before_import(config)
+            check_brought(config)
         for sentence in registry.replaced(config, REGISTRY):
             print(sentence, file=sys.stderr)
         for name, sentences in set_checks.brought_doubts(config).items():

@@ -9,8 +9,7 @@ from mkdt.config.result_folders import RESULTS
 from mkdt.config.set_checks import doubts
 from mkdt.data.pixels import Normalised
 from mkdt.data.views import decode
-from mkdt.distill.subsets import STEP_SIZE
-from mkdt.distill.synthetic_set import load_synthetic
+from mkdt.distill.synthetic_set import STEP_SIZE, load_synthetic
 from mkdt.errors import UserError
 from mkdt.evaluate.pretraining import grid_points, pretrain_grid
 from mkdt.jobs import stage as job

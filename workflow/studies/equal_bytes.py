@@ -25,6 +25,7 @@ RUNGS = {  # name on the page -> the file that is used after the base
     "9 views of them": None,
 }
 PAGE = Path("docs/studies/equal_bytes")
+FULL = "9 views of them", "full"  # all images in the target space, the upper end of the recovered share
 SETTING = ["rung", "budget", "method"]
 
 
@@ -74,7 +75,7 @@ def ladder(accuracy: pd.DataFrame, grid: pd.DataFrame, known: pd.DataFrame) -> p
         parts = cast(dict[tuple[str, str], pd.DataFrame], dict(iter(here.groupby(["rung", "method"], sort=False))))
         best = best_real(grid, budget)
         none = parts[next(key for key in parts if key[1] == "none")]["accuracy"].mean()
-        full = parts["16 components, uint8", "full"]["accuracy"].mean()
+        full = parts[FULL]["accuracy"].mean()
         for (rung, method), part in parts.items():
             row: dict[str, Any] = {"rung": rung, "budget": budget, "method": method, "label_fraction": fraction}
             row |= {"mean": part["accuracy"].mean(), "rate": part["rate"].iloc[0], "steps": part["steps"].iloc[0]}
@@ -93,10 +94,10 @@ def as_text(table: pd.DataFrame) -> str:
     """Format the rows of ``ladder`` of one budget and label fraction as Markdown."""
     rows = []
     for row in table.to_dict("records"):
-        size = report.size_in_words(*(row[key] if pd.isna(row[key]) else int(row[key]) for key in ("images", "bytes")))
-        cells = [row["rung"], row["method"], size, f"{row['rate']:g}, {row['steps']}" if row["steps"] else "-"]
+        size = [report.with_commas(row[key]) for key in ("images", "bytes")]
+        cells = [row["rung"], row["method"], *size, f"{row['rate']:g}, {row['steps']}" if row["steps"] else "-"]
         rows.append([*cells, f"{row['mean']:.1f}", report.difference(row), report.share(row["recovered"])])
-    header = ["rung", "method", "images, bytes", "lr, steps", "accuracy", "vs the best real subset", "recovered"]
+    header = ["rung", "method", "images", "bytes", "lr, steps", "accuracy", "vs the best real subset", "recovered"]
     return report.markdown(header, rows) + "\n"
 
 

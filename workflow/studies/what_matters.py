@@ -34,8 +34,7 @@ from mkdt.distill.experts import train_expert
 from mkdt.distill.krr_st import krr_st_set
 from mkdt.distill.mkdt import mkdt_set
 from mkdt.distill.source import Source
-from mkdt.distill.subsets import STEP_SIZE
-from mkdt.distill.synthetic_set import SyntheticSet, load_synthetic
+from mkdt.distill.synthetic_set import STEP_SIZE, SyntheticSet, load_synthetic
 from mkdt.evaluate.features import Features
 from mkdt.evaluate.labels import Downstream, all_draws
 from mkdt.evaluate.linear_probe import score

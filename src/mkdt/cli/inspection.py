@@ -73,7 +73,7 @@ def describe(path: str | Path) -> str:
     if place is not None:
         facts += [(key.replace("_", " "), value) for key, value in place.names.items()]
     if {"images", "targets"} <= set(file.names):
-        facts += [("bytes", f"{bytes_of(file):,} for pixels, targets and step size")]
+        facts += [("bytes", f"{bytes_of(file):,} for pixels, targets, their bounds and step size")]
     facts += [("identity", file.identity)]
     facts += [(key, json.dumps(value)) for key, value in header.get("notes", {}).items()]
     lines += [*_aligned(facts), *_wrapped("settings", header["parameters"])]

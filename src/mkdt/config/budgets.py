@@ -80,8 +80,10 @@ def budget_images(config: Config, label: str, method: str) -> int:
     for budget in config["budgets"]:
         if budget_label(budget) == label:
             return budget_count(config, budget, method)
-    if label.endswith("img") and any(isinstance(budget, str) for budget in config["budgets"]):
-        return int(label.removesuffix("img"))  # a subset that a set of so many bytes starts from
+    for maker in _makers(config):  # a subset that a set of so many bytes starts from
+        for budget in config["budgets"]:
+            if isinstance(budget, str) and initial_label(config, budget, maker) == label:
+                return budget_count(config, budget, maker)
     known = ", ".join([*map(budget_label, config["budgets"]), "all"])
     raise UserError(f"config: budgets has no '{label}' (it has {known}): add it, or ask for another set.")
 
@@ -104,11 +106,15 @@ def view_count(config: Config, budget: str) -> int:
 def lonely_rows(config: Config) -> list[int]:
     """Return the sizes of the sets, in rows (views count), whose last batch in pre-training is of one row."""
     views, batch = len(expand(config["views"])), config["pretrain"]["batch"]
-    rows = [views * count for budget in config["budgets"] for count in budget_counts(config, budget)]
+    rows = [views * count for budget in config["budgets"] for count in set(budget_counts(config, budget).values())]
     return [count for count in [*rows, train_images(config, config["source"])] if count % batch == 1 or batch == 1]
 
 
-def budget_counts(config: Config, budget: float | str) -> list[int]:
-    """Return the numbers of images that the config's methods make for a budget, each once."""
-    makers = ["random", *(method for method in config["methods"] if method in METHODS and METHODS[method].stage)]
-    return list(dict.fromkeys(budget_count(config, budget, method) for method in makers))
+def budget_counts(config: Config, budget: float | str) -> dict[str, int]:
+    """Return the number of images that each of the config's methods makes for a budget."""
+    return {method: budget_count(config, budget, method) for method in _makers(config)}
+
+
+def _makers(config: Config) -> list[str]:
+    """Return the config's methods that make a set for each budget."""
+    return [method for method in config["methods"] if method in METHODS and METHODS[method].stage]

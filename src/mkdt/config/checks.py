@@ -42,8 +42,8 @@ def check(config: Config) -> None:
         check_dataset(config, name)
     _check_origin(config)
     _check_networks(config)
-    _check_budgets(config)
     _check_views(config)
+    _check_budgets(config)
     _check_training(config)
     _check_last_batches(config)
     _check_methods(config)
@@ -117,28 +117,27 @@ def _check_networks(config: Config) -> None:
 
 
 def _check_budgets(config: Config) -> None:
-    """Budgets are numbers of images that the source has, and no two are the same number."""
-    seen: dict[tuple[int, ...], str] = {}
+    """Budgets are numbers of images that the source has, and no two are the same number for a method."""
+    seen: dict[tuple[str, int], str] = {}
     source, total = config["source"], sizes.train_images(config, config["source"])
-    comparing = [method for method in config["methods"] if method in methods_that(section="mtt_ssl")]
     for budget in config["budgets"]:
         shown = budget if isinstance(budget, str) else f"{budget:.12g}"
         _check_budget(config, budget, shown)
-        counts = budgets.budget_counts(config, budget)
-        fail_if(min(counts) < 1, f"budgets: {shown} of source '{source}' is less than one image.")
-        fail_if(
-            min(counts) < 2 and bool(comparing),
-            f"budgets: {shown} of source '{source}' is one image, but '{''.join(comparing[:1])}' needs two: SSL "
-            "compares images.",
-        )
-        most = max(counts)
-        fail_if(most > total, f"budgets: {shown} asks for {most:.12g} images, source '{source}' has {total}.")
-        fail_if(
-            tuple(counts) in seen,
-            f"budgets: {seen.get(tuple(counts), '')} and {shown} are the same size, {most} images of source "
-            f"'{source}': leave one out.",
-        )
-        seen[tuple(counts)] = shown
+        # Without a method that makes sets, the budgets only name rows of tables.
+        counts = budgets.budget_counts(config, budget) or {"": budgets.budget_count(config, budget, "random")}
+        for method, count in counts.items():
+            fail_if(count < 1, f"budgets: {shown} of source '{source}' is less than one image.")
+            fail_if(
+                count < 2 and method in methods_that(section="mtt_ssl"),
+                f"budgets: {shown} of source '{source}' is one image, but '{method}' needs two: SSL compares images.",
+            )
+            fail_if(count > total, f"budgets: {shown} asks for {count:.12g} images, source '{source}' has {total}.")
+            fail_if(
+                (method, count) in seen,
+                f"budgets: {seen.get((method, count), '')} and {shown} are the same size, {count} images of source "
+                f"'{source}': leave one out.",
+            )
+            seen[method, count] = shown
 
 
 def _check_budget(config: Config, budget: float | str, shown: str) -> None:
@@ -155,23 +154,12 @@ def _check_budget(config: Config, budget: float | str, shown: str) -> None:
 
 
 def _check_views(config: Config) -> None:
-    """Views exist, start with the image itself, and find the teacher that encodes them."""
+    """Views exist, fit the source's images, start with the image itself, and find the teacher that encodes them."""
     try:
         names = views.expand(config["views"])
+        views.check(names, *sizes.image_shape(config, config["source"]))
     except UserError as error:
         raise UserError(f"config: views: {error}") from error
-    fail_if(names[0] != views.IDENTITY, f"views must begin with '{views.IDENTITY}', got {config['views']}.")
-    twice = [name for name in names if names.count(name) > 1]
-    fail_if(bool(twice), f"views: '{''.join(twice[:1])}' is there twice.")
-    channels, size = sizes.image_shape(config, config["source"])
-    for name in names:
-        view = views.parse(name)
-        far = view.kind == "shift" and max(map(abs, view.numbers)) >= size
-        fail_if(far, f"views: '{name}' moves images of {size}x{size} out of sight.")
-        fail_if(
-            view.kind == "colour" and len(view.numbers) not in (1, channels),
-            f"views: '{name}' has {len(view.numbers)} amounts, but images have {channels} channel(s).",
-        )
     fail_if(
         views.has_views(names) and teacher_origin(config) == "file",
         "views need the teacher, which encodes them, but targets.file brings representations only: set views to "

@@ -75,7 +75,7 @@ METHODS = {
     "teacher": Method(teacher=True),
 }
 
-RESERVED = ("seed", "count", "student")  # settings that every subset or distillation is given
+RESERVED = ("seed", "count", "student", "storage", "fixed_views")  # settings that every subset or distillation is given
 SET_STAGES = ("subset", "distill")  # the stages that make training sets
 
 

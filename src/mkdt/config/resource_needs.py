@@ -89,7 +89,7 @@ def _source(config: Config) -> tuple[int, int, int]:
 
 
 def _set_bytes(config: Config, names: Names) -> int:
-    """A training set with its targets, as it is stored."""
+    """A training set with its targets, as float32."""
     _, pixels, dimension = _source(config)
     rows = view_count(config, names["budget"])
     return _images(config, names) * (FLOAT * (pixels + rows * dimension) + LONG)

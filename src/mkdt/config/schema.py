@@ -32,8 +32,8 @@ PATTERNS = {
     "^[0-9a-f]{64}$": "must be 64 digits of 0-9 and a-f",
     "^([a-z][a-z0-9_]*|file:.+)$": "must be a name of letters a-z, digits and _, the first a letter, or file:PATH",
     "^auto$": "must be a number or auto",
-    r"^[1-9][0-9]*(\.[0-9]+)?K?B$": "must be a number, or bytes such as 8KB or 8064B",
-    "^(none|isotropic)$": "must be none, isotropic or a number from 0 to 1",
+    r"^[1-9][0-9]{0,11}(\.[0-9]{1,6})?K?B$": "must be a number, or bytes such as 8KB or 8064B",
+    "^(none|isotropic)$": "must be none, isotropic or a number above 0, up to 1",
 }
 PERCENT = re.compile(r"\[?\s*(\d+(?:\.\d+)?)\s*%\s*\]?")
 SCHEMA = Path(__file__).parents[3] / "workflow" / "schemas" / "config.schema.yaml"

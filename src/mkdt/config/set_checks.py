@@ -20,6 +20,7 @@ from mkdt.config.set_values import ALTERED, Values, measure, unreadable, values_
 from mkdt.config.stages import STAGES, targets_path
 from mkdt.config.teacher_origin import teacher_origin
 from mkdt.config.views import IDENTITY, parse
+from mkdt.config.views import check as check_views
 from mkdt.errors import UserError
 
 Array = NDArray[Any]
@@ -134,7 +135,13 @@ def _form(path: Path) -> tuple[str, tuple[int, ...]]:
         header = read_header(metadata, {name: form.shape for name, form in forms.items()})
     except ValueError as error:
         raise ValueError(ALTERED) from error
-    fault = _misform(forms, len(views_of(header))) or _negative(small)
+    names = views_of(header)
+    fault = _misform(forms, len(names)) or _negative(small)
+    if not fault:
+        try:
+            check_views(names, *forms["images"].shape[1:3])
+        except UserError as error:
+            fault = f"views in its header: {str(error).rstrip('.')}"
     return fault, () if fault else forms["images"].shape[1:]
 
 
@@ -154,6 +161,8 @@ def views_of(header: Mapping[str, Any]) -> tuple[str, ...]:
     names = notes.get("views", [IDENTITY]) if isinstance(notes, dict) else notes
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError(f"views in its header are {names!r}, expected a list of names")
+    if several := [name for name in names if name.startswith("shifts ")]:
+        raise ValueError(f"views in its header have '{several[0]}', where each of the eight shifts is to be named")
     try:
         for name in names:
             parse(name)
@@ -227,7 +236,7 @@ def doubts(config: Config, tensors: Mapping[str, Array]) -> list[str]:
 
 
 def _doubts(config: Config, values: Values) -> list[str]:
-    counts = {count: None for budget in config["budgets"] for count in budget_counts(config, budget)}
+    counts = {count: None for budget in config["budgets"] for count in budget_counts(config, budget).values()}
     others = [f"{count:,}" for count in counts if count != values.count]
     size = [f"it has {values.count:,} images, and is compared with sets of {', '.join(others)}."] if others else []
     return size + _odd(values, *_source_and_width(config))

@@ -91,6 +91,11 @@ def smoke(config: Config, smallest: int) -> Config:
     # Only the source's size matters to networks: the others are brought to it.
     least = {name: smallest if name == small["source"] else SMALLEST for name in used}
     names = {name: _name(name, small["datasets"][name], least[name]) for name in used}
+    twice = [name for name in used if list(names.values()).count(names[name]) > 1]
+    if twice:
+        raise UserError(
+            f"config: datasets.{twice[0]} and datasets.{twice[1]} would both be {names[twice[0]]} with scale: smoke; rename one."
+        )
     small["datasets"] = {names[name]: _few(small["datasets"][name], least[name]) for name in used}
     small["probe"]["downstream"] = [names[name] for name in small["probe"]["downstream"]]
     small["probe"]["selection"] = names[small["probe"]["selection"]]

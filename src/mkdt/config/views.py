@@ -15,7 +15,7 @@ FORMS = {  # kind -> how it is written
     "crop": f"crop SHARE PLACE (0 to 1; {', '.join(CORNERS)})",
     "colour": "colour AMOUNT, or one amount for each channel (-1 to 1, added to pixels in [0, 1])",
 }
-ALL = "shifts PIXELS (eight views)"
+SHIFTS = "shifts PIXELS (eight views)"
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def parse(name: str) -> View:
         "colour": len(numbers) in (1, 3) and all(abs(number) <= 1 for number in numbers),
     }
     if not good.get(kind, False):
-        raise UserError(f"'{name}' is no view; views are: {'; '.join([*FORMS.values(), ALL])}.")
+        raise UserError(f"'{name}' is no view; views are: {'; '.join([*FORMS.values(), SHIFTS])}.")
     return View(kind, numbers, corner)
 
 
@@ -80,3 +80,25 @@ def expand(names: Iterable[str]) -> list[str]:
 def has_views(names: Sequence[str]) -> bool:
     """Return whether there is a view beside the images themselves."""
     return list(names) != [IDENTITY]
+
+
+def check(names: Sequence[str], channels: int, size: int) -> None:
+    """Check the views of images of a shape.
+
+    Args:
+        names: one for each view, as from ``expand``.
+        channels, size: of the images, which are square.
+
+    Raises:
+        UserError: the first is not ``identity``, one is there twice or is no view, or it does not fit the images.
+    """
+    if names[0] != IDENTITY:
+        raise UserError(f"the first must be '{IDENTITY}', not '{names[0]}'.")
+    for name in names:
+        view = parse(name)
+        if names.count(name) > 1:
+            raise UserError(f"'{name}' is there twice.")
+        if view.kind == "shift" and max(map(abs, view.numbers)) >= size:
+            raise UserError(f"'{name}' moves images of {size}x{size} out of sight.")
+        if view.kind == "colour" and len(view.numbers) not in (1, channels):
+            raise UserError(f"'{name}' has {len(view.numbers)} amounts, but images have {channels} channel(s).")

@@ -22,8 +22,7 @@ from mkdt.distill.hypergradient import Hypergradient, OuterLoss
 from mkdt.distill.outer_loop import LearnedSet, learn_set
 from mkdt.distill.source import Source
 from mkdt.distill.synthetic_set import SyntheticSet
-from mkdt.distill.trajectory_matching import inner_batches
-from mkdt.distill.unroller import Unroller
+from mkdt.distill.unroller import Unroller, inner_batches
 from mkdt.networks.backbones import Spec
 from mkdt.networks.flat import LossFn, flat_mse, flatten
 from mkdt.networks.students import build_student
@@ -165,7 +164,7 @@ def bptt_set(
         unroller,
         device=device,
         name="bptt",
-        keys=("bptt.image_lr", "bptt.step_size.lr"),
+        keys=("bptt.image_lr", "bptt.target_lr", "bptt.step_size.initial", "bptt.step_size.lr"),
         least_loss=0.0,
         state=state,
         report=report,

@@ -78,6 +78,6 @@ class CompiledStep:
                 compiled(*arguments)  # the first call compiles
         except Exception as error:
             self._warned = True
-            log.warning("distill.compile: no compiler works here (%s), so the steps run uncompiled.", error)
+            log.warning("compile: no compiler works here (%s), so the steps run uncompiled.", error)
             return traced
         return compiled

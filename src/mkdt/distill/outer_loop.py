@@ -122,7 +122,7 @@ def learn_set(
     *,
     device: torch.device,
     name: str,
-    keys: tuple[str, str],
+    keys: tuple[str, ...],
     least_loss: float,
     state: dict[str, Any] | None,
     report: Report,
@@ -137,7 +137,7 @@ def learn_set(
         unroller: the one that ``gradient_at`` uses; how many graphs it keeps belongs to the resume state.
         device: where to compute.
         name: of the method, for messages.
-        keys: config keys of the rates of images and of the step size, for messages.
+        keys: config keys of rates and step sizes, for messages.
         least_loss: a loss of ``divergence.EXPLODED`` times this never counts as diverged.
         state: a state that was given to ``checkpoint``, to continue from.
         report: called after each iteration with ``loss``, ``step_size``, ``image_gradient`` (norm) and the values of

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from mkdt.artifacts import Artifact
-from mkdt.teacher.target_space import TargetSpace
+
+if TYPE_CHECKING:  # a method that does not use it does not depend on its code
+    from mkdt.teacher.target_space import TargetSpace
 
 
 def _empty() -> Tensor:
@@ -35,6 +38,6 @@ class Source:
     targets: Tensor = field(default_factory=_empty)
     losses: Sequence[Tensor] = ()
     teacher: nn.Module | None = None
-    space: TargetSpace | None = None
+    space: "TargetSpace | None" = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     experts: Sequence[Artifact] = ()

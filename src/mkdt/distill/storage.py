@@ -85,9 +85,10 @@ def _spread(bounds: Tensor, dimensions: int) -> tuple[Tensor, Tensor]:
 
 
 def _cast(name: str, values: Tensor, precision: str) -> Tensor:
-    made = values.to(DTYPES[precision])
+    made, key = values.to(DTYPES[precision]), "pixels" if name == "images" else name
     if not made.isfinite().all():
         raise UserError(
-            f"config: storage: {name} up to {float(values.abs().max()):.3g} do not fit float16: choose float32."
+            f"config: storage.{key} is float16, but there are {name} up to {float(values.abs().max()):.3g}, which do not fit: "
+            "choose float32."
         )
     return made

@@ -16,6 +16,9 @@ from mkdt.data.views import decode
 from mkdt.distill.storage import restored
 from mkdt.errors import UserError
 
+# The step size stored with a real subset, which the paper's protocol pre-trains with: the published start value.
+STEP_SIZE = 0.1
+
 
 @dataclass
 class SyntheticSet:

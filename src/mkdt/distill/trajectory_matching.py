@@ -1,6 +1,6 @@
 """Trajectory matching: learn a synthetic set so that training on it follows the experts' trajectories."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from mkdt.artifacts import Artifact
 from mkdt.distill.hypergradient import Hypergradient, distance_to
 from mkdt.distill.outer_loop import LearnedSet, learn_set
 from mkdt.distill.synthetic_set import SyntheticSet
-from mkdt.distill.unroller import Unroller
+from mkdt.distill.unroller import Unroller, inner_batches
 from mkdt.errors import UserError
 from mkdt.networks.flat import LossFn
 from mkdt.progress import Checkpoint, Report, no_checkpoint, no_report
@@ -36,12 +36,6 @@ def start_epochs_at(iteration: int, settings: Mapping[str, Any]) -> int:
     if not settings["curriculum"]:
         return limit
     return min(limit, 1 + iteration * limit // max(1, settings["iterations"]))
-
-
-def inner_batches(size: int, batch: int, stream: torch.Generator) -> Iterator[Tensor]:
-    """Yield batches of row indices without end; every row is used once before any is used again."""
-    while True:
-        yield from seeding.batches(size, batch, stream)
 
 
 def draw_iteration(

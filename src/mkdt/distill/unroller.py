@@ -1,15 +1,22 @@
 """Hypergradients of a set that is learned: its views, and the graphs that ``retain`` and ``compile`` ask for."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mkdt import seeding
 from mkdt.distill.compiled_step import CompiledStep
 from mkdt.distill.graph_memory import choose_retain
 from mkdt.distill.hypergradient import Hypergradient, OuterLoss, unroll
 from mkdt.networks.flat import LossFn
+
+
+def inner_batches(size: int, batch: int, stream: torch.Generator) -> Iterator[Tensor]:
+    """Yield batches of row indices without end; every row is used once before any is used again."""
+    while True:
+        yield from seeding.batches(size, batch, stream)
 
 
 class Unroller:

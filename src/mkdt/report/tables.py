@@ -284,16 +284,16 @@ def as_text(summary: pd.DataFrame, protocol: str, notices: Sequence[str] = ()) -
     return "\n".join(lines)
 
 
-def size_in_words(images: Any, count: Any) -> str:
-    """Format the size of a set: ``14, 8,068``; ``-`` where there is none."""
-    return "-" if pd.isna(images) else f"{images:,}, {count:,}"
+def with_commas(count: Any) -> str:
+    """Format a whole number: ``8,068``; ``-`` where there is none."""
+    return "-" if pd.isna(count) else f"{count:,.0f}"
 
 
 def _setting_as_text(summary: pd.DataFrame) -> str:
     """Format one setting: a row a method, three columns a label fraction."""
     fractions = sorted(summary["label_fraction"].unique())
     has_sizes = "bytes" in summary
-    header = ["method", *["images, bytes"] * has_sizes, "lr, steps"]
+    header = ["method", *["images", "bytes"] * has_sizes, "lr, steps"]
     for fraction in fractions:
         header += [f"{fraction:.4g} of labels", "vs random", "recovered"]
     rows = []
@@ -301,7 +301,7 @@ def _setting_as_text(summary: pd.DataFrame) -> str:
         part = summary[summary["method"] == method].set_index("label_fraction")
         first = part.iloc[0]
         edge = "*" if first["at_edge"] else ""
-        cells = [method] + ([size_in_words(first["images"], first["bytes"])] if has_sizes else [])
+        cells = [method, *(with_commas(first[key]) for key in ("images", "bytes") if has_sizes)]
         cells += [f"{first['rate']:.3g}, {first['steps']}{edge}" if first["steps"] else "-"]
         for fraction in fractions:
             row = part.loc[fraction]

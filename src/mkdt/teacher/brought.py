@@ -8,6 +8,7 @@ from mkdt.artifacts import Artifact
 from mkdt.config.sections import Config
 from mkdt.config.sizes import image_shape
 from mkdt.config.stages import STAGES
+from mkdt.errors import UserError
 from mkdt.teacher.external_checkpoint import load_checkpoint, summary
 from mkdt.teacher.external_targets import load_representations, read_representations
 
@@ -22,15 +23,14 @@ def checks_of(config: Config) -> dict[str, Callable[[], str]]:
     return found
 
 
-def check_before_import(config: Config) -> None:
-    """Read each file that the config brings and no job has imported yet.
+def check_brought(config: Config) -> None:
+    """Read each file that the config brings.
 
     Raises:
         UserError: the job that imports it would refuse it.
     """
-    for stage, describe in checks_of(config).items():
-        if not Path(STAGES[stage].path(config, stage)).is_file():
-            describe()
+    for describe in checks_of(config).values():
+        describe()
 
 
 def describe_checkpoint(config: Config) -> str:
@@ -42,19 +42,32 @@ def describe_checkpoint(config: Config) -> str:
     options = config["teacher"]["checkpoint"]
     source, kind = config["source"], config["datasets"][config["source"]]["kind"]
     found = load_checkpoint(options["file"], options, *image_shape(config, source), kind, download=False)
+    _check_components(config, options["file"] or str(options["model"]), found.dimension)
     return summary(found) if options["file"] else f"{summary(found)}; the first run downloads its weights"
 
 
 def describe_targets(config: Config) -> str:
-    """Read the targets that the config names and return them in words; they fit the images, if these are decoded.
+    """Read the targets that the config names and return them in words; they fit the images, if the config's are decoded.
 
     Raises:
         UserError: the job that imports them would refuse them.
     """
-    path = config["targets"]["file"]
+    path, source = config["targets"]["file"], {"dataset": config["source"]}
     assert path is not None
-    decoded = Path(STAGES["data"].path(config, "data", {"dataset": config["source"]}))
-    if not decoded.is_file():
-        return f"{path} has {len(read_representations(path)[0]):,} rows; the first run compares them with the images"
+    representations = read_representations(path)[0]
+    _check_components(config, path, representations.shape[1])
+    decoded = Path(STAGES["data"].path(config, "data", source))
+    # Images that will be decoded anew may be others.
+    if not decoded.is_file() or Artifact(decoded).header["parameters"] != STAGES["data"].slice(config, source):
+        return f"{path} has {len(representations):,} rows; the first run compares them with the images"
     published = STAGES["targets_import"].slice(config, {})["published"]
     return f"{path}: {load_representations(path, Artifact(decoded, 'data'), published).order}"
+
+
+def _check_components(config: Config, path: str, dimension: int) -> None:
+    """Refuse more components than there are."""
+    components = config["targets"]["space"]["components"]
+    if components is not None and components > dimension:
+        raise UserError(
+            f"config: targets.space.components is {components}, but the representations of {path} have {dimension} dimensions."
+        )

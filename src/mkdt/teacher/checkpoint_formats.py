@@ -85,6 +85,7 @@ class TeacherCheckpoint:
     statistics: str = "the source's"
     identity: str = ""
     left_out: list[str] = field(default_factory=list)
+    dimension: int = 0
 
 
 def read_checkpoint(path: Path, kind: str = "") -> TeacherCheckpoint:

@@ -134,6 +134,7 @@ def _check(checkpoint: TeacherCheckpoint, source: str, channels: int, size: int,
         raise UserError(
             f"{source} gives features of shape {list(features.shape)}, or not finite ones; expected finite [n, D]."
         )
+    checkpoint.dimension = features.shape[1]
 
 
 def _features(backbone: nn.Module, channels: int, size: int) -> Tensor | Exception:

@@ -17,6 +17,7 @@ from mkdt.distill.synthetic_set import SyntheticSet
 from mkdt.errors import UserError
 
 VIEWS = ["identity", "shifts 1"]
+SPACE = {"center": True, "components": 16, "scale": "none"}
 
 
 def loaded(**over: Any) -> cfg.Config:
@@ -31,6 +32,12 @@ def test_a_budget_that_the_config_does_not_have_is_refused() -> None:
     for label in ("7pct", "21img"):
         with pytest.raises(UserError, match=label):
             budget_images(config, label, "mkdt")
+    config = loaded(budgets=["8KB"], methods=["mkdt_random"], targets={"space": SPACE})
+    count = budget_images(config, "8KB", "mkdt_random")
+    assert budget_images(config, f"{count}img", "random") == count
+    for label in (f"{count + 1}img", "fooimg", "9KB"):
+        with pytest.raises(UserError, match=label):
+            budget_images(config, label, "random")
 
 
 @pytest.mark.parametrize("pixels", ["float32", "float16", "uint8"])
@@ -38,9 +45,8 @@ def test_a_budget_that_the_config_does_not_have_is_refused() -> None:
 @pytest.mark.parametrize("views", [["identity"], VIEWS])
 def test_bytes_hold_as_many_images_as_the_file_has(pixels: str, targets: str, views: list[str], tmp_path: Path) -> None:
     """The set that is stored fits, one more image would not; real pixels take one byte whatever the key says."""
-    space = {"center": True, "components": 16, "scale": "none"}
     storage = {"pixels": pixels, "targets": targets}
-    config = loaded(budgets=["8064B"], views=views, storage=storage, targets={"space": space}, methods=["bptt"])
+    config = loaded(budgets=["8064B"], views=views, storage=storage, targets={"space": SPACE}, methods=["bptt"])
     for method in ("kmeans", "bptt"):
         count = budget_images(config, "8064B", method)
         names = tuple(expand(views))
@@ -61,10 +67,9 @@ def test_bytes_hold_as_many_images_as_the_file_has(pixels: str, targets: str, vi
 
 def test_a_set_starts_from_as_many_real_images() -> None:
     """Where real images are smaller, their subset has a number for a name; where they are not, it is the compared one."""
-    space = {"center": True, "components": 16, "scale": "none"}
     for pixels, label in (("uint8", "8KB"), ("float32", "24img")):
         storage = {"pixels": pixels, "targets": "float32"}
-        config = loaded(budgets=["8KB"], storage=storage, targets={"space": space}, methods=["kmeans", "bptt_kmeans"])
+        config = loaded(budgets=["8KB"], storage=storage, targets={"space": SPACE}, methods=["kmeans", "bptt_kmeans"])
         assert initial_label(config, "8KB", "bptt_kmeans") == label
         made = plan.initial_set(config, {"method": "bptt_kmeans", "budget": "8KB", "distill_seed": "0"})
         assert budget_images(config, label, "kmeans") == budget_images(config, "8KB", "bptt_kmeans")
@@ -81,6 +86,9 @@ def test_a_set_starts_from_as_many_real_images() -> None:
         ({"budgets": ["10B"]}, "10B.*less than one image"),
         ({"budgets": ["10000KB"]}, "10000KB.*1300"),
         ({"budgets": ["8KB", "8000B"]}, "8KB and 8000B"),
+        ({"budgets": [10, "8KB"], "methods": ["random", "mkdt_random"]}, "10 and 8KB"),
+        ({"budgets": ["9" * 400 + "KB"]}, "budgets.*8KB"),
+        ({"budgets": ["8KB"], "views": ["identity", "flip"]}, "config: views: 'flip'"),
         ({"budgets": ["8MB"]}, "budgets.*8KB"),
         ({"budgets": ["8 KB"]}, "budgets.*8KB"),
         ({"budgets": [1.5]}, "budgets: 1.5"),
@@ -91,6 +99,14 @@ def test_bytes_that_hold_no_set_are_refused(over: dict[str, Any], words: str) ->
     """Too few, too many, twice the same, another unit, or of targets whose length is not known yet."""
     with pytest.raises(UserError, match=words):
         loaded(**over)
+
+
+def test_only_compared_methods_limit_a_budget() -> None:
+    """Real images would be more than there are, but no real subset is made."""
+    config = loaded(budgets=["200KB"], methods=["none", "mkdt_random", "full"], targets={"space": SPACE})
+    (start,) = {names["budget"] for names in plan.subsets(config)}
+    assert start == f"{budget_images(config, '200KB', 'mkdt_random')}img"
+    assert budget_images(config, start, "random") < 1300
 
 
 def test_words_of_a_budget() -> None:

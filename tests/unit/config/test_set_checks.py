@@ -94,6 +94,29 @@ def test_a_set_that_cannot_be_meant_is_refused_when_the_config_is_checked(
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("views", "word"),
+    [
+        (["mirror", "identity"], "identity"),
+        (["identity", "mirror", "mirror"], "twice"),
+        (["identity", "shift 8 0"], "shift 8 0"),
+        (["identity", "colour 0.1 0.2 0.3"], "colour 0.1 0.2 0.3"),
+        (["identity", "shifts 1"], "each of the eight"),
+        (["identity", "flip"], "flip"),
+        ("mirror", "list"),
+    ],
+)
+def test_views_that_do_not_fit_the_images_are_refused(views: Any, word: str, tmp_path: Path) -> None:
+    """Of a brought set, before any job, with the file's name."""
+    tensors = tensors_of_a_set()
+    tensors |= {"targets": tensors["targets"].repeat(len(views) if isinstance(views, list) else 1, 1)}
+    path = tmp_path / "theirs.safetensors"
+    artifacts.save(path, tensors, stage="theirs", notes={"views": views})
+    with pytest.raises(UserError, match=word) as caught:
+        accepted(path)
+    assert str(path) in str(caught.value)
+
+
 def test_a_set_in_the_documented_form_is_accepted_without_a_doubt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from mkdt.config import plan, registry, sizes
 from mkdt.config.budgets import lonely_rows
 from mkdt.config.files import with_base
 from mkdt.config.schema import flat
+from mkdt.errors import UserError
 
 
 def loaded(file: Path | None, scale: str, over: dict[str, Any] | None = None) -> cfg.Config:
@@ -66,6 +67,15 @@ def test_views_stay_in_sight_and_no_last_batch_is_of_one_row() -> None:
     smoke = loaded(None, "smoke", {"views": ["identity", "mirror", "shifts 2", "crop 0.5 centre"], "budgets": [9]})
     assert lonely_rows(smoke) == []
     assert smoke["pretrain"]["batch"] == 33
+
+
+def test_two_data_sets_never_get_one_name() -> None:
+    """The size that a network needs is added to a name; another data set may have that name already."""
+    entry = {"kind": "cifar10", "train": None, "validation": 5000, "test": None, "image_size": None}
+    vgg = {"students": {"vgg": {"architecture": "vgg11"}}, "pretrain": {"students": ["vgg"]}}
+    over = {"datasets": {"a": entry, "a_32px": entry}, "source": "a", "probe": {"selection": "a_32px"}}
+    with pytest.raises(UserError, match=r"datasets\.a and datasets\.a_32px.*rename"):
+        loaded(None, "smoke", over | vgg)
 
 
 def test_what_becomes_equal_is_one_and_a_brought_set_keeps_its_size(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_summary_and_text() -> None:
     sizes = {("random", "1pct"): (13, 7488), ("mkdt", "1pct"): (13, 7488), ("full", "all"): (1300, 748_800)}
     with_sizes = report.summarise(report.accuracies(scores, ["1pct"]), methods, sizes=sizes)
     assert with_sizes["bytes"].fillna(0).to_list() == [0, 7488, 7488, 748_800]
-    assert "| full | 1,300, 748,800 |" in report.as_text(with_sizes, "fair")
+    assert "| full | 1,300 | 748,800 |" in report.as_text(with_sizes, "fair")
     # k-NN has a table of its own, after the linear probe's; the curve has the linear probe only.
     knn = scores.assign(evaluation="knn", accuracy=scores["accuracy"] - 1)
     scores = pd.concat([knn, scores])

@@ -1,11 +1,10 @@
-"""Study 7: make the tables and the figure of its page from the scores of its rungs that exist so far."""
+"""Study 7: make the tables of its page from the scores of its rungs that exist so far."""
 
 from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
 import shared as studies
-from matplotlib.figure import Figure
 
 from mkdt.artifacts import write_text
 from mkdt.config.budgets import budget_label, budget_words
@@ -13,7 +12,6 @@ from mkdt.config.loading import read
 from mkdt.config.methods import METHODS
 from mkdt.config.sections import Config
 from mkdt.config.stages import STAGES
-from mkdt.report import figures
 from mkdt.report import tables as report
 from mkdt.report.statistics import compare, p_value, paired
 
@@ -101,24 +99,8 @@ def as_text(table: pd.DataFrame) -> str:
     return report.markdown(header, rows) + "\n"
 
 
-def plot(table: pd.DataFrame) -> Figure:
-    """Plot accuracy against bytes, a line for each rung and method of one label fraction."""
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axis = figure.subplots()
-    for (rung, method), part in table[table["bytes"].notna()].groupby(["rung", "method"], sort=False):
-        part = part.sort_values("bytes")
-        axis.plot(part["bytes"] / 1000, part["mean"], marker="o", label=f"{method}: {rung}")
-    for method, style in (("full", "--"), ("none", ":")):
-        level = table[(table["method"] == method)]["mean"].max()
-        axis.axhline(level, linestyle=style, color="grey", linewidth=1, label=f"{method}")
-    axis.set_xlabel("bytes of the set (KB)")
-    axis.set_ylabel(f"test accuracy (%), {100 * table['label_fraction'].iloc[0]:g} % of labels")
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
-    return figure
-
-
 def main() -> None:
-    """Write the tables and the figure."""
+    """Write the tables."""
     accuracy, grid, configs = accuracies()
     table = ladder(accuracy, grid, sizes(configs))
     distilled = table["method"].map(lambda name: name in METHODS and METHODS[name].distilled)
@@ -130,7 +112,6 @@ def main() -> None:
     for (fraction, budget), part in table.groupby(["label_fraction", "budget"], sort=True):
         texts.append(f"{budget_words(str(budget))}, {fraction} of the labels:\n\n{as_text(part)}")
     write_text(PAGE / "ladder.md", "\n".join(texts))
-    figures.save_figure(PAGE / "ladder.png", plot(table[table["label_fraction"] == table["label_fraction"].min()]))
 
 
 if __name__ == "__main__":

@@ -558,11 +558,10 @@ def test_the_ladder_of_equal_bytes_takes_the_methods_of_its_configs(
             accuracies.append(part.assign(rung=rung, evaluation="linear"))
             point = {"rung": rung, "method": method, "budget": budget, "chosen": True, "validation": level}
             grids.append(pd.DataFrame([point]))
-    known = pd.DataFrame([{"rung": "9 views of them", "budget": "1KB", "method": "kmeans", "images": 4, "bytes": 972}])
+    known = pd.DataFrame([{"rung": "9 views of them", "budget": "2KB", "method": "kmeans", "images": 4, "bytes": 972}])
     table = equal_bytes.ladder(pd.concat(accuracies), pd.concat(grids), known)
     assert set(table["best"]) == {"kmeans, 9 views of them"}
     last = table[table["rung"] == "9 views of them"].set_index(["budget", "method"])
-    assert last.loc[("1KB", "full"), "recovered"] == pytest.approx(1)
+    assert last.loc[("2KB", "full"), "recovered"] == pytest.approx(1)
     assert last.loc[("2KB", "bptt_kmeans"), "difference"] == pytest.approx(-8)
-    assert "| 4 | 972 |" in equal_bytes.as_text(table[table["budget"] == "1KB"])
-    assert equal_bytes.plot(table).axes
+    assert "| 4 | 972 |" in equal_bytes.as_text(table)

@@ -348,6 +348,11 @@ def _check_origin(config: Config) -> None:
         given != "checkpoint" and bool(unused),
         f"teacher.checkpoint.{''.join(unused[:1])} is set, but there is no checkpoint: give teacher.checkpoint.file.",
     )
+    for key, values in (("mean", checkpoint["mean"]), ("std", checkpoint["std"])):
+        fail_if(
+            any(abs(value) > 1 for value in values or []),
+            f"teacher.checkpoint.{key} is {values}, but it is of pixels in [0, 1]: divide what is of 0 to 255 by 255.",
+        )
     fail_if(
         checkpoint["sha256"] is not None and checkpoint["file"] is None,
         "teacher.checkpoint.sha256 is the digest of teacher.checkpoint.file, which is null.",

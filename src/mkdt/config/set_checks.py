@@ -126,7 +126,7 @@ def _form(path: Path) -> tuple[str, tuple[int, ...]]:
             metadata = file.metadata() or {}
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             forms = {name: _Form(_dtype(one.get_dtype()), tuple(one.get_shape())) for name, one in slices.items()}
-            small = {name: file.get_tensor(name) for name in ("step_size", "std") if name in forms}
+            small = {name: file.get_tensor(name) for name in ("step_size", "std", *BOUNDS.values()) if name in forms}
     except Exception as error:  # whatever the reader of an arbitrary file says
         raise unreadable(error) from error
     if HEADER_KEY not in metadata:
@@ -217,11 +217,14 @@ def _misbound(name: str, count: int, tensors: Mapping[str, Any]) -> str:
 
 
 def _negative(tensors: Mapping[str, Any]) -> str:
-    """Say which of the tensors that must be positive is not."""
+    """Say which of the tensors that must be positive is not, or whose bounds are swapped."""
     if not float(tensors["step_size"]) > 0:
         return f"step_size is {float(tensors['step_size']):g}, it must be positive"
     if not bool((tensors["std"] > 0).all()):
         return f"std must be positive in every channel, got {tensors['std'].tolist()}"
+    for name in BOUNDS.values():
+        if name in tensors and bool((tensors[name][:, 0] > tensors[name][:, 1]).any()):
+            return f"{name} must have the smaller value first in every row, which 0 stands for"
     return ""
 
 

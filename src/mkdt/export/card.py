@@ -86,7 +86,9 @@ Images, targets and step size take {bytes_of(file):,} bytes.{views}
 def _loading(file: Artifact, point: str) -> str:
     spec = (file.header["parameters"] or {}).get("student", STUDENT)
     beyond = "" if file.header["stage"] == "subset" else "; a distilled one may go beyond"
-    views = ", in all their views" if len(views_of(file.header)) > 1 else ""
+    has_views = len(views_of(file.header)) > 1
+    views, stored = (", in all their views", "images as they are stored") if has_views else ("", "same images")
+    decoded = "  # tiny.decoded() makes the rows that belong to tiny.targets" if has_views else ""
     return f"""## Load it
 
 With torch and safetensors, in this folder:
@@ -96,7 +98,7 @@ from load import load
 
 tiny = load()
 images, targets = tiny["images"], tiny["targets"]  # normalised{views}: train on these
-pixels = tiny["pixels"]  # the same images where 0 is black and 1 is white{beyond}
+pixels = tiny["pixels"]  # the {stored}, where 0 is black and 1 is white{beyond}
 ```
 
 Normalise all other images for the network with the same `mean` and `std`. With the package `mkdt`, which also checks the
@@ -107,7 +109,7 @@ import mkdt
 
 tiny = mkdt.load_synthetic("set.safetensors")  # tiny.images, tiny.targets, tiny.pixels() as uint8
 student = mkdt.pretrain(tiny, {json.dumps(spec)}, {point})
-features = student.backbone(tiny.images)
+features = student.backbone(tiny.images){decoded}
 ```
 """
 

@@ -89,6 +89,8 @@ def test_default_sizes() -> None:
         ({"teacher": {"checkpoint": {"model": "dinov2"}}}, ["teacher.checkpoint.model", "timm:"]),
         ({"teacher": {"checkpoint": {"sha256": "abc"}}}, ["teacher.checkpoint.sha256", "must be 64 digits"]),
         ({"teacher": {"checkpoint": {"padding": 1}}}, ["teacher.checkpoint.padding", "no checkpoint"]),
+        ({"teacher": {"checkpoint": {"model": "timm:vit", "mean": [123, 116, 103]}}}, ["teacher.checkpoint.mean", "123", "255"]),
+        ({"teacher": {"checkpoint": {"model": "timm:vit", "std": [58, 57, 57]}}}, ["teacher.checkpoint.std", "58", "255"]),
         ({"teacher": {"checkpoint": {"model": "timm:vit", "sha256": "0" * 64}}}, ["sha256", "teacher.checkpoint.file"]),
         ({"targets": {"file": "/nowhere/t.npy"}}, ["targets.file", "/nowhere/t.npy", "does not exist"]),
         (

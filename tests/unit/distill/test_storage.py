@@ -96,6 +96,13 @@ def test_bytes_without_their_bounds_are_no_set(name: str, bounds: str, value: Te
     assert bounds in fault
 
 
+@pytest.mark.parametrize("bounds", ["pixel_bounds", "target_bounds"])
+def test_swapped_bounds_are_no_set(bounds: str) -> None:
+    """They would make negatives of the images; equal ones, of a constant channel, are fine."""
+    tensors = stored(colour_set().tensors(), {"pixels": "uint8", "targets": "uint8"}, real=False)
+    assert bounds in misfit(tensors | {bounds: tensors[bounds].flip(1)}, 1)
+
+
 def test_checks_see_the_values_that_bytes_stand_for() -> None:
     """The numbers about a stored set are those of the set that is read from it."""
     tensors = stored(colour_set().tensors(), {"pixels": "uint8", "targets": "uint8"}, real=False)

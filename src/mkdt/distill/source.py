@@ -2,19 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from mkdt.artifacts import Artifact
 
-if TYPE_CHECKING:  # a method that does not use it does not depend on its code
-    from mkdt.teacher.target_space import TargetSpace
-
 
 def _empty() -> Tensor:
     return torch.empty(0)
+
+
+class Space(Protocol):
+    """What a ``TargetSpace`` does; a method that does not use it does not depend on its code."""
+
+    def apply(self, representations: Tensor) -> Tensor:
+        """Map representations float32 [n,D] to targets float32 [n,K]."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,6 @@ class Source:
     targets: Tensor = field(default_factory=_empty)
     losses: Sequence[Tensor] = ()
     teacher: nn.Module | None = None
-    space: "TargetSpace | None" = None
+    space: Space | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     experts: Sequence[Artifact] = ()

@@ -22,6 +22,7 @@ from mkdt.cli.main import main
 from mkdt.config import registry
 from mkdt.config.loading import load
 from mkdt.config.result_folders import REGISTRY, RESULTS
+from mkdt.config.stages import STAGES
 
 ROOT = Path(__file__).parents[3]
 
@@ -180,14 +181,19 @@ def test_a_teacher_that_its_job_would_refuse_is_found(project: Path, monkeypatch
 
 
 def test_targets_that_their_job_would_refuse_are_found(project: Path) -> None:
-    """Of another shape; with the data decoded, of another number of images."""
+    """Of another shape; with the config's data decoded, of another number of images."""
     settings = {"targets": {"file": "targets.npy"}, "methods": ["random"]}
     np.save("targets.npy", np.zeros(5, "float32"))
     assert findings(settings)["targets"].level == "FAIL"
     np.save("targets.npy", np.zeros((5, 3), "float32"))
     assert findings(settings)["targets"].level == "ok"
     tensors = {"train_images": torch.zeros(4, 1, 8, 8, dtype=torch.uint8), "train_index": torch.arange(4)}
-    artifacts.save(Path("results/digits/data.safetensors"), tensors, stage="data", parameters={}, inputs={})
+    data = Path("results/digits/data.safetensors")
+    artifacts.save(data, tensors, stage="data", parameters={"seed": 7}, inputs={})
+    assert findings(settings)["targets"].level == "ok"  # of other settings: these will be decoded anew
+    given = yaml.safe_load((ROOT / "config" / "config.yaml").read_text())
+    current = STAGES["data"].slice(load(given), {"dataset": "digits"})
+    artifacts.save(data, tensors, stage="data", parameters=current, inputs={})
     found = findings(settings)["targets"]
     assert found.level == "FAIL"
     assert "5 rows" in found.text

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from mkdt.config.budgets import budget_images, view_count
+from mkdt.config.budgets import budget_images, set_bytes, view_count
 from mkdt.config.methods import METHODS
 from mkdt.config.network_sizes import (
     mlp_parameters,
@@ -219,7 +219,7 @@ def subset(config: Config, names: Names) -> Need:
     return Need(
         host=count * (pixels + 4 * FLOAT * dimension) + FLOAT * count * config["experts"]["count"],
         device=_encoding(config) if METHODS[names["method"]].teacher or has_views(config["views"]) else 0,
-        disk=_set_bytes(config, names),
+        disk=set_bytes(config, _images(config, names), names["method"]) + LONG * _images(config, names),
     )
 
 

@@ -26,7 +26,7 @@ try:  # a file of `mkdt.extensions` may declare what cannot be
         set_checks,
         sizes,
     )
-    from mkdt.config.methods import METHODS, methods_that
+    from mkdt.config.methods import METHODS, has_budget, methods_that
     from mkdt.config.stages import STAGES, files as files_of, targets_path
     from mkdt.config.teacher_origin import teacher_origin
     from mkdt.config.views import has_views
@@ -165,7 +165,7 @@ def set_file(names):
 
 def training_set(wildcards):
     """What a method trains on: a set file, or all images with their targets, which also give `none` its shapes."""
-    if wildcards.method not in METHOD_FILES and not plan.has_budget(wildcards.method):
+    if wildcards.method not in METHOD_FILES and not has_budget(wildcards.method):
         return {"data": SOURCE, "targets": TARGETS}
     return {"data": SOURCE, "set": set_file(wildcards)}
 

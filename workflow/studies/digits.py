@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 from mkdt.artifacts import write_text
 from mkdt.config.budgets import budget_label
 from mkdt.config.loading import read
-from mkdt.config.methods import METHODS
-from mkdt.config.plan import has_budget
+from mkdt.config.methods import METHODS, has_budget
 from mkdt.report import figures
 from mkdt.report import tables as report
 

@@ -1,6 +1,6 @@
 """Budgets: how many images a set has, from a share of the training images, a number of images or of bytes."""
 
-from mkdt.config.methods import METHODS
+from mkdt.config.methods import METHODS, has_budget
 from mkdt.config.network_sizes import targets_dimension
 from mkdt.config.sections import Config
 from mkdt.config.sizes import facts_of, image_shape, split_sizes, train_images
@@ -38,7 +38,7 @@ def image_bytes(config: Config, method: str) -> int:
     """Return the bytes of an image of a method's set, with the targets of all its views."""
     channels, size = image_shape(config, config["source"])
     pixels = "uint8" if _is_real(method) else config["storage"]["pixels"]
-    targets = len(expand(config["views"])) * targets_dimension(config)
+    targets = _views(config) * targets_dimension(config)
     return channels * size**2 * BYTES[pixels] + targets * BYTES[config["storage"]["targets"]]
 
 
@@ -48,6 +48,10 @@ def set_bytes(config: Config, images: int, method: str) -> int:
     bounds = channels * (_is_real(method) or storage["pixels"] == "uint8")
     bounds += targets_dimension(config) * (storage["targets"] == "uint8")
     return STEP_SIZE + BOUNDS * bounds + images * image_bytes(config, method)
+
+
+def _views(config: Config) -> int:
+    return len(expand(config["views"]))
 
 
 def _is_real(method: str) -> bool:
@@ -100,12 +104,12 @@ def initial_label(config: Config, label: str, method: str) -> str:
 
 def view_count(config: Config, budget: str) -> int:
     """Return the number of views of each image of a set; all images are trained on as they are."""
-    return 1 if budget == "all" else len(expand(config["views"]))
+    return 1 if budget == "all" else _views(config)
 
 
 def lonely_rows(config: Config) -> list[int]:
     """Return the sizes of the sets, in rows (views count), whose last batch in pre-training is of one row."""
-    views, batch = len(expand(config["views"])), config["pretrain"]["batch"]
+    views, batch = _views(config), config["pretrain"]["batch"]
     rows = [views * count for budget in config["budgets"] for count in set(budget_counts(config, budget).values())]
     return [count for count in [*rows, train_images(config, config["source"])] if count % batch == 1 or batch == 1]
 
@@ -117,4 +121,4 @@ def budget_counts(config: Config, budget: float | str) -> dict[str, int]:
 
 def _makers(config: Config) -> list[str]:
     """Return the config's methods that make a set for each budget."""
-    return [method for method in config["methods"] if method in METHODS and METHODS[method].stage]
+    return [method for method in config["methods"] if has_budget(method)]

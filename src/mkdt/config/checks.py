@@ -13,7 +13,7 @@ from mkdt.artifact_header import HEADER_KEY
 from mkdt.config import budgets, network_sizes, plan, sizes, views
 from mkdt.config.architectures import ARCHITECTURES, POOLS
 from mkdt.config.catalogue import DATASETS
-from mkdt.config.dataset_checks import check_dataset, fail_if
+from mkdt.config.dataset_checks import check_components, check_dataset, fail_if
 from mkdt.config.methods import METHODS, methods_that
 from mkdt.config.result_folders import RESERVED
 from mkdt.config.schema import LARGEST
@@ -193,7 +193,7 @@ def _check_training(config: Config) -> None:
 
 def _check_unrolling(config: Config) -> None:
     """The steps of `bptt` and the components of the target space are there."""
-    bptt, components = config["bptt"], config["targets"]["space"]["components"]
+    bptt = config["bptt"]
     window, steps = bptt["window"], bptt["steps"]
     fail_if(window is not None and window > steps, f"bptt.window is {window}, more than bptt.steps ({steps}).")
     fail_if(
@@ -202,12 +202,9 @@ def _check_unrolling(config: Config) -> None:
     )
     late = [step for step in bptt["losses_at"] if step >= steps]
     fail_if(bool(late), f"bptt.losses_at has {late}, but bptt.steps is {steps}: name fewer steps.")
-    if components is not None and teacher_origin(config) == "trained":
+    if teacher_origin(config) == "trained":
         known = network_sizes.teacher_size(config).features
-        fail_if(
-            components > known,
-            f"targets.space.components is {components}, but the teacher's representation has {known} dimensions.",
-        )
+        check_components(config, known, "the teacher's representation has")
 
 
 def _check_last_batches(config: Config) -> None:

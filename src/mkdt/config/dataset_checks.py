@@ -15,6 +15,21 @@ def fail_if(condition: bool, sentence: str) -> None:
         raise UserError(f"config: {sentence}")
 
 
+def check_components(config: Config, dimension: int, whose: str) -> None:
+    """Refuse more components than the representations have.
+
+    Args:
+        config: of the run.
+        dimension: of the representations.
+        whose: what has so many dimensions, the middle of the sentence, with its verb.
+    """
+    components = config["targets"]["space"]["components"]
+    fail_if(
+        components is not None and components > dimension,
+        f"targets.space.components is {components}, but {whose} {dimension} dimensions.",
+    )
+
+
 def check_dataset(config: Config, name: str) -> None:
     """Check one used data set of a config.
 

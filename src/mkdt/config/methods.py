@@ -88,6 +88,11 @@ def methods_that(**wanted: bool | str) -> list[str]:
     ]
 
 
+def has_budget(method: str) -> bool:
+    """Return whether a method makes a set for each budget; a file has the size that it has."""
+    return method in METHODS and METHODS[method].stage != ""
+
+
 def _check_options(where: str, options: object, needed: set[str]) -> None:
     """Refuse options that a stage uses itself, and defaults that a config cannot override."""
     if not isinstance(options, dict) or not all(isinstance(name, str) for name in options):

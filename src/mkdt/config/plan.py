@@ -7,7 +7,7 @@ from typing import Any
 
 from mkdt.config.architectures import halvings
 from mkdt.config.budgets import budget_label, initial_label
-from mkdt.config.methods import METHODS, methods_that
+from mkdt.config.methods import METHODS, has_budget, methods_that
 from mkdt.config.sections import Config
 from mkdt.config.sizes import image_shape
 from mkdt.config.teacher_origin import teacher_origin
@@ -78,11 +78,6 @@ def targets_stage(config: Config) -> str:
 def method_name(method: str) -> str:
     """Return the method as it stands in a path: ``file:sets/mine.safetensors`` becomes ``file-mine``."""
     return f"file-{Path(method.removeprefix('file:')).stem}" if method.startswith("file:") else method
-
-
-def has_budget(method: str) -> bool:
-    """Return whether a method makes a set for each budget; a file has the size that it has."""
-    return method in METHODS and METHODS[method].stage != ""
 
 
 def initial_method(config: Config, method: str) -> str:

@@ -18,14 +18,8 @@ from mkdt.config.network_sizes import (
     teacher_size,
 )
 from mkdt.config.plan import own_options, used_datasets
-from mkdt.config.sections import Config, Names
-from mkdt.config.sizes import (
-    consists_of_files,
-    facts_of,
-    image_shape,
-    split_sizes,
-    train_images,
-)
+from mkdt.config.sections import Config, LearnedSet, Names
+from mkdt.config.sizes import consists_of_files, facts_of, image_shape, split_sizes, train_images
 from mkdt.config.teacher_origin import teacher_origin
 from mkdt.config.views import has_views
 
@@ -247,8 +241,7 @@ def _matching(config: Config, names: Names, ssl: bool) -> Need:
         size, batch = ssl_student_size(config), 2 * batch
         views = steps * batch
     graph = FLOAT * batch * 2 * size.activations  # one that can be differentiated twice (benchmarks/README.md)
-    retain = distill["retain"]
-    kept = 0 if distill["compile"] else steps if isinstance(retain, str) else min(steps, retain)
+    kept = _kept_graphs(distill, steps)
     tensors = _set_bytes(config, names)
     trajectories = FLOAT * size.parameters * (config["experts"]["epochs"] + 1) * config["experts"]["count"]
     return Need(
@@ -259,14 +252,20 @@ def _matching(config: Config, names: Names, ssl: bool) -> Need:
     )
 
 
+def _kept_graphs(section: LearnedSet, steps: int) -> int:
+    """The number of steps that keep their graphs; of ``auto``, all may."""
+    retain = section["retain"]
+    return 0 if section["compile"] else steps if isinstance(retain, str) else min(steps, retain)
+
+
 def _unrolled(config: Config, names: Names) -> Need:
     """Unrolled distillation: the graphs of the steps that are kept, the source, and a batch of it."""
     count, pixels, dimension = _source(config)
     section, size = config["bptt"], student_size(config, config["student"])
     rows = _images(config, names) * view_count(config, names["budget"])
     graph = FLOAT * min(section["batch"], rows) * 2 * size.activations
-    steps, retain = section["window"] or section["steps"], section["retain"]
-    kept = 0 if section["compile"] else steps if isinstance(retain, str) else min(steps, retain)
+    steps = section["window"] or section["steps"]
+    kept = _kept_graphs(section, steps)
     tensors, outer = _set_bytes(config, names), min(section["outer_batch"], count)
     return Need(
         host=count * (pixels + FLOAT * dimension) + 4 * tensors,

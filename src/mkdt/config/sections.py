@@ -144,53 +144,42 @@ class StepSize(TypedDict):
     space: str
 
 
-class Distill(TypedDict):
+class LearnedSet(TypedDict):
+    """What `distill` and `bptt` share: a set that is learned by hypergradients of a student's steps."""
+
+    init: str
+    iterations: int
+    steps: int
+    curriculum: bool
+    batch: int
+    momentum: float
+    image_optimizer: str
+    image_lr: float
+    learn_targets: bool
+    target_optimizer: str
+    step_size: StepSize
+    schedule: str
+    average: float
+    retain: int | str
+    compile: bool
+    pictures: int
+
+
+class Distill(LearnedSet):
     """`distill`."""
 
-    init: str
-    iterations: int
-    steps: int
     match_epochs: int
     start_epochs: int
-    curriculum: bool
-    batch: int
-    momentum: float
-    image_optimizer: str
-    image_lr: float
-    learn_targets: bool
-    target_optimizer: str
     target_lr: float | str
-    step_size: StepSize
-    schedule: str
-    average: float
-    retain: int | str
-    compile: bool
-    pictures: int
 
 
-class Bptt(TypedDict):
+class Bptt(LearnedSet):
     """`bptt`."""
 
-    init: str
-    iterations: int
-    steps: int
     window: int | None
     losses_at: list[int]
-    curriculum: bool
     outer_batch: int
-    batch: int
-    momentum: float
-    image_optimizer: str
-    image_lr: float
-    learn_targets: bool
-    target_optimizer: str
     target_lr: float
-    step_size: StepSize
-    schedule: str
-    average: float
-    retain: int | str
-    compile: bool
-    pictures: int
 
 
 class KrrSt(TypedDict):

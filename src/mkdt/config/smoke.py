@@ -101,9 +101,8 @@ def smoke(config: Config, smallest: int) -> Config:
     small["probe"]["selection"] = names[small["probe"]["selection"]]
     small["source"] = names[small["source"]]
     small["experiment"] += ENDING
-    counts = {
-        budget_count(small, budget, "random"): budget for budget in reversed(budgets)
-    }  # of equal sizes the first stays
+    # Of equal sizes the first stays.
+    counts = {budget_count(small, budget, "random"): budget for budget in reversed(budgets)}
     small["budgets"] = list(reversed(counts.values()))
     small["views"] = _once([_near(name) for name in expand(small["views"])])
     while lonely_rows(small) and small["pretrain"]["batch"] < config["pretrain"]["batch"]:

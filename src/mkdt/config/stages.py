@@ -1,7 +1,8 @@
 """STAGES: everything that rules, jobs and tools know of a stage, one entry each. No other file spells these paths.
 
 A path holds names in braces. The config decides ``source``, ``teacher``, ``targets`` (the teacher and the space of its targets),
-``expert_student`` (its key ``student``) and ``experiment``; the others are wildcards of the stage's rule. ``{expert}`` has three digits. Experiments with equal names in a path share the file.
+``expert_student`` (its key ``student``) and ``experiment``; the others are wildcards of the stage's rule. ``{expert}`` has three
+digits. Experiments with equal names in a path share the file.
 """
 
 import re

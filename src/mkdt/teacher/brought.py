@@ -5,10 +5,10 @@ from functools import partial
 from pathlib import Path
 
 from mkdt.artifacts import Artifact
+from mkdt.config.dataset_checks import check_components
 from mkdt.config.sections import Config
 from mkdt.config.sizes import image_shape
 from mkdt.config.stages import STAGES
-from mkdt.errors import UserError
 from mkdt.teacher.external_checkpoint import load_checkpoint, summary
 from mkdt.teacher.external_targets import load_representations, read_representations
 
@@ -42,7 +42,7 @@ def describe_checkpoint(config: Config) -> str:
     options = config["teacher"]["checkpoint"]
     source, kind = config["source"], config["datasets"][config["source"]]["kind"]
     found = load_checkpoint(options["file"], options, *image_shape(config, source), kind, download=False)
-    _check_components(config, options["file"] or str(options["model"]), found.dimension)
+    check_components(config, found.dimension, f"the representations of {options['file'] or options['model']} have")
     return summary(found) if options["file"] else f"{summary(found)}; the first run downloads its weights"
 
 
@@ -54,20 +54,14 @@ def describe_targets(config: Config) -> str:
     """
     path, source = config["targets"]["file"], {"dataset": config["source"]}
     assert path is not None
-    representations = read_representations(path)[0]
-    _check_components(config, path, representations.shape[1])
     decoded = Path(STAGES["data"].path(config, "data", source))
     # Images that will be decoded anew may be others.
     if not decoded.is_file() or Artifact(decoded).header["parameters"] != STAGES["data"].slice(config, source):
-        return f"{path} has {len(representations):,} rows; the first run compares them with the images"
-    published = STAGES["targets_import"].slice(config, {})["published"]
-    return f"{path}: {load_representations(path, Artifact(decoded, 'data'), published).order}"
-
-
-def _check_components(config: Config, path: str, dimension: int) -> None:
-    """Refuse more components than there are."""
-    components = config["targets"]["space"]["components"]
-    if components is not None and components > dimension:
-        raise UserError(
-            f"config: targets.space.components is {components}, but the representations of {path} have {dimension} dimensions."
-        )
+        targets = read_representations(path)[0]
+        said = f"{path} has {len(targets):,} rows; the first run compares them with the images"
+    else:
+        published = STAGES["targets_import"].slice(config, {})["published"]
+        found = load_representations(path, Artifact(decoded, "data"), published)
+        targets, said = found.targets, f"{path}: {found.order}"
+    check_components(config, targets.shape[1], f"the representations of {path} have")
+    return said

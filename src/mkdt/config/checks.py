@@ -126,7 +126,10 @@ def _check_budgets(config: Config) -> None:
         # Without a method that makes sets, the budgets only name rows of tables.
         counts = budgets.budget_counts(config, budget) or {"": budgets.budget_count(config, budget, "random")}
         for method, count in counts.items():
-            fail_if(count < 1, f"budgets: {shown} of source '{source}' is less than one image.")
+            fail_if(
+                count < 1,
+                f"budgets: {shown} of source '{source}' is less than one image{_least(config, budget, method)}.",
+            )
             fail_if(
                 count < 2 and method in methods_that(section="mtt_ssl"),
                 f"budgets: {shown} of source '{source}' is one image, but '{method}' needs two: SSL compares images.",
@@ -138,6 +141,13 @@ def _check_budgets(config: Config) -> None:
                 f"'{source}': leave one out.",
             )
             seen[method, count] = shown
+
+
+def _least(config: Config, budget: float | str, method: str) -> str:
+    """Say how many bytes a set of one image needs, for a budget in bytes."""
+    if not isinstance(budget, str):
+        return ""
+    return f" of '{method or 'random'}', whose smallest set takes {budgets.set_bytes(config, 1, method or 'random'):,} bytes"
 
 
 def _check_budget(config: Config, budget: float | str, shown: str) -> None:
@@ -200,6 +210,11 @@ def _check_unrolling(config: Config) -> None:
         window is not None and bool(bptt["losses_at"]),
         f"bptt.losses_at is {bptt['losses_at']}, which does not go with bptt.window: set one of them to [] or null.",
     )
+    fail_if(
+        bptt["curriculum"] and window is None,
+        "bptt.curriculum lets the number of steps grow from bptt.window, which is null: give bptt.window, or set "
+        "bptt.curriculum to false.",
+    )
     late = [step for step in bptt["losses_at"] if step >= steps]
     fail_if(bool(late), f"bptt.losses_at has {late}, but bptt.steps is {steps}: name fewer steps.")
     if teacher_origin(config) == "trained":
@@ -226,13 +241,21 @@ def _check_methods(config: Config) -> None:
     for section in ("distill", "bptt", "krr_st"):
         key, init = f"{section}.init", cast(str, cast(Mapping[str, Any], config)[section]["init"])
         fail_if(init not in subsets, f"{key} is '{init}'{_near(init, subsets)}; known are {', '.join(subsets)}.")
+    made_by: dict[tuple[str, str], str] = {}
     for i, method in enumerate(config["methods"]):
         fail_if(
             method not in METHODS and not method.startswith("file:"),
             f"methods.{i} is '{method}'{_near(method, METHODS)}; known are {', '.join(METHODS)} and file:PATH.",
         )
         made = [method] if method in METHODS else []
-        made += [plan.initial_method(config, method)] if made and METHODS[method].distilled else []
+        if made and METHODS[method].distilled:
+            initial = plan.initial_method(config, method)
+            made.append(initial)
+            twin = made_by.setdefault((METHODS[method].function, initial), method)
+            fail_if(
+                twin != method,
+                f"methods: '{twin}' and '{method}' make the same sets, as both start from {initial} images: leave one out.",
+            )
         needing = "".join([name for name in made if METHODS[name].teacher][:1])
         purpose = f" to choose the {needing} subset" if needing != method else ""
         fail_if(

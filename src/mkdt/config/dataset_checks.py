@@ -69,11 +69,23 @@ def _check_labels(config: Config, name: str) -> None:
         f"probe names the data set '{name}', which is unlabelled ({kind}): it can be the source, but the selection set "
         "and the downstream sets need labels.",
     )
-    fail_if(scored and facts.classes == 1, f"probe names the data set '{name}', which has one class: it needs two.")
+    fail_if(
+        scored and facts.classes == 1,
+        f"probe names the data set '{name}', which has one class{_only_class(config, name)}: it needs two.",
+    )
     fail_if(
         entry["image_size"] is None and not facts.size,
-        f"datasets.{name}.image_size must be a number: the images of {kind} vary in size.",
+        f"datasets.{name}.image_size must be a number, the height and width to which the images of this {kind} are resized.",
     )
+
+
+def _only_class(config: Config, name: str) -> str:
+    """Name the one class of a folder, which may be a folder around the class folders; empty of other sets."""
+    classes = sizes.folder_listing(config, name).classes if config["datasets"][name]["kind"] == "folder" else {}
+    if len(classes) != 1:
+        return ""
+    only = shown(next(iter(classes)))
+    return f" ('{only}'; if {only}/ holds the class folders, add it to datasets.{name}.path)"
 
 
 def _check_published(config: Config, name: str) -> None:

@@ -87,7 +87,11 @@ def scan(path: str, labelled: bool) -> Tree:
             f"{', '.join(FORMATS)} are read."
         )
     classes, labels = _classes(root, folders, names) if labelled else ([], {})
-    remarks = [*_lacking(folders, classes, labels), *filter(None, [passed_over])]
+    remarks = [*_lacking(folders, classes, labels), *_alike(classes), *filter(None, [passed_over])]
+    if SPLITS.get(folders.get("test", "").rstrip("/").lower()) == "validation":
+        remarks.append(
+            f"{folders['test']} is the test split, as there is no test/; validation images are split off {folders['train']}"
+        )
     if beside:
         remarks.append(
             f"images beside {folders['train']} belong to no split and are not used: {len(beside):,}, such as "
@@ -198,6 +202,16 @@ def _class_folder(name: str) -> str | None:
     """First folder of a path below its split; None if the image lies beside the class folders."""
     folder, slash, _ = name.partition("/")
     return folder if slash else None
+
+
+def _alike(classes: list[str]) -> Iterator[str]:
+    """Yield a remark about classes whose names differ in upper and lower case alone."""
+    spelled: dict[str, list[str]] = {}
+    for name in classes:
+        spelled.setdefault(name.casefold(), []).append(name)
+    for names in spelled.values():
+        if len(names) > 1:
+            yield f"the classes {some(names)} differ in upper and lower case alone, and are taken as different classes"
 
 
 def _lacking(folders: Mapping[str, str], classes: list[str], labels: Mapping[str, list[int]]) -> Iterator[str]:

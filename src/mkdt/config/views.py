@@ -11,7 +11,7 @@ FORMS = {  # kind -> how it is written
     "identity": "identity",
     "mirror": "mirror",
     "shift": "shift RIGHT DOWN (whole pixels)",
-    "rotate": "rotate DEGREES",
+    "rotate": "rotate DEGREES (-180 to 180)",
     "crop": f"crop SHARE PLACE (0 to 1; {', '.join(CORNERS)})",
     "colour": "colour AMOUNT, or one amount for each channel (-1 to 1, added to pixels in [0, 1])",
 }
@@ -90,14 +90,20 @@ def check(names: Sequence[str], channels: int, size: int) -> None:
         channels, size: of the images, which are square.
 
     Raises:
-        UserError: the first is not ``identity``, one is there twice or is no view, or it does not fit the images.
+        UserError: the first is not ``identity``, one is there twice, changes nothing or is no view, or it does not fit the
+            images.
     """
     if names[0] != IDENTITY:
         raise UserError(f"the first must be '{IDENTITY}', not '{names[0]}'.")
+    seen: dict[View, str] = {}
     for name in names:
         view = parse(name)
-        if names.count(name) > 1:
-            raise UserError(f"'{name}' is there twice.")
+        if view.kind in ("shift", "rotate", "colour") and not any(view.numbers):
+            raise UserError(f"'{name}' changes nothing.")
+        if view in seen:
+            again = f", first as '{seen[view]}'" if seen[view] != name else ""
+            raise UserError(f"'{name}' is there twice{again}.")
+        seen[view] = name
         if view.kind == "shift" and max(map(abs, view.numbers)) >= size:
             raise UserError(f"'{name}' moves images of {size}x{size} out of sight.")
         if view.kind == "colour" and len(view.numbers) not in (1, channels):

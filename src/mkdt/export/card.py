@@ -8,6 +8,7 @@ import pandas as pd
 
 from mkdt.artifacts import Artifact
 from mkdt.config.catalogue import DATASETS
+from mkdt.config.image_files import some
 from mkdt.config.methods import SET_STAGES
 from mkdt.config.schema import flat
 from mkdt.config.set_checks import BOUNDS, views_of
@@ -183,6 +184,8 @@ def _source(file: Artifact, family: Family | None) -> str:
             f"{count:,} training images of a folder (`{data.path.parent.name}`). Terms: its owner decides. Write here under\n"
             "which terms this may be shared."
         )
+    if skipped := data.header.get("notes", {}).get("skipped"):
+        text += f"\n{len(skipped)} image files could not be decoded and are left out ({some(skipped)})."
     text += "\nThe terms of images may also apply to what is made from them; this is no legal advice.\n"
     initial = family.ancestor(file.header, "subset")
     if file.header["stage"] in set(SET_STAGES) - {"subset"} and initial is not None:

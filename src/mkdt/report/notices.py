@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mkdt.artifacts import Artifact
+from mkdt.config.image_files import some
 from mkdt.config.plan import used_datasets
 from mkdt.config.sections import Config
 from mkdt.config.set_checks import brought_doubts
@@ -31,8 +32,16 @@ def notices(config: Config, targets_probe: str | Path, data: Iterable[Artifact] 
     chance = _chance(config["source"], Path(targets_probe))
     found = [SMOKE] if config["scale"] == "smoke" else chance  # a teacher of a smoke run says nothing of the labels
     found += [f"{name} looks wrong: {' '.join(sentences)}" for name, sentences in brought_doubts(config).items()]
-    found += [sentence for file in data for sentence in _copies(file)]
+    found += [sentence for file in data for sentence in [*_skipped(file), *_copies(file)]]
     return found + [f"{name}: {remark}." for name in used_datasets(config) for remark in folder_remarks(config, name)]
+
+
+def _skipped(data: Artifact) -> list[str]:
+    """Return a sentence about the image files that could not be decoded and were left out (``data.on_error: skip``)."""
+    names = data.header.get("notes", {}).get("skipped", [])
+    if not names:
+        return []
+    return [f"{data.path.parent.name}: {len(names)} image files could not be decoded and are left out ({some(names)})."]
 
 
 def _copies(data: Artifact) -> list[str]:

@@ -83,7 +83,7 @@ def test_a_set_starts_from_as_many_real_images() -> None:
 @pytest.mark.parametrize(
     ("over", "words"),
     [
-        ({"budgets": ["10B"]}, "10B.*less than one image"),
+        ({"budgets": ["10B"]}, "10B.*less than one image of 'random', .*588 bytes"),
         ({"budgets": ["10000KB"]}, "10000KB.*1300"),
         ({"budgets": ["8KB", "8000B"]}, "8KB and 8000B"),
         ({"budgets": [10, "8KB"], "methods": ["random", "mkdt_random"]}, "10 and 8KB"),

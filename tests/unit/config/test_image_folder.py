@@ -95,6 +95,22 @@ def test_a_held_out_split_without_some_classes_is_named(tmp_path: Path) -> None:
     assert scan(str(tmp_path), True).remarks == []
 
 
+def test_a_validation_folder_that_becomes_the_test_split_is_named(tmp_path: Path) -> None:
+    """ImageNet's validation images are its test split by custom, others' may not be meant so."""
+    fill(tmp_path, {"train/a": 2, "train/b": 2, "val/a": 1, "val/b": 1})
+    (remark,) = scan(str(tmp_path), True).remarks
+    assert "val/ is the test split" in remark
+    fill(tmp_path, {"test/a": 1, "test/b": 1})
+    assert scan(str(tmp_path), True).remarks == []
+
+
+def test_classes_that_differ_in_case_alone_are_named(tmp_path: Path) -> None:
+    """They are two classes on this file system, and one on others."""
+    (remark,) = scan(str(fill(tmp_path, {"Disc": 2, "disc": 2, "cube": 2})), True).remarks
+    assert "Disc, disc" in remark
+    assert "cube" not in remark
+
+
 def test_images_beside_the_splits_are_named(tmp_path: Path) -> None:
     """They would be missed without a word."""
     fill(tmp_path, {"train/a": 2, "test/a": 1, "": 2})
@@ -311,7 +327,8 @@ def test_a_folder_is_checked_before_any_job(tmp_path: Path) -> None:
         ({"train/a": 8, "val/a": 2}, {"test": 2}, "test must be null: folder has a published test split"),
         ({"train/a": 8, "val/a": 2, "test/a": 2}, {}, "validation must be null"),
         ({"": 8}, {"downstream": True}, "'mine', which is unlabelled"),
-        ({"train/a": 8, "test/a": 2}, {"downstream": True}, "'mine', which has one class"),
+        ({"train/a": 8, "test/a": 2}, {"downstream": True}, "'mine', which has one class .'a'"),
+        ({"images/a": 8, "images/b": 8}, {"test": 2, "downstream": True}, "one class .*images/ .*datasets.mine.path"),
         ({"a": 8}, {"channels": 2}, "channels must be one of"),
         ({"a": 8}, {"kind": "mnist", "path": "x", "validation": 10}, "path belongs to kind folder, not to mnist"),
     ],

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mkdt.config.views import expand, parse
+from mkdt.config.views import check, expand, parse
 from mkdt.data.pixels import denormalise, normalise
 from mkdt.data.views import decode
 from mkdt.errors import UserError
@@ -113,6 +113,26 @@ def test_other_names_are_refused(name: str) -> None:
     """The sentence shows the name and how views are written."""
     with pytest.raises(UserError, match="shift RIGHT DOWN"):
         expand([name])
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["shift 1 0", "identity"], "identity"),
+        (["identity", "identity"], "'identity' is there twice"),
+        (["identity", "rotate 10", "rotate 10.0"], "'rotate 10.0' is there twice, first as 'rotate 10'"),
+        (["identity", "shift 1 0", "shifts 1"], "'shift 1 0' is there twice"),
+        (["identity", "shift 0 0"], "'shift 0 0' changes nothing"),
+        (["identity", "rotate 0"], "'rotate 0' changes nothing"),
+        (["identity", "colour 0 0 0"], "'colour 0 0 0' changes nothing"),
+        (["identity", "shift 8 0"], "8x8"),
+        (["identity", "colour 0.1 0.2 0.3"], "1 channel"),
+    ],
+)
+def test_views_that_are_one_or_none_are_refused(names: list[str], words: str) -> None:
+    """Each would be paid for and add nothing, or does not fit the images."""
+    with pytest.raises(UserError, match=words):
+        check(expand(names), 1, 8)
 
 
 @given(st.text(max_size=20))

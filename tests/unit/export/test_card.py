@@ -17,11 +17,19 @@ def test_the_owner_decides_the_terms_of_a_folder_of_images(results: Path, tiny: 
     """A set outside of any results folder has a card too."""
     path = results / "digits/data.safetensors"
     file = Artifact(path)
-    artifacts.save(path, {name: file.tensor(name) for name in file.names}, stage="data", parameters={"kind": "folder"})
+    artifacts.save(
+        path,
+        {name: file.tensor(name) for name in file.names},
+        stage="data",
+        parameters={"kind": "folder"},
+        notes={"skipped": ["a/torn.jpg"]},
+    )
     inputs = {"data": Artifact(path).identity}
     artifacts.save(results / SET, tiny.tensors(), stage="subset", parameters={}, inputs=inputs)
     file = Artifact(results / SET)
-    assert "its owner decides" in of_set(tiny, file, place_of(results / SET), Family(results))
+    card = of_set(tiny, file, place_of(results / SET), Family(results))
+    assert "its owner decides" in card
+    assert "a/torn.jpg" in card
     assert "Not known" in of_set(tiny, file, None, None)
 
 

@@ -84,12 +84,17 @@ def test_a_missing_table_of_the_targets_probe_is_named(tmp_path: Path) -> None:
 
 
 def test_held_out_images_that_are_training_images_are_named_in_proportion(tmp_path: Path) -> None:
-    """The data's header has their number; a set without any says nothing."""
+    """The data's header has their number, and the files that were left out; a set without any says nothing."""
     tensors = {f"{split}_images": torch.zeros(20, 1, 2, 2, dtype=torch.uint8) for split in ("validation", "test")}
     files = []
-    for name, notes in (("photos", {"copies": {"test": 3}}), ("clean", {"place": "clean/data.safetensors"})):
+    for name, notes in (
+        ("photos", {"copies": {"test": 3}, "skipped": ["a/1.jpg", "a/2.jpg"]}),
+        ("clean", {"place": "clean/data.safetensors"}),
+    ):
         save(tmp_path / name / "data.safetensors", tensors, stage="data", notes=notes)
         files.append(Artifact(tmp_path / name / "data.safetensors", "data"))
     (tmp_path / "none").touch()
-    (notice,) = notices(read([]), tmp_path / "none", files)
+    left_out, notice = notices(read([]), tmp_path / "none", files)
+    assert "photos: 2 image files" in left_out
+    assert "a/1.jpg, a/2.jpg" in left_out
     assert notice.startswith("photos: 3 of the 20 test images (15 %) equal a training image exactly")

@@ -284,14 +284,17 @@ def _mlflow(config: Config | None) -> Finding:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``mkdt doctor``."""
-    parser.add_argument("configfile", type=Path, nargs="*", help="as for snakemake --configfile; default: the default")
+    parser.add_argument(
+        "files", metavar="CONFIG", type=Path, nargs="*", default=[], help="config files; default: config/config.yaml"
+    )
+    parser.add_argument("--configfile", type=Path, nargs="+", default=[], help="the same, as for snakemake")
     parser.add_argument("--config", metavar="NAME=VALUE", nargs="+", default=[], help="as for snakemake --config")
     parser.set_defaults(run=_doctor)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
     failed = 0
-    for finding in examine(arguments.configfile, arguments.config):
+    for finding in examine([*arguments.files, *arguments.configfile], arguments.config):
         failed += finding.level == "FAIL"
         print(f"{finding.level:5} {finding.subject}: {finding.text}", flush=True)
     print("A run cannot succeed until what is marked FAIL is fixed." if failed else "A run can start.")

@@ -166,10 +166,12 @@ def _again(header: dict[str, Any], place: Place | None) -> list[str]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommand ``mkdt inspect``."""
-    parser.add_argument("file", type=Path, help="a .safetensors file of the results, or an exported one")
+    parser.add_argument(
+        "files", metavar="FILE", type=Path, nargs="+", help=".safetensors files of the results, or exported ones"
+    )
     parser.set_defaults(run=_inspect)
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    print(describe(arguments.file), end="")
+    print("\n".join(describe(file) for file in arguments.files), end="")
     return 0

@@ -198,6 +198,8 @@ def _misform(tensors: Mapping[str, Any], views: int) -> str:
     }
     for name, (dtypes, _) in LAYOUT.items():
         given = str(tensors[name].dtype).removeprefix("torch.")
+        if name == "mean" and channels not in (1, 3) and shapes["images"][-1] in (1, 3):
+            return f"images {list(shapes['images'])} have their channels last, where they must be second: [m,C,H,W]"
         if not fits[name] or given not in re.split(", | or ", dtypes):
             form = ", ".join(f"{name} {dtypes} {shape}" for name, (dtypes, shape) in LAYOUT.items())
             return f"{name} is {given} {list(shapes[name])}, expected {form}; V is {views}"

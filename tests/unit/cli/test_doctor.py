@@ -73,8 +73,9 @@ def test_what_would_stop_a_run_is_found(
     found = findings(settings)[subject]
     assert found.level == "FAIL"
     assert words in found.text
-    assert main(["doctor", "mine.yaml"]) == 1
-    assert f"FAIL  {subject}: " in capsys.readouterr().out
+    for words_of_it in (["mine.yaml"], ["--configfile", "mine.yaml"]):
+        assert main(["doctor", *words_of_it]) == 1
+        assert f"FAIL  {subject}: " in capsys.readouterr().out
 
 
 def test_a_name_whose_results_would_be_replaced(project: Path) -> None:

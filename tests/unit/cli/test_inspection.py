@@ -29,6 +29,8 @@ def test_inspect_says_what_a_file_is_and_what_it_was_made_from(
     assert "teacher: results/digits/bt/teacher.safetensors" in text
     assert re.search(r"losses +float32 +\[2, 2\]", text)
     assert "with the config of study" in text
+    assert main(["inspect", str(results / STUDENT), str(results / SET)]) == 0
+    assert capsys.readouterr().out.startswith(text)
     copy = results.parent / "elsewhere.safetensors"
     copy.write_bytes((results / SET).read_bytes())
     assert "outside of a results folder" in describe(copy)

@@ -59,6 +59,7 @@ REFUSED: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
     "labels as targets": (lambda t: t | {"targets": torch.arange(12)}, "targets is int64"),
     "targets of fewer images": (lambda t: t | {"targets": t["targets"][1:]}, "targets"),
     "statistics of another number of channels": (lambda t: t | {"mean": one(0.5, 3)}, "mean is"),
+    "channels last": (lambda t: t | {"images": t["images"].movedim(1, -1).contiguous()}, "channels last"),
     "step size negative": (lambda t: t | {"step_size": torch.tensor(-0.1)}, "step_size"),
     "std zero": (lambda t: t | {"std": one(0.0)}, "std"),
     "another size": (lambda t: t | {"images": t["images"][..., :4, :4].contiguous()}, "(1, 4, 4)"),

@@ -1,6 +1,7 @@
 """Operations on batches of images: resize, normalise, convert the number of channels, apply a function in batches."""
 
 from collections.abc import Callable, Iterable, Iterator
+from math import sqrt
 
 import torch
 from torch import Tensor
@@ -58,6 +59,22 @@ def adapt(images: Tensor, channels: int, size: int) -> Tensor:
 
 def _to_bytes(pixels: Tensor) -> Tensor:
     return pixels.round().clamp(0, 255).byte()
+
+
+def pixel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation, float32 [C] each, of the pixels in [0, 1] of images uint8 [n,C,H,W].
+
+    Integer sums make them exact in any order.
+    """
+    count = images.numel() // images.shape[1]
+    total = square = torch.zeros(images.shape[1], dtype=torch.int64)
+    for chunk in in_chunks(images):
+        total = total + chunk.sum((0, 2, 3), dtype=torch.int64)
+        square = square + chunk.int().square().sum((0, 2, 3), dtype=torch.int64)
+    sums = list(zip(total.tolist(), square.tolist(), strict=True))
+    mean = [s / (255 * count) for s, _ in sums]
+    std = [sqrt(max((count * q - s * s) / (255 * count) ** 2, 1e-12)) for s, q in sums]
+    return torch.tensor(mean), torch.tensor(std)
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import sqrt
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,7 @@ from mkdt.config.image_files import shown, some
 from mkdt.config.image_folder import scan
 from mkdt.data.copies import Copies, copies
 from mkdt.data.pictures import NO_CALLBACKS, Callbacks, Resume, SplitRows, decode_splits
-from mkdt.data.pixels import evenly_spaced_rows, in_chunks, resize
+from mkdt.data.pixels import evenly_spaced_rows, pixel_statistics, resize
 from mkdt.data.readers.archives import SETS, Folder, Pictures, open_pictures
 from mkdt.data.readers.arrays import Split, load_raw
 from mkdt.errors import UserError
@@ -96,7 +95,7 @@ def prepare(
         labels = published.labels(source)
         if labels is not None:
             tensors[f"{split}_labels"] = labels[rows]
-    tensors["mean"], tensors["std"] = _statistics(tensors["train_images"])
+    tensors["mean"], tensors["std"] = pixel_statistics(tensors["train_images"])
     repeated = copies(tensors)
     _warn_of_copies(published, splits, repeated)
     notes = {"skipped": skipped, "copies": {split: len(one.rows) for split, one in repeated.items()}}
@@ -225,16 +224,3 @@ def _split_off(rows: Tensor, labels: Tensor | None, count: int, random_state: in
         rows.numpy(), test_size=count, stratify=classes, random_state=random_state % 2**32
     )
     return torch.from_numpy(np.sort(remaining)), torch.from_numpy(np.sort(split_off))
-
-
-def _statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation float32 [C] of pixels in [0, 1]; integer sums make them exact in any order."""
-    count = images.numel() // images.shape[1]
-    total = square = torch.zeros(images.shape[1], dtype=torch.int64)
-    for chunk in in_chunks(images):
-        total = total + chunk.sum((0, 2, 3), dtype=torch.int64)
-        square = square + chunk.int().square().sum((0, 2, 3), dtype=torch.int64)
-    sums = list(zip(total.tolist(), square.tolist(), strict=True))
-    mean = [s / (255 * count) for s, _ in sums]
-    std = [sqrt(max((count * q - s * s) / (255 * count) ** 2, 1e-12)) for s, q in sums]
-    return torch.tensor(mean), torch.tensor(std)

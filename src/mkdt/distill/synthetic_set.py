@@ -11,16 +11,16 @@ from torch import Tensor
 from mkdt import artifacts
 from mkdt.config.set_checks import BOUNDS, LAYOUT, misfit, views_of
 from mkdt.config.views import IDENTITY
-from mkdt.data.pixels import denormalise
+from mkdt.data.pixels import denormalise, normalise
 from mkdt.data.views import decode
-from mkdt.distill.storage import restored
+from mkdt.distill.storage import bytes_of, restored
 from mkdt.errors import UserError
 
 # The step size stored with a real subset, which the paper's protocol pre-trains with: the published start value.
 STEP_SIZE = 0.1
 
 
-@dataclass
+@dataclass(repr=False)
 class SyntheticSet:
     """A small training set for pre-training by regression.
 
@@ -33,6 +33,7 @@ class SyntheticSet:
         init_index: int64 [m], the row of the training image that each image started from.
         provenance: the file's header (stage, parameters, code, inputs, digests).
         views: names of the V views (``mkdt.config.views``).
+        stored_bytes: of the file that it was read from (``mkdt.distill.storage.bytes_of``); None if it was read from none.
     """
 
     images: Tensor
@@ -43,11 +44,23 @@ class SyntheticSet:
     init_index: Tensor
     provenance: dict[str, Any] = field(default_factory=dict)
     views: tuple[str, ...] = (IDENTITY,)
+    stored_bytes: int | None = None
 
     NAMES = tuple(LAYOUT)
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __repr__(self) -> str:
+        """Return one line: images, views, targets, bytes and origin."""
+        size = "x".join(map(str, self.images.shape[1:]))
+        parts = [f"{len(self)} images of {size}", f"targets of {self.targets.shape[1]} values"]
+        if len(self.views) > 1:
+            parts.insert(1, f"{len(self.views)} views")
+        if self.stored_bytes is not None:
+            parts.append(f"{self.stored_bytes:,} bytes")
+        place = self.provenance.get("notes", {}).get("place") or self.provenance.get("stage")
+        return f"<SyntheticSet: {', '.join([*parts, *filter(None, [place])])}>"
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the tensors by name; ``mkdt.distill.storage`` says how they are stored."""
@@ -64,6 +77,10 @@ class SyntheticSet:
     def pixels(self, images: Tensor | None = None) -> Tensor:
         """Return the images, or others in the same normalisation, as uint8 [m,C,H,W], clamped to [0, 255]."""
         return denormalise(self.images if images is None else images, self.mean, self.std)
+
+    def from_pixels(self, pixels: Tensor) -> Tensor:
+        """Return other images, uint8 [n,C,H,W], in the set's normalisation, float32: what a student of it takes."""
+        return normalise(pixels, self.mean, self.std)
 
     def normalised(self, mean: Tensor, std: Tensor) -> Tensor:
         """Return the same images, normalised with the ``mean`` and ``std`` (float32 [C]) of another source.
@@ -169,4 +186,5 @@ def load_synthetic(path: str | Path | artifacts.Artifact, stage: str | None = No
     if fault := misfit(tensors, len(views)):
         raise UserError(f"{file.path} is not a synthetic set: {fault} (docs/artifacts.md).")
     whole = restored(tensors)
-    return SyntheticSet(**{name: whole[name] for name in SyntheticSet.NAMES}, views=views, provenance=file.header)
+    values = {name: whole[name] for name in SyntheticSet.NAMES}
+    return SyntheticSet(**values, views=views, provenance=file.header, stored_bytes=bytes_of(file))

@@ -18,7 +18,7 @@ from mkdt.errors import UserError
 from mkdt.networks.backbones import Spec
 from mkdt.networks.divergence import diverged
 from mkdt.networks.flat import flatten_state, load_state
-from mkdt.networks.students import Student, build_student
+from mkdt.networks.students import Student, build_student, student_of
 from mkdt.progress import Checkpoint, Report, no_checkpoint, no_report
 
 SETTLE_IMAGES = 1024  # for the batch norm statistics of an untrained student
@@ -78,7 +78,7 @@ def _settle(model: Student, images: Images, seed: int) -> None:
 
 def pretrain(
     training_set: SyntheticSet,
-    student: Spec,
+    student: Spec | nn.Module,
     *,
     steps: int,
     rate: float | None = None,
@@ -88,23 +88,32 @@ def pretrain(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Student:
-    """Pre-train a fresh student on a synthetic set (paper, section 4.3).
+    """Pre-train a student on a synthetic set (paper, section 4.3).
 
     Args:
         training_set: from ``load_synthetic``.
-        student: for example ``{"architecture": "convnet", "depth": 3, "width": 128, "norm": "instance"}``.
+        student: a network to build afresh, for example ``{"architecture": "convnet", "depth": 3, "width": 128, "norm":
+            "instance"}``; or a module of your own that maps images float32 [n,C,H,W] to features [n,D]. The module is
+            trained itself, not a copy.
         steps: number of SGD steps.
         rate: learning rate; None takes the learned step size.
         batch, momentum, weight_decay: of SGD; the defaults are the paper's.
-        seed: decides initial weights and the order of images.
+        seed: decides initial weights (of a module of your own, those of the head alone) and the order of images.
         device: where to train.
 
     Returns:
         the student in eval mode; ``student.backbone(images)`` gives features for a probe.
+
+    Raises:
+        UserError: the module does not return one vector an image.
     """
     images, targets = training_set.decoded().to(device), training_set.targets.to(device)
-    model = build_student(student, images.shape[1], images.shape[2], targets.shape[1], seed, "student weights")
-    model.to(device)
+    if isinstance(student, nn.Module):
+        model = student_of(student.to(device), images, targets.shape[1], seed).to(device)
+    else:
+        model = build_student(student, images.shape[1], images.shape[2], targets.shape[1], seed, "student weights").to(
+            device
+        )
     lr = float(training_set.step_size) if rate is None else rate
     optimizer = torch.optim.SGD(model.parameters(), lr, momentum=momentum, weight_decay=weight_decay, fused=True)
     for _ in _steps(model, optimizer, images, targets, first=0, last=steps, batch=batch, seed=seed):

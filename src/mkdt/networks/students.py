@@ -3,9 +3,11 @@
 from itertools import pairwise
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 
 from mkdt import seeding
+from mkdt.errors import UserError
 from mkdt.networks.backbones import Spec, build_backbone
 
 
@@ -26,14 +28,39 @@ class Projector(nn.Sequential):
 class Student(nn.Module):
     """A backbone and a linear head that maps its features to the teacher's representation."""
 
-    def __init__(self, backbone: nn.Module, targets: int) -> None:
+    def __init__(self, backbone: nn.Module, targets: int, features: int) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Linear(cast(int, backbone.dimension), targets)
+        self.head = nn.Linear(features, targets)
 
     def forward(self, images: Tensor) -> Tensor:
         """Predict representations [n, targets] of images [n,C,H,W]."""
         return cast(Tensor, self.head(self.backbone(images)))
+
+
+def student_of(backbone: nn.Module, example: Tensor, targets: int, seed: int) -> Student:
+    """Put a head on a backbone of one's own, whose weights stay as they are.
+
+    Args:
+        backbone: maps images float32 [n,C,H,W] to features float32 [n,D].
+        example: some images, from which D is found; they are on the backbone's device.
+        targets: outputs of the head.
+        seed: of the head's initial weights.
+
+    Raises:
+        UserError: the backbone returns anything but one vector an image.
+    """
+    training = backbone.training
+    with torch.no_grad():
+        features = backbone.eval()(example[:1])
+    backbone.train(training)
+    if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 1:
+        given = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise UserError(
+            f"the backbone returned {given} of one image: expected features [1, D]; replace its last layers."
+        )
+    with seeding.global_stream(seed, "student head"):
+        return Student(backbone, targets, features.shape[1])
 
 
 def build_student(
@@ -41,4 +68,5 @@ def build_student(
 ) -> Student:
     """Build a student whose initial weights depend only on its architecture, ``seed``, ``purpose`` and ``identity``."""
     with seeding.global_stream(seed, purpose, *identity):
-        return Student(build_backbone(spec, channels, size), targets)
+        backbone = build_backbone(spec, channels, size)
+        return Student(backbone, targets, cast(int, backbone.dimension))

@@ -5,10 +5,12 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 from forks import fork
+from PIL import Image
 from project import REPOSITORY, TINY, Project
 
 from mkdt.config.loading import merge
@@ -93,10 +95,19 @@ def test_the_tutorial_leads_from_jpegs_to_an_exported_set(project: Project) -> N
     assert re.search(r"\| convnet \| mine \| linear \| 10 % \|", card)
 
 
+def fill_with_pictures(folder: Path) -> None:
+    """Two classes of 200 one-coloured pictures."""
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+        for k in range(200):
+            Image.new("RGB", (8, 8), (k, 255 - k, 0)).save(folder / name / f"{k}.png")
+
+
 def test_the_commands_of_the_readme(project: Project) -> None:
     """Those with the default config are run, at tiny size under its names; studies are planned; then the Python."""
     longer = "iterations: 500"
-    assert longer in (REPOSITORY / "README.md").read_text()
+    pages = ("README.md", "docs/workflow.md")
+    assert all(longer in (REPOSITORY / page).read_text() for page in pages)
     default = project.folder / "config/config.yaml"
     tiny = merge(
         yaml.safe_load(default.read_text()), SIZES | {"pretrain": {"seeds": [0], "steps": [2], "rates": [0.1]}}
@@ -104,7 +115,10 @@ def test_the_commands_of_the_readme(project: Project) -> None:
     few = {"budgets": [0.01], "distill_seeds": [0], "methods": ["random", "mkdt"]}
     default.write_text(yaml.safe_dump(tiny | few))
     shell, known, python = Shell(project), 0, 0
-    for language, text in blocks("README.md"):
+    for language, text in dict.fromkeys(block for page in pages for block in blocks(page)):
+        if language == "yaml":
+            (project.folder / "mine.yaml").write_text(text)
+            fill_with_pictures(project.folder / "photos")
         for line in words(text).replace(longer, "iterations: 5").splitlines() if language in {"", "sh"} else ():
             if line.startswith("mkdt "):
                 shell.sh(line)

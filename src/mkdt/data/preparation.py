@@ -69,8 +69,8 @@ def prepare(
         tensors and notes. For each split ``train``, ``validation``, ``test``: ``{split}_images`` uint8
         [n,C,H,W], ``{split}_labels`` int64 [n] (if there are labels), ``{split}_index`` int64 [n] (row in the published
         order). Besides, ``mean`` and ``std`` float32 [C] of the training pixels in [0, 1]. Notes: ``skipped``, names of
-        skipped files, and ``copies``, the numbers of images that equal a training image by split; each where there are
-        some.
+        skipped files, ``copies``, the numbers of images that equal a training image by split, and ``classes``, their
+        names by label; each where there are some.
 
     Raises:
         UserError: files are missing or damaged, the folder changed, or a class is too small to be split.
@@ -99,6 +99,7 @@ def prepare(
     repeated = copies(tensors)
     _warn_of_copies(published, splits, repeated)
     notes = {"skipped": skipped, "copies": {split: len(one.rows) for split, one in repeated.items()}}
+    notes |= {"classes": list(published.classes)}
     return tensors, {key: value for key, value in notes.items() if value}
 
 

@@ -14,6 +14,9 @@ from mkdt.config.schema import flat
 from mkdt.config.set_checks import BOUNDS, views_of
 from mkdt.distill.storage import bytes_of
 from mkdt.distill.synthetic_set import SyntheticSet
+from mkdt.errors import UserError
+from mkdt.evaluate.pretraining import BATCH, MOMENTUM, WEIGHT_DECAY
+from mkdt.export.hub import ROWS, front_matter
 from mkdt.jobs.lineage import Family, Place, recipe
 from mkdt.report.statistics import interval, paired
 from mkdt.report.tables import markdown, with_interval
@@ -38,8 +41,9 @@ def of_set(tiny: SyntheticSet, file: Artifact, place: Place | None, family: Fami
         place, family: its place in the results, and the artifacts there; None outside of them.
     """
     table, mine = _accuracies(file, place)
-    return f"""{_contents(tiny, file)}
-{_loading(file, _example_point(mine, place))}
+    name, terms = _terms(family.ancestor(file.header, "data") if family else None)
+    return f"""{front_matter(tiny, name, terms)}{_contents(tiny, file)}
+{_loading(file, _training(mine, place))}
 {_source(file, family)}
 {_settings("How it was made", file.header["parameters"])}
 {_accuracy(table, mine, place)}
@@ -80,15 +84,17 @@ Images, targets and step size take {bytes_of(file):,} bytes.{views}
 | `mean`, `std` | float32 [{channels}] | {_numbers(tiny.mean.tolist())}; {_numbers(tiny.std.tolist())}: of the source's training pixels |
 | `init_index` | int64 [{count}] | the training image that each one {verb} |
 
-`load.py` returns images and targets as normalised float32. `images.png` shows the images clamped and rounded to 8 bits; do not train on it.
+`{ROWS}` has the same images and targets, one row an image (`image`, normalised, and `targets`, one of each view), for
+`datasets.load_dataset`. `load.py` returns images and targets as normalised float32. `images.png` shows the images clamped and rounded to 8 bits; do not train on it.
 """
 
 
-def _loading(file: Artifact, point: str) -> str:
+def _loading(file: Artifact, training: Mapping[str, Any]) -> str:
     spec = (file.header["parameters"] or {}).get("student", STUDENT)
     beyond = "" if file.header["stage"] == "subset" else "; a distilled one may go beyond"
     has_views = len(views_of(file.header)) > 1
     views, stored = (", in all their views", "images as they are stored") if has_views else ("", "same images")
+    arguments = ", ".join(f"{key}={training[key]}" for key in ("steps", "rate", "batch"))
     decoded = "  # tiny.decoded() makes the rows that belong to tiny.targets" if has_views else ""
     return f"""## Load it
 
@@ -102,14 +108,38 @@ images, targets = tiny["images"], tiny["targets"]  # normalised{views}: train on
 pixels = tiny["pixels"]  # the {stored}, where 0 is black and 1 is white{beyond}
 ```
 
-Normalise all other images for the network with the same `mean` and `std`. With the package `mkdt`, which also checks the
-digests:
+Normalise all other images for the network with the same `mean` and `std`.
+
+## Pre-train on it
+
+In plain PyTorch, a network of yours that returns features; {training["origin"]}:
+
+```python
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+encoder = nn.Sequential(nn.Conv2d(images.shape[1], 32, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten())  # yours
+head = nn.Linear(encoder(images[:1]).shape[1], targets.shape[1])  # not needed afterwards
+weights = [*encoder.parameters(), *head.parameters()]
+optimizer = torch.optim.SGD(weights, lr={training["rate"]}, momentum={training["momentum"]}, weight_decay={training["weight_decay"]})
+step = 0
+while step < {training["steps"]}:
+    for rows in torch.randperm(len(images)).split({training["batch"]}):
+        loss = F.mse_loss(head(encoder(images[rows])), targets[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        step += 1
+```
+
+With the package `mkdt`, which also checks the digests:
 
 ```python
 import mkdt
 
 tiny = mkdt.load_synthetic("set.safetensors")  # tiny.images, tiny.targets, tiny.pixels() as uint8
-student = mkdt.pretrain(tiny, {json.dumps(spec)}, {point})
+student = mkdt.pretrain(tiny, {json.dumps(spec)}, {arguments})
 features = student.backbone(tiny.images){decoded}
 ```
 """
@@ -175,15 +205,15 @@ def _source(file: Artifact, family: Family | None) -> str:
     if data is None or family is None:
         return f"## From which data\n\nNot known: the data set was not in the results {UNKNOWN}.\n"
     kind, count = data.header["parameters"]["kind"], data.shape("train_images")[0]
+    name, terms = _terms(data)
     if kind in DATASETS:
-        facts = DATASETS[kind]
-        where = f"<{facts.source}>" if "://" in facts.source else facts.source
-        text = f"{count:,} training images of `{kind}`, {where}. Terms, as far as they are known:\n{facts.licence}."
+        source = DATASETS[kind].source
+        where = f"<{source}>" if "://" in source else source
+        text = f"{count:,} training images of `{name}`, {where}. Terms, as far as they are known:\n{terms}."
     else:
-        text = (
-            f"{count:,} training images of a folder (`{data.path.parent.name}`). Terms: its owner decides. Write here under\n"
-            "which terms this may be shared."
-        )
+        text = f"{count:,} training images of a folder (`{name}`). Terms: {terms}."
+    if classes := data.header.get("notes", {}).get("classes"):
+        text += f"\nIts classes, which no method has seen: {', '.join(classes)}."
     if skipped := data.header.get("notes", {}).get("skipped"):
         text += f"\n{len(skipped)} image files could not be decoded and are left out ({some(skipped)})."
     text += "\nThe terms of images may also apply to what is made from them; this is no legal advice.\n"
@@ -195,6 +225,16 @@ def _source(file: Artifact, family: Family | None) -> str:
             f"\n{_teacher(family.ancestor(file.header, 'teacher'))}{_space(family.ancestor(file.header, 'targets'))}\n"
         )
     return f"## From which data\n\n{text}"
+
+
+def _terms(data: Artifact | None) -> tuple[str, str]:
+    """Return the name of the source and the terms of its images."""
+    if data is None:
+        return "a source that is not known", "not known"
+    kind = data.header["parameters"]["kind"]
+    if kind in DATASETS:
+        return kind, DATASETS[kind].licence
+    return data.path.parent.name, "its owner decides; write here under which terms this may be shared"
 
 
 def _teacher(teacher: Artifact | None) -> str:
@@ -244,18 +284,27 @@ def _accuracies(file: Artifact, place: Place | None) -> tuple[pd.DataFrame, pd.D
     return table, mine
 
 
-def _example_point(mine: pd.DataFrame, place: Place | None) -> str:
-    """Return arguments of ``pretrain``: the point that validation chose for this set, else some steps at its step size.
+def _training(mine: pd.DataFrame, place: Place | None) -> dict[str, Any]:
+    """Return settings of pre-training on a set: those of its experiment at the point that validation chose, where they are known.
 
     Args:
         mine: the method's rows of ``_accuracies``.
         place: of the set.
+
+    Returns:
+        ``steps``, ``rate``, ``batch``, ``momentum``, ``weight_decay``, and ``origin``, what chose them, in words.
     """
-    if place is not None and len(mine):
-        this = mine[mine["distill_seed"] == int(place.names["distill_seed"])]
-        if this["student"].nunique() == 1:  # several students have several points
-            return f"steps={this['steps'].iloc[0]}, rate={this['rate'].iloc[0]:g}"
-    return "steps=80"
+    training: dict[str, Any] = {"steps": 80, "rate": 0.1, "batch": BATCH, "momentum": MOMENTUM}
+    training |= {"weight_decay": WEIGHT_DECAY, "origin": "choose steps and learning rate on validation images"}
+    if place is None or mine.empty:
+        return training
+    this = mine[mine["distill_seed"] == int(place.names["distill_seed"])]
+    if this["student"].nunique() != 1:  # several students have several points
+        return training
+    config = next((found for _, found in place.configs() if not isinstance(found, UserError)), None)
+    used = {key: config["pretrain"][key] for key in ("batch", "momentum", "weight_decay")} if config else {}
+    point = {"steps": int(this["steps"].iloc[0]), "rate": float(f"{this['rate'].iloc[0]:g}")}
+    return training | used | point | {"origin": "these settings were chosen on validation images"}
 
 
 def _accuracy(table: pd.DataFrame, mine: pd.DataFrame, place: Place | None) -> str:

@@ -18,6 +18,7 @@ from mkdt.data.pixels import image_grid
 from mkdt.distill.synthetic_set import load_synthetic
 from mkdt.errors import UserError
 from mkdt.export import card
+from mkdt.export.hub import ROWS, write_rows
 from mkdt.export.standalone import standalone
 from mkdt.jobs.lineage import Family, Place, place_of
 from mkdt.networks.backbones import BUILDERS
@@ -72,6 +73,7 @@ def _export_set(file: Artifact, place: Place | None, folder: Path) -> str:
     sheet = image_grid(tiny.pixels(), columns=math.ceil(math.sqrt(len(tiny))), most=len(tiny))
     artifacts.write_picture(folder / "images.png", sheet)
     artifacts.write_text(folder / "load.py", _loader("load_set", "set.safetensors"))
+    write_rows(tiny, folder / ROWS)
     return card.of_set(tiny, file, place, Family(place.results) if place else None)
 
 

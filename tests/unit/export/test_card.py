@@ -22,7 +22,7 @@ def test_the_owner_decides_the_terms_of_a_folder_of_images(results: Path, tiny: 
         {name: file.tensor(name) for name in file.names},
         stage="data",
         parameters={"kind": "folder"},
-        notes={"skipped": ["a/torn.jpg"]},
+        notes={"skipped": ["a/torn.jpg"], "classes": ["cat", "dog"]},
     )
     inputs = {"data": Artifact(path).identity}
     artifacts.save(results / SET, tiny.tensors(), stage="subset", parameters={}, inputs=inputs)
@@ -30,12 +30,13 @@ def test_the_owner_decides_the_terms_of_a_folder_of_images(results: Path, tiny: 
     card = of_set(tiny, file, place_of(results / SET), Family(results))
     assert "its owner decides" in card
     assert "a/torn.jpg" in card
+    assert "cat, dog" in card
     assert "Not known" in of_set(tiny, file, None, None)
 
 
 @pytest.mark.parametrize(
     ("students", "words"),
-    [(["convnet"], "steps=20, rate=0.57)"), (["alexnet", "convnet"], "steps=80)")],
+    [(["convnet"], "steps=20, rate=0.57, batch=256)"), (["alexnet", "convnet"], "steps=80, rate=0.1, batch=256)")],
     ids=["the set's own rate", "two students have two points"],
 )
 def test_the_cards_example_trains_at_the_point_that_was_measured(

@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
 from made_results import SET, STUDENT, TEACHER
 from safetensors.torch import load_file, save_file
 from without_mkdt import alone
@@ -37,17 +39,45 @@ def test_an_exported_set_needs_no_mkdt(results: Path, tmp_path: Path, tiny: Synt
     """The card's snippets run, one without the package; images and pixels are those of the set, and the file is a copy."""
     out = tmp_path / "out"
     export(results / SET, out)
-    assert {path.name for path in out.iterdir()} == {"README.md", "images.png", "load.py", "set.safetensors"}
+    assert {path.name for path in out.iterdir()} == {
+        *("README.md", "images.png", "load.py", "set.safetensors", "train.parquet")
+    }
     assert (out / "set.safetensors").read_bytes() == (results / SET).read_bytes()
     printed = alone(out, snippet(out, 0) + "print(float(images.sum()), float(pixels.sum()), targets.shape)")
     pixels = tiny.images * tiny.std[:, None, None] + tiny.mean[:, None, None]
     assert printed.split()[:2] == [str(float(tiny.images.sum())), str(float(pixels.sum()))]
-    there = snippet(out, 1) + "print(features.shape)"
+    before = "import torch; seen = torch.empty(0)\n"
+    after = (
+        "with torch.no_grad(): assert F.mse_loss(head(encoder(images)), targets) < 0.9 * targets.var(correction=0)\n"
+    )
+    alone(out, before + snippet(out, 0) + snippet(out, 1) + after)
+    there = snippet(out, 2) + "print(features.shape)"
     done = subprocess.run([sys.executable, "-c", there], cwd=out, capture_output=True, text=True, check=True)
     assert "torch.Size([4, 16])" in done.stdout
     card = (out / "README.md").read_text()
     for words in ("CC BY 4.0", "archive.ics.uci.edu", "simclr for 3 epochs", "Not measured", "2410.02116"):
         assert words in card
+
+
+def test_an_exported_set_is_a_dataset_repository(
+    results: Path, tmp_path: Path, tiny: SyntheticSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The card's head is YAML that names the table; the table has an image and its targets a row, views together."""
+    more = replace(tiny, views=("identity", "mirror"), targets=torch.cat([tiny.targets, -tiny.targets]))
+    artifacts.save(results / SET, more.tensors(), stage="distill", parameters={}, notes=more.notes())
+    out = tmp_path / "out"
+    export(results / SET, out)
+    _, head, _ = (out / "README.md").read_text().split("---\n", 2)
+    about = yaml.safe_load(head)
+    assert about["configs"] == [{"config_name": "default", "data_files": "train.parquet"}]
+    assert about["license"] == "other"
+    table = pq.read_table(out / "train.parquet").to_pydict()
+    assert torch.equal(torch.tensor(table["image"]), tiny.images)
+    assert torch.equal(torch.tensor(table["targets"]), torch.stack([tiny.targets, -tiny.targets], 1))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets")
+    rows = datasets.load_dataset(str(out), cache_dir=str(tmp_path / "cache"))["train"].with_format("torch")
+    assert torch.equal(rows["image"][:], tiny.images)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "uint8"])

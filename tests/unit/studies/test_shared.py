@@ -418,13 +418,13 @@ def test_the_table_in_the_readme_is_that_of_the_demo() -> None:
     assert "\n".join(rows) in (REPOSITORY / "README.md").read_text()
 
 
-def test_the_table_of_budgets_in_the_readme_is_that_of_the_study() -> None:
+def test_the_table_of_budgets_in_the_results_is_that_of_the_study() -> None:
     """Bold only where the interval of the difference to random is above zero."""
     summary = pd.read_csv(STUDIES / "digits/summary.csv")
     budgets = yaml.safe_load((REPOSITORY / "config/studies/digits.yaml").read_text())["budgets"]
     text = digits.as_text(summary, {budget_label(budget): budget for budget in budgets})
     assert text == (STUDIES / "digits/table.md").read_text()
-    assert text in (REPOSITORY / "README.md").read_text()
+    assert text in (REPOSITORY / "docs/results.md").read_text()
     linear = summary[summary["evaluation"] == "linear"]
     assert text.count("**") == 2 * (linear["low"] > 0).sum()
 

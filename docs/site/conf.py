@@ -27,6 +27,7 @@ include_patterns = [
 myst_heading_anchors = 6
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
+napoleon_use_ivar = True
 html_theme = "furo"
 html_copy_source = False
 

@@ -13,13 +13,24 @@ from pathlib import Path
 import pytest
 import torch
 from made_results import SET, make_results
-from project import REPOSITORY
+from project import COLD, REPOSITORY, Project
 
 from mkdt.distill.synthetic_set import SyntheticSet
 
 pytestmark = pytest.mark.slow
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+# Stands for apptainer: notes the image of a command, and runs the command without it.
+APPTAINER = f"""#!{sys.executable}
+import os, sys
+
+if "--version" in sys.argv:
+    sys.exit(print("apptainer version 1.4.0"))
+*_, image, shell, option, command = sys.argv
+with open("images.txt", "a") as images:
+    print(image, file=images)
+os.execvp(shell, [shell, option, command])
+"""
 BUILT = ["pyproject.toml", "MANIFEST.in", "Snakefile", "README.md", "LICENSE", "config", "workflow", "src"]
 
 
@@ -115,3 +126,16 @@ def test_the_installed_doctor_examines_the_checkout_where_it_is_called(installed
     file = tmp_path / "config/config.yaml"
     file.write_text(file.read_text().replace("experiment: digits_1pct", "experiment: mine"))
     assert "experiment mine" in installed("mkdt", "doctor", cwd=tmp_path).stdout
+
+
+def test_jobs_run_in_the_image_that_the_pages_build(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Snakemake gives a job to apptainer, which finds the image in the project's folder."""
+    programs = project.folder / "programs"
+    programs.mkdir()
+    (programs / "apptainer").write_text(APPTAINER)
+    (programs / "apptainer").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}")
+    project.snakemake = COLD
+    project.run("results/digits/data.safetensors", "--software-deployment-method", "apptainer")
+    assert (project.folder / "results/digits/data.safetensors").is_file()
+    assert (project.folder / "images.txt").read_text() == "mkdt.sif\n"

@@ -56,6 +56,8 @@ def adapt(app: Sphinx, name: str, source: list[str]) -> None:
         is_page = app.env.path2doc(target.resolve()) in app.env.found_docs
         return match[0] if is_page or target.suffix != ".md" else f"](path:{match[1]})"
 
+    if name == root_doc:
+        app.env.note_dependency(MAP)
     source[0] = re.sub(r"\]\(([^)#:]+)\)", link, source[0]) + (navigation() if name == root_doc else "")
 
 

@@ -1,4 +1,4 @@
-# make demo | run | drill | test | test-slurm | ui | lint | bench: each sets up what it needs. PYTHON and PIP_ARGS may be given on the command line.
+# make demo | run | drill | test | test-slurm | ui | docs | lint | bench: each sets up what it needs. PYTHON and PIP_ARGS may be given on the command line.
 PYTHON ?= python3
 PIP_ARGS ?=
 CORES ?= 2
@@ -7,7 +7,7 @@ PARALLEL := --numprocesses $(CORES) --dist loadfile
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo run drill test test-unit test-fast test-mlflow test-slurm estimate lint format ui sync bench bench-gpu config-docs clean-environment \
+.PHONY: demo run drill test test-unit test-fast test-mlflow test-slurm estimate docs lint format ui sync bench bench-gpu config-docs clean-environment \
 	study-ssl_trajectories study-what_matters study-digits study-fashion study-architectures study-protocols clean test-minimum
 .DEFAULT_GOAL := demo
 
@@ -19,6 +19,10 @@ $(VENV)/.run: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.run
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
 $(VENV)/.slurm: $(VENV)/.run
@@ -60,7 +64,10 @@ test-slurm: $(VENV)/.dev $(VENV)/.slurm  ## the workflow, its jobs killed in eve
 estimate: $(VENV)/.run  ## docs/estimates.md: jobs, memory and disk of every experiment
 	$(BIN)/python -m mkdt.jobs.estimate_tables config/config.yaml config/experiments/*.yaml config/experiments/paper/*.yaml > docs/estimates.md
 
-lint: $(VENV)/.dev
+docs: $(VENV)/.docs  ## build/site: the pages, the Python API; a link that leads nowhere is an error
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --conf-dir docs/site . build/site
+
+lint: $(VENV)/.dev docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow

@@ -9,12 +9,19 @@
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.utils import min_version
+
+min_version("9.10.0")
 
 if not Path("config/config.yaml").is_file():  # the defaults of all keys; results lie beside
     raise WorkflowError(
         f"the working directory {Path.cwd()} has no config/config.yaml: run this in the project's folder "
         f"{workflow.basedir}, or with --directory {workflow.basedir}."
     )
+
+
+# The image that apptainer.def makes; `--software-deployment-method apptainer` runs the jobs in it (docs/cluster.md).
+container: "mkdt.sif"
 
 
 configfile: "config/config.yaml"

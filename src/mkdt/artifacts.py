@@ -156,7 +156,7 @@ def save(
 
 
 def by_rule(stage: str | None) -> str:
-    """Return `` with the rule 'STAGE'``, to end a message with; empty if the stage is unknown."""
+    """Return " with the rule 'STAGE'", to end a message with; empty if the stage is unknown."""
     return f" with the rule '{stage}'" if stage else ""
 
 

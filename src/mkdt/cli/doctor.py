@@ -58,10 +58,10 @@ def examine(files: Sequence[Path], entries: Sequence[str] = ()) -> Iterator[Find
     yield libraries
     if libraries.level == "FAIL":
         return  # the other checks could not be imported
-    from mkdt.cli.run import lock_note
+    from mkdt.cli.run import lock_note, no_checkout
 
-    if not Path("Snakefile").is_file():
-        yield Finding("FAIL", "folder", f"{Path.cwd()} has no Snakefile: run this in the project's folder.")
+    if note := no_checkout():
+        yield Finding("FAIL", "folder", note)
         return  # the other checks are of this folder
     finding, config = _config(files, entries)
     yield finding

@@ -25,6 +25,8 @@ PATIENCE = 600.0  # seconds for orphaned jobs to save; longer than any stage's s
 CONFIG_SUFFIXES = {".yaml", ".yml", ".json"}
 KEY = re.compile(r"[a-zA-Z_][\w-]*\w")  # what Snakemake takes for a key of --config
 # An option that may take the next word: any long one, and Snakemake's short ones with a value, alone or behind others (-ns).
+# With these, alone or behind others (-ns), no Snakefile is needed here.
+ELSEWHERE = re.compile(r"--(snakefile|help|version).*|-[a-zA-Z]*[shv].*")
 TAKING = re.compile(r"--.+|-[a-zA-Z]*[sjcdeCROPUqwT]")
 
 
@@ -36,9 +38,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    check_words(arguments.arguments)
+    words = arguments.arguments
+    check_words(words)
+    if not any(map(ELSEWHERE.fullmatch, words)) and (note := no_checkout()):
+        raise UserError(note)
     take_over()
-    os.execv(sys.executable, [sys.executable, "-m", "snakemake", *arguments.arguments])
+    os.execv(sys.executable, [sys.executable, "-m", "snakemake", *words])
+
+
+def no_checkout() -> str | None:
+    """Return what to do where the current folder has no workflow to run; None where it has one."""
+    if Path("Snakefile").is_file():
+        return None
+    return (
+        f"{Path.cwd()} has no Snakefile: run this in the folder of the project's repository. The installed package alone "
+        "does mkdt inspect, export and track."
+    )
 
 
 def check_words(words: list[str]) -> None:

@@ -10,12 +10,12 @@ from mkdt.config.checks import check
 from mkdt.config.files import check_files
 from mkdt.config.methods import METHODS
 from mkdt.config.plan import smallest_image
-from mkdt.config.schema import LARGEST, SCHEMA, canonical_path, coerce, conform
+from mkdt.config.schema import DEFAULT, LARGEST, canonical_path, coerce, conform
 from mkdt.config.sections import Config
 from mkdt.config.smoke import check_endings, smoke
 from mkdt.errors import UserError
 
-DEFAULT = SCHEMA.parents[2] / "config" / "config.yaml"
+HERE = Path("config/config.yaml")  # what a run in the current folder reads
 
 
 def load(raw: Mapping[str, Any]) -> Config:
@@ -71,7 +71,8 @@ def read(files: Sequence[str | Path], over: Mapping[str, Any] | None = None) -> 
         UserError: one sentence that names the file, or the first key, at fault.
     """
     merged: Any = {}
-    check_files([DEFAULT, *files])
-    for file in [DEFAULT, *files]:
+    default = HERE if HERE.is_file() else DEFAULT
+    check_files([default, *files])
+    for file in [default, *files]:
         merged = merge(merged, yaml.safe_load(Path(file).read_text(encoding="utf-8")))
     return load(merge(merged, over or {}))

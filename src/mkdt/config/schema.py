@@ -36,7 +36,8 @@ PATTERNS = {
     "^(none|isotropic)$": "must be none, isotropic or a number above 0, up to 1",
 }
 PERCENT = re.compile(r"\[?\s*(\d+(?:\.\d+)?)\s*%\s*\]?")
-SCHEMA = Path(__file__).parents[3] / "workflow" / "schemas" / "config.schema.yaml"
+SCHEMA = Path(__file__).with_name("config.schema.yaml")  # a link to workflow/schemas/, so that the wheel has it
+DEFAULT = Path(__file__).with_name("config.yaml")  # a link to config/config.yaml, for the same reason
 
 
 def conform(raw: Mapping[str, Any], schema_file: Path = SCHEMA) -> dict[str, Any]:
@@ -206,10 +207,9 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, A
             yield f"{prefix}{key}", value
 
 
-def reference(schema_file: Path = SCHEMA, default_file: Path | None = None) -> str:
+def reference(schema_file: Path = SCHEMA, default_file: Path = DEFAULT) -> str:
     """config/README.md: every key of the schema with its default and meaning, as Markdown."""
     schema = _read(schema_file)
-    default_file = default_file or schema_file.parents[2] / "config" / "config.yaml"
     default = yaml.safe_load(default_file.read_text(encoding="utf-8"))
     lines = [
         "# The config, key by key",

@@ -7,7 +7,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from mkdt.config.loading import DEFAULT
+from mkdt.config.schema import DEFAULT
 from mkdt.config.views import check, expand, has_views
 from mkdt.data.pixels import pixel_statistics
 from mkdt.distill.bptt import bptt_set

@@ -27,7 +27,8 @@ class Source:
 
     Attributes:
         images: uint8 [n,C,H,W], the training images.
-        mean, std: float32 [C], which normalise images for the teacher; without the teacher, those of the images.
+        mean: float32 [C], which normalises images for the teacher; without the teacher, that of the images.
+        std: float32 [C], likewise.
         targets: float32 [n,D], the teacher's representations of the images, in the space of the targets.
         losses: float32 [n] for each expert, the loss of each image after the first epoch.
         teacher: the backbone that made the targets, for methods that encode other images with it.

@@ -29,7 +29,8 @@ class SyntheticSet:
         targets: float32 [V*m,D], the values that a student learns to predict for the images in each of V views, in the
             order of ``decoded``.
         step_size: float32 [], the learned SGD step size; a start value for a real subset.
-        mean, std: float32 [C], the statistics of the source's pixels in [0, 1].
+        mean: float32 [C], of the source's pixels in [0, 1].
+        std: float32 [C], their standard deviation.
         init_index: int64 [m], the row of the training image that each image started from.
         provenance: the file's header (stage, parameters, code, inputs, digests).
         views: names of the V views (``mkdt.config.views``).

@@ -16,7 +16,7 @@ from mkdt.config.result_folders import REGISTRY
 from mkdt.config.sections import Config
 from mkdt.config.stages import STAGES, maker, place
 from mkdt.errors import UserError
-from mkdt.jobs.code_digest import stage_code
+from mkdt.jobs.code_digest import SCRIPTS, stage_code
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,12 @@ def _difference(where: Place, header: Header, config: Config | UserError) -> str
 
 
 def same_code(where: Place, header: Header) -> bool | None:
-    """Return whether this checkout's code for the stage is what made the file; None if no config of its experiments says."""
+    """Return whether this checkout's code for the stage is what made the file.
+
+    None if no config of its experiments says, or the package is installed without the workflow's scripts.
+    """
+    if not SCRIPTS.is_dir():
+        return None
     compared = False
     makers = [stage for stage in STAGES.values() if stage.artifact == header["stage"] and stage.makes(where.path)]
     for _, config in where.configs():

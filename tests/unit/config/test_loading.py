@@ -215,6 +215,7 @@ def test_every_reader_of_config_files_refuses_what_snakemake_would(tmp_path: Pat
     with pytest.raises(UserError, match=r"mine\.yaml"):
         cfg.read([good, mine])
     with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
         patch.setattr(cfg, "DEFAULT", mine)
         with pytest.raises(UserError, match=r"mine\.yaml"):
             cfg.read([good])

@@ -3,7 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from sklearn.cluster import KMeans
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -45,3 +48,19 @@ def plain_epoch(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+
+
+def plain_probe(features: Tensor, labels: Tensor, l2: float) -> list[Any]:
+    """Fit the linear probe with scikit-learn, one label draw after the other, and compute the gradient that is left."""
+    fitted = []
+    for known, answers in zip(features.numpy(), labels.numpy(), strict=True):
+        classifier = LogisticRegression(C=1 / (2 * l2 * len(answers)), tol=1e-6, max_iter=5000).fit(known, answers)
+        residual = classifier.predict_proba(known) - (answers[:, None] == classifier.classes_)
+        slope = residual.T @ known / len(answers) + 2 * l2 * classifier.coef_
+        fitted.append((classifier, max(np.abs(slope).max(), np.abs(residual.mean(0)).max())))
+    return fitted
+
+
+def plain_clusters(features: Tensor, count: int) -> Any:
+    """Run k-means with scikit-learn's default start, once."""
+    return KMeans(count, n_init=1, random_state=0).fit(features.numpy())

@@ -1,4 +1,4 @@
-"""Compare targets, experts, recording and the start of a job with plain implementations: `make bench`.
+"""Compare targets, experts, probe, k-means, recording and the start of a job with plain implementations: `make bench`.
 
 Writes ratios to results/benchmarks/stages.json; benchmarks/README.md explains the rows.
 """
@@ -14,10 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engine import DEMO, Case
-from plain import plain_epoch, plain_targets
+from engine import DEMO, PAPER, Case
+from plain import plain_clusters, plain_epoch, plain_probe, plain_targets
+from sklearn.datasets import load_digits
+from torch import Tensor
 
+from mkdt.data.pixels import in_batches
 from mkdt.distill.experts import train_expert
+from mkdt.distill.kmeans import clusters
+from mkdt.evaluate.linear_probe import fit_linear
 from mkdt.jobs.tracking import Run
 from mkdt.networks.backbones import build_backbone
 from mkdt.networks.students import build_student
@@ -62,6 +67,37 @@ def experts() -> float:
 
     # The difference is the time of two epochs: the start, and the losses after epoch 1, are in both.
     return 2 * plain / (seconds(epochs(3)) - seconds(epochs(1)))
+
+
+def features(spec: dict[str, Any], shape: tuple[int, int], classes: int, count: int) -> tuple[Tensor, Tensor]:
+    """Return standardised features float64 [n,D] of an untrained student, and labels, of pairs of digits.
+
+    The labels are the left digit (10 classes), or both (100).
+    """
+    torch.manual_seed(0)
+    digits, labels = load_digits().images, torch.from_numpy(load_digits().target)
+    left, right = torch.randint(len(labels), (2, count))
+    pairs = torch.cat([torch.from_numpy(digits)[side] / 16 for side in (left, right)], 2)[:, None].float()
+    images = torch.nn.functional.interpolate(pairs, (shape[1], shape[1]), mode="bilinear").expand(-1, shape[0], -1, -1)
+    student = build_student(spec, *shape, 512, 0, "benchmark").eval()
+    values = in_batches(student.backbone, (images + 0.1 * torch.randn_like(images)).split(256)).double()
+    standardised = (values - values.mean(0)) / values.std(0).clamp(min=1e-8)
+    return standardised, labels[left] if classes == 10 else 10 * labels[left] + labels[right]
+
+
+def linear_probe(spec: dict[str, Any], shape: tuple[int, int], classes: int, count: int, draws: int) -> float:
+    """Return the time of scikit-learn's fits of ``draws`` times ``count`` labels over that of the stage's fit."""
+    values, labels = (part.unflatten(0, (draws, count)) for part in features(spec, shape, classes, draws * count))
+    plain = seconds(lambda: plain_probe(values, labels, 1e-3), 1)
+    return plain / seconds(lambda: fit_linear(values, labels, 1e-3))
+
+
+def kmeans(count: int, images: int) -> float:
+    """Return the time of scikit-learn's k-means over that of the stage's, of 512 features."""
+    values = features(PAPER, (3, 32), 100, images)[0][:, ::4].float()
+    return seconds(lambda: plain_clusters(values, count), 1) / seconds(
+        lambda: clusters(values, count, 0, "benchmark", 0)
+    )
 
 
 def start() -> float:
@@ -112,6 +148,13 @@ def main() -> None:
             lambda: targets({"architecture": "resnet", "blocks": [1, 1, 1], "width": 32}, (1, 8), 1300),
         ),
         ("experts, DataLoader of single items / stage, an epoch", ">= 2", experts),
+        ("probe, scikit-learn / stage, CIFAR-10, 1 %", ">= 3", lambda: linear_probe(PAPER, (3, 32), 10, 450, 5)),
+        ("probe, scikit-learn / stage, 100 classes, 1 %", ">= 3", lambda: linear_probe(PAPER, (3, 32), 100, 450, 2)),
+        ("probe, scikit-learn / stage, CIFAR-10, 5 %", ">= 1", lambda: linear_probe(PAPER, (3, 32), 10, 2250, 1)),
+        ("probe, scikit-learn / stage, demo, 2 %", ">= 1", lambda: linear_probe(DEMO, (1, 8), 10, 26, 5)),
+        ("probe, scikit-learn / stage, demo, 10 %", ">= 1", lambda: linear_probe(DEMO, (1, 8), 10, 130, 5)),
+        ("k-means, scikit-learn / stage, 600 of 12,000", ">= 5", lambda: kmeans(600, 12000)),
+        ("k-means, scikit-learn / stage, 14 of 1,300", ">= 1", lambda: kmeans(14, 1300)),
         ("start of a job / import torch", "<= 1.5", start),
         ("recording for MLflow / distilling, demo's size", "<= 0.01", tracking),
     ]

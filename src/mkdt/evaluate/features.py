@@ -17,7 +17,11 @@ Array = NDArray[np.float64]
 
 
 class Features:
-    """Features of a data set from a frozen backbone in eval mode; each image is encoded at most once."""
+    """Features of a data set from a frozen backbone in eval mode; each image is encoded at most once.
+
+    Attributes:
+        device: where the images are encoded.
+    """
 
     def __init__(
         self, backbone: nn.Module, data: Downstream, device: torch.device, rows: Tensor, standardise: bool
@@ -34,7 +38,7 @@ class Features:
         Raises:
             FloatingPointError: features are not finite.
         """
-        self._backbone, self._data, self._device = backbone.to(device).eval(), data, device
+        self._backbone, self._data, self.device = backbone.to(device).eval(), data, device
         sample = evenly_spaced_rows(torch.arange(len(data.train[1])), STATISTICS_IMAGES)
         needed = torch.cat([rows, sample]).unique() if standardise else rows.unique()
         features = self._encode(data.train[0][part] for part in needed.split(ENCODE_BATCH))
@@ -60,7 +64,7 @@ class Features:
         return (self._encode(images.split(ENCODE_BATCH)) - self._mean) / self._scale
 
     def _encode(self, batches: Iterable[Tensor]) -> Array:
-        encoded = in_batches(lambda batch: self._backbone(batch.to(self._device)), batches)
+        encoded = in_batches(lambda batch: self._backbone(batch.to(self.device)), batches)
         features: Array = encoded.double().numpy()
         if not np.isfinite(features).all():
             raise FloatingPointError("features are not finite")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mkdt.errors import UserError
 from mkdt.evaluate.labels import Downstream
-from mkdt.evaluate.linear_probe import fit_linear
+from mkdt.evaluate.linear_probe import Classifiers, fit_linear
 from mkdt.evaluate.selection import probe
 
 CPU = torch.device("cpu")
@@ -181,15 +181,15 @@ def test_all_methods_are_scored_with_the_same_labels() -> None:
     for students in ({(0, 0): Quality(NOISE)}, {(3, 0): Quality([[1.0] * 3] * 2)}):
         fitted: list[bytes] = []
 
-        def spy(features: Any, labels: Any, l2: float, fitted: list[bytes] = fitted) -> tuple[Any, float]:
-            fitted.append(labels.tobytes())
+        def spy(features: Tensor, labels: Tensor, l2: float, fitted: list[bytes] = fitted) -> Classifiers:
+            fitted.append(labels.numpy().tobytes())
             return fit_linear(features, labels, l2)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("mkdt.evaluate.linear_probe.fit_linear", spy)
             run(labelled(), [], students)
         seen.append(fitted)
-    per_point = len(PROBE["label_fractions"]) * PROBE["label_draws"]
+    per_point = len(PROBE["label_fractions"])  # all draws of a fraction are fitted at once
     assert len({tuple(fitted[k : k + per_point]) for fitted in seen for k in range(0, len(fitted), per_point)}) == 1
 
 

@@ -248,6 +248,7 @@ class Compute(TypedDict):
     """`compute`."""
 
     device: str
+    jobs_per_gpu: int
     threads: int
     tf32: bool
     resume_minutes: float

@@ -28,6 +28,7 @@ from mkdt.config.stages import STAGES
 from mkdt.data.pixels import image_grid
 from mkdt.errors import UserError
 from mkdt.jobs.code_digest import forget, stage_code
+from mkdt.jobs.gpu_locks import own_gpus
 from mkdt.jobs.provenance import Provenance
 from mkdt.jobs.resume import ResumeFolder, bytes_in_use, content_digest
 from mkdt.jobs.tracking import Run, spools
@@ -349,7 +350,6 @@ def stage(job: Any, name: str) -> Iterator[StageJob]:
         name: of the stage, in ``STAGES``.
     """
     _set_up_log(job.log[0])
-    _set_up_torch(job.threads, job.config["compute"]["tf32"])
     # scikit-learn takes few labels of many classes for a mistake; here they are what is studied.
     warnings.filterwarnings("ignore", "The number of unique classes is greater than 50% of the number of samples")
     running: StageJob | None = None
@@ -362,11 +362,16 @@ def stage(job: Any, name: str) -> Iterator[StageJob]:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     status = "FAILED"
+    gpus, jobs_per_gpu = job.resources.get("gpu", 0), job.config["compute"]["jobs_per_gpu"]
     try:
-        running = StageJob(job, name)
-        with threadpool_limits(job.threads):
-            log.info("%s on %s, %d thread(s)", running.title, running.device, job.threads)
-            if running.device.type == "cpu" and os.getenv("CUDA_VISIBLE_DEVICES"):  # set by SLURM in a job with GPUs
+        with own_gpus(gpus, jobs_per_gpu) as own, threadpool_limits(job.threads):
+            _set_up_torch(job.threads, job.config["compute"]["tf32"])
+            running = StageJob(job, name)
+            where = f"{running.device} ({', '.join(own)})" if own else str(running.device)
+            log.info("%s on %s, %d thread(s)", running.title, where, job.threads)
+            if running.device.type == "cpu" and os.getenv(
+                "CUDA_VISIBLE_DEVICES"
+            ):  # its own; of SLURM, if that allots it
                 log.warning("this job was given a GPU, but torch sees none.")
             running.check_room(job.resources.get("disk_mb", 0))
             with suppress(_Finished):

@@ -154,7 +154,7 @@ def run(
     if device.type == "cuda" and torch.cuda.device_count() < size:
         raise UserError(
             f"teacher.devices is {size}, but torch sees {torch.cuda.device_count()} GPU(s) here: lower it, or ask for "
-            "more (on one machine `--resources gpu=N`, see docs/multi_gpu.md)."
+            "more (docs/multi_gpu.md)."
         )
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // size))

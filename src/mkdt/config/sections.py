@@ -250,7 +250,7 @@ class Compute(TypedDict):
     device: str
     jobs_per_gpu: int
     threads: int
-    tf32: bool
+    precision: str
     resume_minutes: float
 
 

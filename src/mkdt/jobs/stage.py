@@ -33,6 +33,7 @@ from mkdt.jobs.provenance import Provenance
 from mkdt.jobs.resume import ResumeFolder, bytes_in_use, content_digest
 from mkdt.jobs.tracking import Run, spools
 from mkdt.jobs.unchanged_run import begun_code
+from mkdt.networks.precision import available, compute_in, current
 
 log = logging.getLogger("mkdt")
 
@@ -68,6 +69,7 @@ class StageJob:
         self.seed: int = self.settings["seed"]
         self.device = _device(job.config["compute"]["device"], job.resources.get("gpu", 0))
         self.title = _title(job, name)
+        compute_in(available(job.config["compute"]["precision"], self.device))
         self._code = _unchanged_code(job, name)
         self._compute = job.config["compute"]
         self._outputs = [Path(path) for path in job.output]
@@ -193,7 +195,7 @@ class StageJob:
             "threads": torch.get_num_threads(),
             "device": self.device.type,
             "torch": torch.__version__,
-            "tf32": self._compute["tf32"],
+            "precision": current(),
             "processes": processes,
         }
         key = {
@@ -365,10 +367,10 @@ def stage(job: Any, name: str) -> Iterator[StageJob]:
     gpus, jobs_per_gpu = job.resources.get("gpu", 0), job.config["compute"]["jobs_per_gpu"]
     try:
         with own_gpus(gpus, jobs_per_gpu) as own, threadpool_limits(job.threads):
-            _set_up_torch(job.threads, job.config["compute"]["tf32"])
+            _set_up_torch(job.threads)
             running = StageJob(job, name)
             where = f"{running.device} ({', '.join(own)})" if own else str(running.device)
-            log.info("%s on %s, %d thread(s)", running.title, where, job.threads)
+            log.info("%s on %s, %s, %d thread(s)", running.title, where, current(), job.threads)
             if running.device.type == "cpu" and os.getenv(
                 "CUDA_VISIBLE_DEVICES"
             ):  # its own; of SLURM, if that allots it
@@ -405,13 +407,11 @@ def _set_up_log(file: str) -> None:
     log.setLevel(logging.INFO)
 
 
-def _set_up_torch(threads: int, tf32: bool) -> None:
+def _set_up_torch(threads: int) -> None:
     torch.set_num_threads(threads)
     if torch.cuda.is_available():
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-    # Convolutions take TF32 by default, products do not: one key decides for both.
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
 
 
 def _device(wanted: str, gpus: int) -> torch.device:

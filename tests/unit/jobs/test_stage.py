@@ -65,7 +65,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
                 "compute": {
                     "device": device,
                     "resume_minutes": minutes,
-                    "tf32": False,
+                    "precision": "auto",
                     "threads": 1,
                     "jobs_per_gpu": 1,
                 },

@@ -52,6 +52,34 @@ def targets(spec: dict[str, Any], shape: tuple[int, int], count: int) -> float:
     return plain / seconds(lambda: represent(backbone, images, mean, std, CPU))
 
 
+ENCODING = """
+import resource, sys, time, torch
+from mkdt.networks import batching
+from mkdt.networks.backbones import build_backbone
+from mkdt.teacher.encoding import represent
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+backbone, images = build_backbone({"architecture": "resnet18"}, 3, 32), torch.randint(0, 256, (1024, 3, 32, 32), dtype=torch.uint8)
+arguments = torch.full((3,), 0.5), torch.full((3,), 0.25), torch.device("cpu")
+represent(backbone, images[:8], *arguments)
+if sys.argv[1] == "whole":
+    batching.CPU_PIXELS = images[:, 0].numel()
+before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+represent(backbone, images, *arguments)
+print(time.process_time() - begun, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def encoding() -> tuple[float, float]:
+    """Return CPU time and additional peak resident memory of a batch of 1,024 over those of the stage's batches."""
+    made = []
+    for way in ("whole", "stage"):
+        child = subprocess.run([sys.executable, "-c", ENCODING, way], check=True, capture_output=True, text=True)
+        made.append(tuple(map(float, child.stdout.split())))
+    return made[0][0] / made[1][0], made[0][1] / made[1][1]
+
+
 def experts() -> float:
     """Return the time of an epoch with a DataLoader of single items (4 workers) over an epoch of the stage."""
     spec = {"architecture": "convnet", "depth": 2, "width": 32, "norm": "instance"}
@@ -147,6 +175,8 @@ def main() -> None:
             ">= 3",
             lambda: targets({"architecture": "resnet", "blocks": [1, 1, 1], "width": 32}, (1, 8), 1300),
         ),
+        ("targets, 1,024 at once / stage, CPU time, ResNet-18", ">= 1.1", lambda: encoding()[0]),
+        ("the same, additional peak resident memory", ">= 10", lambda: encoding()[1]),
         ("experts, DataLoader of single items / stage, an epoch", ">= 2", experts),
         ("probe, scikit-learn / stage, CIFAR-10, 1 %", ">= 3", lambda: linear_probe(PAPER, (3, 32), 10, 450, 5)),
         ("probe, scikit-learn / stage, 100 classes, 1 %", ">= 3", lambda: linear_probe(PAPER, (3, 32), 100, 450, 2)),

@@ -13,13 +13,19 @@ def runs_on_a_cluster(workflow: Any) -> bool:
 
 
 def declared_gpus(workflow: Any) -> int | None:
-    """Return the limit of ``--resources gpu=N``; None where there is none. Fallback: no limit.
+    """Return the limit of ``--resources gpu=N`` or ``limit_gpus``; None where there is none. Fallback: no limit.
 
     Snakemake lowers a larger request without a word.
     """
-    limits = getattr(workflow, "global_resources", {})
-    value = getattr(limits.get("gpu"), "value", None)
+    limit = getattr(workflow, "global_resources", {}).get("gpu")
+    value = getattr(limit, "value", limit)
     return value if isinstance(value, int) else None
+
+
+def limit_gpus(workflow: Any, number: int) -> None:
+    """Let jobs that run at the same time ask for so many GPUs, unless ``--resources gpu=N`` says it. Fallback: no limit."""
+    if declared_gpus(workflow) is None and hasattr(workflow, "register_resource"):
+        workflow.register_resource("gpu", number)
 
 
 def is_main_process(workflow: Any) -> bool:

@@ -21,6 +21,7 @@ from project import COLD, TRACKED, Project
 from mkdt import artifacts
 from mkdt.artifacts import Artifact
 from mkdt.cli.main import main
+from mkdt.jobs.gpu_locks import own_gpus
 
 pytestmark = pytest.mark.slow
 
@@ -347,13 +348,35 @@ def test_a_bad_config_is_one_sentence(project: Project, override: str, words: li
     assert not (project.folder / "results").exists()
 
 
-def test_more_gpus_than_the_run_may_use_is_one_sentence(project: Project) -> None:
-    """Snakemake would lower the request silently; the default profile declares one GPU."""
-    text = project.run("--dry-run", "--config", "teacher={devices: 2}", "compute={device: cuda}", fails=True)
+def test_more_gpus_than_the_run_may_use_is_one_sentence(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Snakemake would lower the request silently; a run may use those of the machine, or those that it says."""
+    two = ("--dry-run", "--config", "teacher={devices: 2}", "compute={device: cuda}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    text = project.run(*two, fails=True)
     assert "teacher.devices is 2, but this run may use 1 GPU(s)" in text
     assert "Traceback" not in text
-    more = ("--dry-run", "--resources", "gpu=2", "--config", "teacher={devices: 2}", "compute={device: cuda}")
-    assert "gpu=2" in project.run(*more)
+    assert "gpu=2" in project.run("--resources", "gpu=2", *two)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert "gpu=2" in project.run(*two)
+    assert "may use 1 GPU(s)" in project.run("--resources", "gpu=1", *two, fails=True)
+
+
+@pytest.mark.slow
+def test_jobs_take_only_gpus_that_no_other_run_has(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of two GPUs (placeholders: torch sees none) a job elsewhere has the first: two jobs at a time take turns at the second."""
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
+    with own_gpus(1) as elsewhere:
+        assert elsewhere == ["GPU-a"]
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
+        project.run("experts", "--config", "experts={per_job: 1}")
+    logs = [log.read_text() for log in project.folder.glob("results/logs/**/experts_*.log")]
+    assert len(logs) == 4
+    assert all(" on cpu (GPU-b), " in log for log in logs)
 
 
 def test_one_name_with_two_settings_is_refused(changed: Project) -> None:

@@ -81,7 +81,10 @@ METHOD_FILES = {plan.method_name(m): m.removeprefix("file:") for m in config["me
 ENVIRONMENT = "../envs/mkdt.yaml"
 # A GPU is asked for where there is one, or where the config insists. A cluster's login node says nothing of its nodes:
 # there `auto` asks for one.
-GPU = plan.gpus_per_job(config, cluster=internals.runs_on_a_cluster(workflow))
+ON_A_CLUSTER = internals.runs_on_a_cluster(workflow)
+GPU = plan.gpus_per_job(config, cluster=ON_A_CLUSTER)
+if GPU and internals.is_main_process(workflow) and not ON_A_CLUSTER:  # a job that waits for a GPU would hold its cores
+    internals.limit_gpus(workflow, plan.gpu_jobs(config))
 THREADS = config["compute"]["threads"]
 
 

@@ -5,8 +5,8 @@ if TEACHER_ORIGIN == "trained":
     # Snakemake would lower the request without a word, and the processes would use GPUs that it believes to be free.
     if internals.is_main_process(workflow) and DECLARED is not None and GPU * DEVICES > DECLARED:
         raise WorkflowError(
-            f"config: teacher.devices is {DEVICES}, but this run may use {DECLARED} GPU(s) at a time: lower it, "
-            f"or allow more with --resources gpu={DEVICES}."
+            f"config: teacher.devices is {DEVICES}, but this run may use {DECLARED} GPU(s) at a time: lower it. "
+            "These are the GPUs of the machine, unless CUDA_VISIBLE_DEVICES or --resources gpu=N says another number."
         )
 
     rule teacher:

@@ -10,6 +10,7 @@ from mkdt.evaluate.labels import Downstream
 from mkdt.evaluate.pretraining import snapshots
 from mkdt.evaluate.selection import probe
 from mkdt.jobs import stage as job
+from mkdt.networks.precision import current
 from mkdt.teacher.encoding import load_teacher
 
 UNREAD = torch.empty(0), torch.empty(0)
@@ -17,18 +18,18 @@ UNREAD = torch.empty(0), torch.empty(0)
 with job.stage(snakemake, "probe") as stage:
     source = stage.open("source", stage.input.source, "data")
     channels, size = source.shape("train_images")[1:3]
-    mean, std = source.tensor("mean"), source.tensor("std")
+    mean, std, files = source.tensor("mean"), source.tensor("std"), []
     if stage.wildcards.method == "teacher":  # one network for all students
-        file = stage.open("teacher", stage.input.students, "teacher")
-        teacher, mean, std = load_teacher(file, channels, size, mean, std)
+        files = [stage.open("teacher", stage.input.students, "teacher")]
+        teacher, mean, std = load_teacher(files[0], channels, size, mean, std)
         rates, steps, students = {(0, 0): [0.0]}, [0], {(0, 0): lambda rate, step: teacher}
     else:
         students, rates = {}, {}
         for path in stage.input.students:
-            file = stage.open(path, path, "pretrain")
+            files.append(stage.open(path, path, "pretrain"))
             student = int(Path(path).parent.name), int(Path(path).stem)
-            students[student], rates[student] = snapshots(file), file.tensor("rates").tolist()
-        steps = file.tensor("steps").tolist()
+            students[student], rates[student] = snapshots(files[-1]), files[-1].tensor("rates").tolist()
+        steps = files[-1].tensor("steps").tolist()
     sets = {}
     for path in stage.input.data:
         data, name = stage.open(path, path, "data"), Path(path).parent.name
@@ -59,4 +60,7 @@ with job.stage(snakemake, "probe") as stage:
         device=stage.device,
         report=stage.report,
     )
-    write_table(stage.output[0], [dict(stage.wildcards.items()) | row for row in rows])
+    # Of training and of encoding; a teacher that is brought has none.
+    precisions = {current(), *(file.header["notes"].get("precision", current()) for file in files)}
+    made = {"precision": " and ".join(sorted(precisions))}
+    write_table(stage.output[0], [dict(stage.wildcards.items()) | row | made for row in rows])

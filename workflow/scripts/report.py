@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from mkdt.artifacts import write_text
+from mkdt.artifacts import Artifact, write_text
 from mkdt.config import plan
 from mkdt.config.methods import METHODS
 from mkdt.config.sizes import image_shape
@@ -28,7 +28,7 @@ with job.stage(snakemake, "report") as stage:
     source = stage.open("targets", stage.input.targets, "targets")
     sizes["full", "all"] = report.size_of_all(source, *image_shape(snakemake.config, settings["source"]))
     summary = report.summarise(accuracy, settings["methods"], chance, sizes)
-    notes = notices(snakemake.config, stage.input.targets_probe, data)
+    notes = notices(snakemake.config, stage.input.targets_probe, data, scores, map(Artifact, stage.input.sets))
     points = report.curve(scores, settings["budgets"])
     report.save_table(output.accuracy_csv, accuracy)
     report.save_table(output.summary_csv, summary)

@@ -7,6 +7,7 @@ from typing import Any
 
 from mkdt.config.architectures import halvings
 from mkdt.config.budgets import budget_label, initial_label
+from mkdt.config.machine_gpus import machine_gpus
 from mkdt.config.methods import METHODS, has_budget, methods_that
 from mkdt.config.sections import Config
 from mkdt.config.sizes import image_shape
@@ -190,4 +191,9 @@ def _evaluation(config: Config) -> list[Job]:
 def gpus_per_job(config: Config, cluster: bool = False) -> int:
     """Return 1 where the device is ``cuda``, or ``auto`` on a cluster or on a machine with an NVIDIA GPU; else 0."""
     device = config["compute"]["device"]
-    return int(device == "cuda" or (device == "auto" and (cluster or any(Path("/dev").glob("nvidia[0-9]*")))))
+    return int(device == "cuda" or (device == "auto" and (cluster or bool(machine_gpus()))))
+
+
+def gpu_jobs(config: Config) -> int:
+    """Return how many jobs with a GPU may run on this machine at the same time, at least one."""
+    return max(1, len(machine_gpus())) * config["compute"]["jobs_per_gpu"]

@@ -31,7 +31,7 @@ BASE, CUDA = 3.0e9, 3.0e9
 ROOM = 5e6  # bytes of disk for headers, logs, pictures and the report: those of the demo are half a megabyte
 LINE = 200  # bytes of one step in a metrics file
 CHUNK = 1e9  # bytes of image files while they are decoded: measured 0.6 GB for photographs of 500x375
-ENCODE_BATCH = 1024  # of mkdt.teacher.encoding and mkdt.evaluate
+GPU_PIXELS, GPU_IMAGES = 2**20, 1024  # of mkdt.networks.batching: the CPU takes fewer
 STATISTICS_IMAGES = 5000  # of the linear probe
 HISTORY = 16  # images of which distillation keeps how they form (mkdt.distill.synthetic_set)
 LONGEST = 24  # hours: many partitions refuse more, and a job that takes longer continues in its next attempt
@@ -77,6 +77,11 @@ def _published(config: Config, dataset: str) -> int:
     return facts.train + facts.validation + facts.test
 
 
+def _at_once(config: Config) -> int:
+    """Images of the source's size that a network encodes at once."""
+    return max(1, min(GPU_IMAGES, GPU_PIXELS // image_shape(config, config["source"])[1] ** 2))
+
+
 def _source(config: Config) -> tuple[int, int, int]:
     """Training images of the source, values of one image, and length of its target."""
     return train_images(config, config["source"]), _pixels(config, config["source"]), targets_dimension(config)
@@ -101,7 +106,9 @@ def _history(settings: Mapping[str, Any], pixels: int) -> int:
 def _encoding(config: Config) -> float:
     """Device memory of encoding a batch of images with the teacher."""
     teacher = teacher_size(config)
-    return FLOAT * (teacher.parameters + ENCODE_BATCH * (2 * _pixels(config, config["source"]) + 4 * teacher.largest))
+    return FLOAT * (
+        teacher.parameters + _at_once(config) * (2 * _pixels(config, config["source"]) + 4 * teacher.largest)
+    )
 
 
 def data(config: Config, names: Names) -> Need:
@@ -185,7 +192,7 @@ def experts(config: Config, names: Names) -> Need:
         host=3 * trajectory + count * pixels + FLOAT * count * dimension,
         device=count * pixels
         + FLOAT * (count * dimension + 3 * size.parameters)
-        + FLOAT * max(training, ENCODE_BATCH * 3 * (pixels + size.largest)),
+        + FLOAT * max(training, _at_once(config) * 3 * (pixels + size.largest)),
         disk=members * (trajectory + FLOAT * count + LINE * epochs),
         resume=2 * (trajectory + 2 * FLOAT * size.parameters),
     )
@@ -330,7 +337,7 @@ def probe(config: Config, names: Names) -> Need:
     held = sum(_published(config, name) * (_pixels(config, name) + pixels) for name in used_datasets(config))
     return Need(
         host=held + 2 * 2 * FLOAT * max(most) + FLOAT * size.parameters * (_grid_points(config) + 2),
-        device=FLOAT * (size.parameters + ENCODE_BATCH * (3 * pixels + 3 * size.largest)),
+        device=FLOAT * (size.parameters + _at_once(config) * (3 * pixels + 3 * size.largest)),
     )
 
 

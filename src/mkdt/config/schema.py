@@ -35,6 +35,9 @@ PATTERNS = {
     r"^[1-9][0-9]{0,11}(\.[0-9]{1,6})?K?B$": "must be a number, or bytes such as 8KB or 8064B",
     "^(none|isotropic)$": "must be none, isotropic or a number above 0, up to 1",
 }
+REPLACED = {
+    "compute.tf32": "compute.precision, with the values auto, float32, tf32 and bf16"
+}  # keys of earlier versions
 PERCENT = re.compile(r"\[?\s*(\d+(?:\.\d+)?)\s*%\s*\]?")
 SCHEMA = Path(__file__).with_name("config.schema.yaml")  # a link to workflow/schemas/, so that the wheel has it
 DEFAULT = Path(__file__).with_name("config.yaml")  # a link to config/config.yaml, for the same reason
@@ -129,6 +132,8 @@ def _sentence(error: Any) -> str:
     if error.validator == "additionalProperties":
         known = error.schema.get("properties", {})
         unknown = sorted(set(error.instance) - set(known), key=str)[0]
+        if new := REPLACED.get(f"{key}.{unknown}"):
+            return f"config: the key {key}.{unknown} is now {new}: see config/README.md."
         near = difflib.get_close_matches(str(unknown), known, 1)
         hint = f"did you mean '{near[0]}'?" if near else f"known here are {', '.join(known)}."
         if re.search("[.:=]", str(unknown)):

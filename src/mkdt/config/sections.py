@@ -248,8 +248,9 @@ class Compute(TypedDict):
     """`compute`."""
 
     device: str
+    jobs_per_gpu: int
     threads: int
-    tf32: bool
+    precision: str
     resume_minutes: float
 
 

@@ -14,12 +14,12 @@ from torch.nn.utils import vector_to_parameters
 from mkdt import seeding
 from mkdt.data.pixels import Images, in_batches
 from mkdt.networks.backbones import Spec
+from mkdt.networks.batching import images_at_once
 from mkdt.networks.divergence import Diverged, diverged
 from mkdt.networks.flat import flatten
+from mkdt.networks.precision import forward
 from mkdt.networks.students import build_student
 from mkdt.progress import Checkpoint, Report, no_checkpoint, no_report
-
-LOSS_BATCH = 1024
 
 
 def train_expert(
@@ -54,7 +54,7 @@ def train_expert(
     model = build_student(student, channels, size, targets.shape[1], seed, "expert weights", expert).to(images.device)
     recorded = record_trajectory(
         model,
-        lambda rows, step: F.mse_loss(model(images[rows]), targets[rows]),
+        lambda rows, step: F.mse_loss(forward(model, images[rows]), targets[rows]),
         len(images),
         settings,
         seed=seed,
@@ -67,13 +67,14 @@ def train_expert(
         return recorded | {"losses": torch.empty(0)}
     vector_to_parameters(recorded["trajectory"][1].to(images.device), model.parameters())
     model.eval()
-    pairs = zip(images.split(LOSS_BATCH), targets.split(LOSS_BATCH), strict=True)
-    return recorded | {"losses": torch.cat([_losses(model, batch, wanted) for batch, wanted in pairs])}
+    batch = images_at_once(images.shape, images.device)
+    pairs = zip(images.split(batch), targets.split(batch), strict=True)
+    return recorded | {"losses": torch.cat([_losses(model, part, wanted) for part, wanted in pairs])}
 
 
 def _losses(model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
     """Compute the MSE of each image, float32 [n] on the CPU."""
-    return in_batches(lambda batch: (model(batch) - targets).square().mean(1), [images])
+    return in_batches(lambda batch: (forward(model, batch) - targets).square().mean(1), [images])
 
 
 def record_trajectory(

@@ -25,6 +25,7 @@ from mkdt.distill.source import Source
 from mkdt.distill.synthetic_set import History, SyntheticSet
 from mkdt.networks.backbones import Spec
 from mkdt.networks.divergence import Diverged, diverged
+from mkdt.networks.precision import forward
 from mkdt.networks.students import Student, build_student
 from mkdt.progress import Checkpoint, Report, no_checkpoint, no_report
 
@@ -103,7 +104,7 @@ class Pool:
             self._members[place] = self._fresh(place, member.generation + 1)
             return
         member.student.train()
-        loss = F.mse_loss(member.student(images), targets)
+        loss = F.mse_loss(forward(member.student, images), targets)
         member.optimizer.zero_grad()
         loss.backward()
         member.optimizer.step()

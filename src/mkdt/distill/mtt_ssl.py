@@ -25,6 +25,7 @@ from mkdt.distill.synthetic_set import SyntheticSet
 from mkdt.distill.trajectory_matching import ViewsFn, match_experts
 from mkdt.networks.backbones import Spec, build_backbone
 from mkdt.networks.flat import LossFn, flat_forward
+from mkdt.networks.precision import forward
 from mkdt.networks.students import Projector
 from mkdt.progress import Checkpoint, Report, no_checkpoint, no_report
 from mkdt.teacher.ssl import LOSSES, Views, build_views
@@ -57,10 +58,10 @@ def draw_views(images: Tensor, views: Views, mean: Tensor, std: Tensor) -> tuple
 
 def flat_ssl(module: nn.Module, settings: Mapping[str, Any]) -> LossFn:
     """Return ``loss(theta, views, _)``, the SSL loss of views [2n,C,H,W]: first views, then second views."""
-    forward, loss, options = flat_forward(module), LOSSES[settings["method"]], settings["loss"]
+    apply, loss, options = flat_forward(module), LOSSES[settings["method"]], settings["loss"]
 
     def of_views(theta: Tensor, views: Tensor, _: Tensor) -> Tensor:
-        return loss(*forward(theta, views).chunk(2), **options)
+        return loss(*apply(theta, views).chunk(2), **options)
 
     return of_views
 
@@ -105,7 +106,7 @@ def mtt_ssl_expert(
     def loss_of(rows: Tensor, step: int) -> Tensor:
         with torch.no_grad(), seeding.global_stream(seed, "ssl expert views", expert, step):
             pair = torch.cat(draw_views(images[rows], views, mean, std))
-        return loss(*model(pair).chunk(2), **options)
+        return loss(*forward(model, pair).chunk(2), **options)
 
     return record_trajectory(
         model,

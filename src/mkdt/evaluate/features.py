@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from mkdt.data.pixels import evenly_spaced_rows, in_batches
 from mkdt.evaluate.labels import Downstream
+from mkdt.networks.batching import images_at_once
+from mkdt.networks.precision import forward
 
-ENCODE_BATCH = 1024
+ENCODE_BATCH = 1024  # of fine-tuned networks
 STATISTICS_IMAGES = 5000  # at most so many training images give the statistics that standardise features
 
 Array = NDArray[np.float64]
@@ -41,7 +43,8 @@ class Features:
         self._backbone, self._data, self.device = backbone.to(device).eval(), data, device
         sample = evenly_spaced_rows(torch.arange(len(data.train[1])), STATISTICS_IMAGES)
         needed = torch.cat([rows, sample]).unique() if standardise else rows.unique()
-        features = self._encode(data.train[0][part] for part in needed.split(ENCODE_BATCH))
+        images = data.train[0]
+        features = self._encode(images[part] for part in needed.split(images_at_once(images.shape, device)))
         if standardise:
             sampled = features[torch.searchsorted(needed, sample).numpy()]
             self._mean, self._scale = sampled.mean(0), sampled.std(0)
@@ -61,10 +64,11 @@ class Features:
             FloatingPointError: features are not finite.
         """
         images, _ = self._data.split(split)
-        return (self._encode(images.split(ENCODE_BATCH)) - self._mean) / self._scale
+        batches = images.split(images_at_once(images.shape, self.device))
+        return (self._encode(batches) - self._mean) / self._scale
 
     def _encode(self, batches: Iterable[Tensor]) -> Array:
-        encoded = in_batches(lambda batch: self._backbone(batch.to(self.device)), batches)
+        encoded = in_batches(lambda batch: forward(self._backbone, batch.to(self.device)), batches)
         features: Array = encoded.double().numpy()
         if not np.isfinite(features).all():
             raise FloatingPointError("features are not finite")

@@ -18,6 +18,7 @@ from mkdt.errors import UserError
 from mkdt.networks.backbones import Spec
 from mkdt.networks.divergence import diverged
 from mkdt.networks.flat import flatten_state, load_state
+from mkdt.networks.precision import forward
 from mkdt.networks.students import Student, build_student, student_of
 from mkdt.progress import Checkpoint, Report, no_checkpoint, no_report
 
@@ -49,7 +50,7 @@ def _steps(
             if not first <= step < last:
                 continue
             rows = rows.to(images.device)
-            loss = F.mse_loss(model(images[rows]), targets[rows])
+            loss = F.mse_loss(forward(model, images[rows]), targets[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -71,7 +72,7 @@ def _settle(model: Student, images: Images, seed: int) -> None:
     with torch.no_grad():
         for rows in order.split(BATCH) if norms else ():
             if len(rows) > 1:
-                model.backbone(images[rows.to(images.device)])
+                forward(model.backbone, images[rows.to(images.device)])
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 

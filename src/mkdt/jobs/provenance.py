@@ -16,6 +16,7 @@ from mkdt.config.sections import Config, Settings
 from mkdt.config.stages import STAGES, maker, place, targets_path
 from mkdt.errors import UserError
 from mkdt.jobs.tracking import Run
+from mkdt.networks.precision import current
 
 IDENTITIES = 250  # in one tag, each cut to 16 digits: MLflow takes 8000 characters
 
@@ -89,15 +90,17 @@ class Provenance:
             parameters: join those that the stage was given.
             notes: what a reader should know besides.
         """
+        stage = STAGES[self._stage]
+        precision = {"precision": current()} if stage.gpu else {}  # of the others the device decides no digit
         artifacts.save(
             path,
             tensors,
-            stage=STAGES[self._stage].artifact,
+            stage=stage.artifact,
             parameters=self._settings | dict(parameters or {}),
             code=self._code,
             inputs=self.identities,
             rows=rows,
-            notes={"place": _below_results(path)} | dict(notes or {}),
+            notes={"place": _below_results(path)} | precision | dict(notes or {}),
         )
         self._run.tag(f"output.{Path(path).name}", artifacts.Artifact(path).identity)
 

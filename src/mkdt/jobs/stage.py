@@ -28,10 +28,12 @@ from mkdt.config.stages import STAGES
 from mkdt.data.pixels import image_grid
 from mkdt.errors import UserError
 from mkdt.jobs.code_digest import forget, stage_code
+from mkdt.jobs.gpu_locks import own_gpus
 from mkdt.jobs.provenance import Provenance
 from mkdt.jobs.resume import ResumeFolder, bytes_in_use, content_digest
 from mkdt.jobs.tracking import Run, spools
 from mkdt.jobs.unchanged_run import begun_code
+from mkdt.networks.precision import available, compute_in, current
 
 log = logging.getLogger("mkdt")
 
@@ -67,6 +69,7 @@ class StageJob:
         self.seed: int = self.settings["seed"]
         self.device = _device(job.config["compute"]["device"], job.resources.get("gpu", 0))
         self.title = _title(job, name)
+        compute_in(available(job.config["compute"]["precision"], self.device))
         self._code = _unchanged_code(job, name)
         self._compute = job.config["compute"]
         self._outputs = [Path(path) for path in job.output]
@@ -192,7 +195,7 @@ class StageJob:
             "threads": torch.get_num_threads(),
             "device": self.device.type,
             "torch": torch.__version__,
-            "tf32": self._compute["tf32"],
+            "precision": current(),
             "processes": processes,
         }
         key = {
@@ -349,7 +352,6 @@ def stage(job: Any, name: str) -> Iterator[StageJob]:
         name: of the stage, in ``STAGES``.
     """
     _set_up_log(job.log[0])
-    _set_up_torch(job.threads, job.config["compute"]["tf32"])
     # scikit-learn takes few labels of many classes for a mistake; here they are what is studied.
     warnings.filterwarnings("ignore", "The number of unique classes is greater than 50% of the number of samples")
     running: StageJob | None = None
@@ -362,11 +364,16 @@ def stage(job: Any, name: str) -> Iterator[StageJob]:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     status = "FAILED"
+    gpus, jobs_per_gpu = job.resources.get("gpu", 0), job.config["compute"]["jobs_per_gpu"]
     try:
-        running = StageJob(job, name)
-        with threadpool_limits(job.threads):
-            log.info("%s on %s, %d thread(s)", running.title, running.device, job.threads)
-            if running.device.type == "cpu" and os.getenv("CUDA_VISIBLE_DEVICES"):  # set by SLURM in a job with GPUs
+        with own_gpus(gpus, jobs_per_gpu) as own, threadpool_limits(job.threads):
+            _set_up_torch(job.threads)
+            running = StageJob(job, name)
+            where = f"{running.device} ({', '.join(own)})" if own else str(running.device)
+            log.info("%s on %s, %s, %d thread(s)", running.title, where, current(), job.threads)
+            if running.device.type == "cpu" and os.getenv(
+                "CUDA_VISIBLE_DEVICES"
+            ):  # its own; of SLURM, if that allots it
                 log.warning("this job was given a GPU, but torch sees none.")
             running.check_room(job.resources.get("disk_mb", 0))
             with suppress(_Finished):
@@ -400,13 +407,11 @@ def _set_up_log(file: str) -> None:
     log.setLevel(logging.INFO)
 
 
-def _set_up_torch(threads: int, tf32: bool) -> None:
+def _set_up_torch(threads: int) -> None:
     torch.set_num_threads(threads)
     if torch.cuda.is_available():
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-    # Convolutions take TF32 by default, products do not: one key decides for both.
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
 
 
 def _device(wanted: str, gpus: int) -> torch.device:

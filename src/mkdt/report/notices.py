@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+import pandas as pd
+
 from mkdt.artifacts import Artifact
 from mkdt.config.image_files import some
 from mkdt.config.plan import used_datasets
@@ -18,13 +20,21 @@ SMOKE = (
 )
 
 
-def notices(config: Config, targets_probe: str | Path, data: Iterable[Artifact] = ()) -> list[str]:
+def notices(
+    config: Config,
+    targets_probe: str | Path,
+    data: Iterable[Artifact] = (),
+    scores: pd.DataFrame | None = None,
+    sets: Iterable[Artifact] = (),
+) -> list[str]:
     """Return sentences to show above the results: what looks wrong, though it may be meant.
 
     Args:
         config: of the experiment.
         targets_probe: the table of rule targets_probe; it is empty where the source has no labels.
         data: the decoded data sets whose notes are read.
+        scores: rows of rule probe, whose columns ``method`` and ``precision`` are read.
+        sets: the distilled sets whose notes are read.
 
     Raises:
         UserError: the table is missing or damaged.
@@ -33,7 +43,25 @@ def notices(config: Config, targets_probe: str | Path, data: Iterable[Artifact] 
     found = [SMOKE] if config["scale"] == "smoke" else chance  # a teacher of a smoke run says nothing of the labels
     found += [f"{name} looks wrong: {' '.join(sentences)}" for name, sentences in brought_doubts(config).items()]
     found += [sentence for file in data for sentence in [*_skipped(file), *_copies(file)]]
+    found += _precisions(scores, sets)
     return found + [f"{name}: {remark}." for name in used_datasets(config) for remark in folder_remarks(config, name)]
+
+
+def _precisions(scores: pd.DataFrame | None, sets: Iterable[Artifact]) -> list[str]:
+    """Return a sentence if sets, students or scores were made in several precisions; what does not say its own is left out."""
+    made = {(file.path.parts[-3], file.header.get("notes", {}).get("precision")) for file in sets}
+    if scores is not None and "precision" in scores:
+        made |= set(scores[["method", "precision"]].dropna().itertuples(index=False, name=None))
+    methods: dict[str, list[str]] = {}
+    for method, precision in sorted(pair for pair in made if pair[1]):
+        methods.setdefault(precision, []).append(method)
+    if len(methods) < 2:
+        return []
+    named = "; ".join(f"{precision}: {', '.join(names)}" for precision, names in methods.items())
+    return [
+        f"The numbers were made in several precisions ({named}), so that differences between methods may partly be due to that. "
+        "Give compute.precision and a kind of device, and make one of them again with --forcerun."
+    ]
 
 
 def _skipped(data: Artifact) -> list[str]:

@@ -29,6 +29,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from mkdt.errors import UserError
+from mkdt.networks.precision import compute_in, current
 
 log = logging.getLogger("mkdt")
 
@@ -118,6 +119,8 @@ class _CpuSyncBatchNorm(_BatchNorm):
         """Normalise [n,C,...]; in training by the statistics of the joint batch, and update the running statistics."""
         if not self.training:
             return super().forward(input)
+        kind = input.dtype
+        input = input.to(torch.promote_types(kind, torch.float32))  # statistics of bfloat16 would have two digits
         processes = Processes(dist.get_rank(), dist.get_world_size())
         axes = [axis for axis in range(input.ndim) if axis != 1]
         shape = [-1 if axis == 1 else 1 for axis in range(input.ndim)]
@@ -131,7 +134,7 @@ class _CpuSyncBatchNorm(_BatchNorm):
             self.get_buffer("running_mean").lerp_(mean, momentum)
             self.get_buffer("running_var").lerp_(variance * count / (count - 1), momentum)
         scale = self.weight / (variance + self.eps).sqrt()
-        return centred * scale.view(shape) + self.bias.view(shape)
+        return (centred * scale.view(shape) + self.bias.view(shape)).to(kind)
 
 
 def run(
@@ -154,7 +157,7 @@ def run(
     if device.type == "cuda" and torch.cuda.device_count() < size:
         raise UserError(
             f"teacher.devices is {size}, but torch sees {torch.cuda.device_count()} GPU(s) here: lower it, or ask for "
-            "more (on one machine `--resources gpu=N`, see docs/multi_gpu.md)."
+            "more (docs/multi_gpu.md)."
         )
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // size))
@@ -249,16 +252,14 @@ def _numerics() -> dict[str, Any]:
     return {
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "products": torch.backends.cuda.matmul.allow_tf32,
-        "convolutions": torch.backends.cudnn.allow_tf32,
+        "precision": current(),
     }
 
 
-def _set_numerics(threads: int, deterministic: bool, products: bool, convolutions: bool) -> None:
+def _set_numerics(threads: int, deterministic: bool, precision: str) -> None:
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
-    torch.backends.cuda.matmul.allow_tf32 = products
-    torch.backends.cudnn.allow_tf32 = convolutions
+    compute_in(precision)
 
 
 class _Children:

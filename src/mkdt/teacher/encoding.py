@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from mkdt.artifacts import Artifact
 from mkdt.data.pixels import in_batches, normalise
 from mkdt.networks.backbones import build_backbone
-
-ENCODE_BATCH = 1024
+from mkdt.networks.batching import images_at_once
+from mkdt.networks.precision import forward
 
 
 class InputAdapter(nn.Module):
@@ -77,5 +77,6 @@ def represent(backbone: nn.Module, images: Tensor, mean: Tensor, std: Tensor, de
     backbone.to(device).eval()
     mean, std = mean.to(device), std.to(device)
     return in_batches(
-        lambda pixels: backbone(normalise(pixels.to(device), mean, std)).float(), images.split(ENCODE_BATCH)
+        lambda pixels: forward(backbone, normalise(pixels.to(device), mean, std)).float(),
+        images.split(images_at_once(images.shape, device)),
     )

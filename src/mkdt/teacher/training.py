@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mkdt import seeding
 from mkdt.networks.backbones import build_backbone
 from mkdt.networks.divergence import Diverged, diverged
+from mkdt.networks.precision import forward
 from mkdt.networks.students import Projector
 from mkdt.progress import Checkpoint, Report, no_checkpoint, no_report
 from mkdt.teacher.distributed import ALONE, Processes
@@ -168,7 +169,7 @@ class _Training:
             first = self.processes.rank * len(pixels)
             pair = torch.cat([self.views(pixels, self.batch, first) for _ in range(2)])
             pair = (pair - self.mean[:, None, None]) / self.std[:, None, None]
-        projections = self.trained(pair).chunk(2)
+        projections = forward(self.trained, pair).chunk(2)
         loss = LOSSES[self.settings["method"]](*map(self.processes.gather, projections), **self.settings["loss"])
         self.optimizer.zero_grad()
         loss.backward()

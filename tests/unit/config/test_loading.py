@@ -161,6 +161,8 @@ def test_default_sizes() -> None:
         ({"probe": {"finetune": {"rates": [0.1]}}}, ["probe.finetune.batch", "missing"]),
         ({"probe": {"downstream": ["stl"]}}, ["probe.downstream.0", "stl"]),
         ({"compute": {"device": "tpu"}}, ["compute.device", "cuda"]),
+        ({"compute": {"precision": "fp16"}}, ["compute.precision", "bf16"]),
+        ({"compute": {"tf32": True}}, ["compute.tf32", "now compute.precision"]),
         ({"compute": {"threads": 0}}, ["compute.threads", "at least 1"]),
         ({"tracking": {"enabled": "maybe"}}, ["tracking.enabled", "boolean"]),
         ({"teacher": [1, 2]}, ["teacher", "object"]),

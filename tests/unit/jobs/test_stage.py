@@ -62,7 +62,13 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
                 "datasets": {"d": CONFIG["datasets"]["digits"]},
                 "tracking": {"enabled": tracking},
                 "data": {"on_error": "fail"},
-                "compute": {"device": device, "resume_minutes": minutes, "tf32": False, "threads": 1},
+                "compute": {
+                    "device": device,
+                    "resume_minutes": minutes,
+                    "precision": "auto",
+                    "threads": 1,
+                    "jobs_per_gpu": 1,
+                },
             },
         )
 
@@ -148,6 +154,18 @@ def test_a_job_that_asked_for_no_gpu_needs_none(make: Any) -> None:
     """A cluster may run it, under `compute.device: cuda` too, on a node where there is none."""
     with run(make(device="cuda", gpus=0)) as stage:
         assert stage.device.type == "cpu"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="its GPUs are placeholders")
+def test_a_job_sees_as_many_gpus_as_it_asked_for(make: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One of the machine's two; the log names it. A job without one sees none, so that it does not fill another's memory."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    for gpus, seen in ((1, "4"), (0, "")):
+        with run(make(device="auto", gpus=gpus)):
+            assert os.environ["CUDA_VISIBLE_DEVICES"] == seen
+        assert (" on cpu (4)," in log_text()) == bool(gpus)
 
 
 def test_code_that_changed_since_the_run_began_stops_the_job(

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from brought_sets import tensors_of_a_set, write_set
@@ -75,6 +76,21 @@ def test_a_brought_set_and_an_image_folder_that_look_wrong_are_named(tmp_path: P
     assert "file-theirs" in brought
     assert "one-hot" in brought
     assert "digits: test/ has no image of 1 of the 2 classes (b)" in folder
+
+
+def test_numbers_of_several_precisions_are_named(tmp_path: Path) -> None:
+    """Of students and scores by the table of the probe, of sets by their headers; a file that says nothing is left out."""
+    table, paths = tmp_path / "targets_probe.jsonl", [tmp_path / "sets/mkdt/1pct/0.safetensors", tmp_path / "a/b/c/old"]
+    write_jsonl(table, [])
+    save(paths[0], {"images": torch.ones(1)}, stage="distill", notes={"precision": "tf32"})
+    save(paths[1], {"images": torch.ones(1)}, stage="distill")
+    sets = [Artifact(path) for path in paths]
+    scores = pd.DataFrame({"method": ["none", "random", "random"], "precision": "tf32"})
+    assert notices(read([]), table, (), scores, sets) == []
+    (notice,) = notices(read([]), table, (), scores.assign(precision=["tf32", "bf16 and tf32", None]), sets)
+    assert "compute.precision" in notice
+    assert "tf32: mkdt, none" in notice
+    assert "bf16 and tf32: random" in notice
 
 
 def test_a_missing_table_of_the_targets_probe_is_named(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ MEAN, STD = torch.tensor([0.4]), torch.tensor([0.2])
 
 def test_represent_in_batches_equals_one_by_one_in_eval_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fault of the public code: it encoded single images. Batching changes no target and no running statistic."""
-    monkeypatch.setattr("mkdt.teacher.encoding.ENCODE_BATCH", 4)
+    monkeypatch.setattr("mkdt.networks.batching.CPU_PIXELS", 4 * 8 * 8)
     backbone = build_backbone(TEACHER["backbone"], 1, 8)
     backbone.train()(torch.randn(16, 1, 8, 8) * 2 + 1)  # running statistics that differ from the initial ones
     images = torch.randint(0, 256, (10, 1, 8, 8), dtype=torch.uint8)
@@ -42,7 +42,7 @@ def test_represent_encodes_many_images_per_call() -> None:
             sizes.append(len(images))
             return images[:, 0, 0, :1]
 
-    represent(Counting(), torch.zeros(3000, 1, 2, 2, dtype=torch.uint8), MEAN, STD, CPU)
+    represent(Counting(), torch.zeros(3000, 1, 4, 4, dtype=torch.uint8), MEAN, STD, CPU)
     assert sum(sizes) == 3000
     assert len(sizes) <= 3
 

@@ -278,6 +278,53 @@ def test_mlflow_has_every_job_under_one_parent(finished: Project) -> None:
     assert {"report/summary.md", "report/curve.png"} <= set(report)
 
 
+def test_mlflow_has_results_by_which_runs_are_compared(finished: Project) -> None:
+    """The parent run has the summary and the costs; a probe ends with the point that validation chose, and has its grid."""
+    client, runs = tracked(finished)
+    (parent,) = [run for run in runs if run.data.tags["stage"] == "experiment"]
+    summary = pd.read_csv(finished.folder / "results/tiny/report/summary.csv")
+    for row in summary.to_dict("records"):
+        name = f"{row['method']}/{row['budget']}/convnet/digits/0.1" + "/knn" * (row["evaluation"] == "knn")
+        assert parent.data.metrics[f"accuracy/{name}"] == row["mean"]
+        if row["method"] == "mkdt":
+            assert parent.data.metrics[f"difference_low/{name}"] == row["low"]
+    assert parent.data.params["distill.iterations"] == "4"
+    assert parent.data.metrics["cost/distill/seconds"] > 0
+    (probe,) = [run for run in runs if run.data.tags["stage"] == "probe" and run.data.tags["method"] == "mkdt"]
+    metrics = probe.data.metrics
+    assert metrics["test_accuracy/digits/0.1"] == pytest.approx(
+        parent.data.metrics["accuracy/mkdt/6img/convnet/digits/0.1"]
+    )
+    history = client.get_metric_history(probe.info.run_id, "grid/validation_accuracy")
+    assert metrics["validation_accuracy"] == max(point.value for point in history)
+    grid = pd.read_csv(client.download_artifacts(probe.info.run_id, "grid.csv"))
+    assert len(grid) == len(history) == 4
+    (chosen,) = grid[grid["chosen"]].to_dict("records")
+    assert {key: metrics[key] for key in ("validation_accuracy", "rate", "steps")} == {
+        key: chosen[key] for key in ("validation_accuracy", "rate", "steps")
+    }
+
+
+def test_compare_two_real_experiments(finished: Project, tmp_path: Path) -> None:
+    """The same experiment in two results folders: it was scored on the same images, so all differences are 0."""
+    copy = finished.copy(tmp_path / "project")
+    edited = copy.folder / "results/tiny/report/origin.json"
+    noted = json.loads(edited.read_text())
+    noted["config"]["distill"]["iterations"] = 5
+    edited.write_text(json.dumps(noted))
+    text = finished.mkdt("compare", "tiny", str(copy.folder / "results/tiny"))
+    assert re.search(r"\| distill.iterations +\| 4 +\| 5 +\|", text)
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in text.splitlines()
+        if "| knn" in line or "| linear" in line
+    ]
+    assert len(rows) == 10
+    assert {row[-2] for row in rows} == {"+0.0"}
+    assert {row[-1] for row in rows} == {"4", "8"}
+    assert re.search(r"\| distill +\| 2 +\| 2 +\|", text)
+
+
 def test_tags_lead_from_an_accuracy_to_the_teacher(finished: Project) -> None:
     """The walk by identities: what made a file has it as output, and names what it read as inputs."""
     _, runs = tracked(finished)

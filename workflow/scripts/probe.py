@@ -1,5 +1,6 @@
 """Stage probe: score one method's students on validation, choose a point of the grid, then score it on test once."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from mkdt.evaluate.labels import Downstream
 from mkdt.evaluate.pretraining import snapshots
 from mkdt.evaluate.selection import probe
 from mkdt.jobs import stage as job
+from mkdt.jobs.shown_values import grid_with_choice, probe_metrics
 from mkdt.networks.precision import current
 from mkdt.teacher.encoding import load_teacher
 
@@ -49,6 +51,12 @@ with job.stage(snakemake, "probe") as stage:
         ]
         sets[name] = Downstream(name, *splits)
     stage.expect(len(next(iter(rates.values()))) * len(steps), "point")
+    grid: list[Mapping[str, float]] = []
+
+    def report(number: int, point: Mapping[str, float]) -> None:
+        grid.append(point)
+        stage.report(number, {f"grid/{name}": value for name, value in point.items()})
+
     rows = probe(
         students,
         rates,
@@ -58,9 +66,10 @@ with job.stage(snakemake, "probe") as stage:
         stage.settings,
         seed=stage.seed,
         device=stage.device,
-        report=stage.report,
+        report=report,
     )
     # Of training and of encoding; a teacher that is brought has none.
     precisions = {current(), *(file.header["notes"].get("precision", current()) for file in files)}
     made = {"precision": " and ".join(sorted(precisions))}
     write_table(stage.output[0], [dict(stage.wildcards.items()) | row | made for row in rows])
+    stage.conclude(grid_with_choice(grid, rows), probe_metrics(rows))

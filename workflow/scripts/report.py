@@ -11,7 +11,7 @@ from mkdt.distill.synthetic_set import load_synthetic
 from mkdt.evaluate.labels import chance_level
 from mkdt.jobs import stage as job
 from mkdt.jobs.tracking import code_version
-from mkdt.report import figures, page
+from mkdt.report import figures, origin, page
 from mkdt.report import tables as report
 from mkdt.report.costs import costs
 from mkdt.report.notices import notices
@@ -70,3 +70,6 @@ with job.stage(snakemake, "report") as stage:
         config=page.config_text(snakemake.config),
     )
     write_text(output.index_html, html)
+    write_text(
+        output.origin_json, origin.as_text(snakemake.config, code_version(), dict(zip(scored, data, strict=True)))
+    )

@@ -14,6 +14,7 @@ COMMANDS = {
     "run": ("mkdt.cli.run", "start or continue a run: Snakemake, after cleaning up a killed one"),
     "doctor": ("mkdt.cli.doctor", "check whether a run can succeed on this machine, and say what to do if not"),
     "inspect": ("mkdt.cli.inspection", "describe an artifact: what it is, what made it, how to make it again"),
+    "compare": ("mkdt.cli.compare", "compare two experiments: configs, accuracies with intervals, costs"),
     "export": ("mkdt.export.folder", "export a set or an encoder to a folder that works alone"),
     "clean": ("mkdt.cli.clean", "remove what can be made again; say what it frees and what remaking it costs"),
     "track": ("mkdt.jobs.mlflow_sync", "send runs to MLflow"),

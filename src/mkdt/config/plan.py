@@ -9,6 +9,7 @@ from mkdt.config.architectures import halvings
 from mkdt.config.budgets import budget_label, initial_label
 from mkdt.config.machine_gpus import machine_gpus
 from mkdt.config.methods import METHODS, has_budget, methods_that
+from mkdt.config.schema import flat
 from mkdt.config.sections import Config
 from mkdt.config.sizes import image_shape
 from mkdt.config.teacher_origin import teacher_origin
@@ -47,6 +48,14 @@ def scored_datasets(config: Config) -> list[str]:
 def used_datasets(config: Config) -> list[str]:
     """Return the source and the scored data sets, each once."""
     return list(dict.fromkeys([config["source"], *scored_datasets(config)]))
+
+
+def parameters(config: Config) -> dict[str, Any]:
+    """Return the settings by dotted key, without ``tracking`` and the data sets and students that are not used."""
+    used = {"datasets": used_datasets(config), "students": used_students(config)}
+    shown: dict[str, Any] = {key: value for key, value in config.items() if key != "tracking"}
+    shown |= {section: {name: shown[section][name] for name in names} for section, names in used.items()}
+    return dict(flat(shown))
 
 
 def smallest_image(config: Config) -> int:

@@ -160,6 +160,15 @@ def replaced(config: Config, registry: Path) -> list[str]:
     return sentences
 
 
+def makes_the_same(old: Config, new: Config) -> bool:
+    """Return whether two configs make the same files by the same settings; how the work is shared does not matter."""
+    first, second = (
+        {path: _described(config, job) for job in jobs(config) for path in files(config, job) if ".jsonl" not in path}
+        for config in (old, new)
+    )
+    return first == second
+
+
 def _described(config: Config, job: Job) -> dict[str, Any]:
     """Return a job's settings, and what of the config decides its inputs but is in no settings of a job that made them."""
     stage, method = STAGES[job.stage], job.wildcards.get("method", "")

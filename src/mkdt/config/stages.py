@@ -194,7 +194,7 @@ STAGES = {
                 name.replace(".", "_"): f"{REPORT}/{name}"
                 for name in (
                     "accuracy.csv", "summary.csv", "summary.md", "curve.csv", "curve.png", "sets.png", "matching.png",
-                    "index.html",
+                    "index.html", "origin.json",
                 )
             },
             REPORT, slices.report, resource_needs.report, hours=1, gpu=False,

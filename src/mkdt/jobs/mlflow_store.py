@@ -7,8 +7,10 @@ Every request may be repeated without harm, because the sender may die before it
 - parameters, tags, statuses and data sets are set to the same value; pictures and files have fixed names.
 """
 
+import hashlib
 import json
 import logging
+import re
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +19,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mkdt.jobs.shown_values import NOTE, NOTE_LENGTH
+
 log = logging.getLogger("mkdt")
 
-BATCH = {"metrics": 1000, "params": 100, "tags": 100}  # MLflow's limits for one request
+# MLflow's limits: items of one request, characters of a name and of a value.
+BATCH = {"metrics": 1000, "params": 100, "tags": 100}
+NAME_LENGTH, PARAM_LENGTH, TAG_LENGTH = 250, 6000, NOTE_LENGTH
 # Errors of MLflow that remain if the request is repeated.
 PERMANENT = {
     "INVALID_PARAMETER_VALUE",
@@ -45,6 +51,20 @@ class Sent:
     run: str | None = None
     offset: int = 0
     status: str | None = None
+
+
+def fitting(name: str) -> str:
+    """Return a name as MLflow takes it; one that had to change ends in its digest, so that no two become the same."""
+    parts = [part for part in re.sub(r"[^/\w.\- :]", "_", name).split("/") if part not in ("", ".", "..")]
+    fit = re.sub(r"^\.\.", "_", "/".join(parts))
+    if fit and fit == name and len(fit) <= NAME_LENGTH:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{fit[: NAME_LENGTH - len(digest) - 1]}-{digest}"
+
+
+def _cut(value: str, length: int) -> str:
+    return value if len(value) <= length else f"{value[: length - 3]}..."
 
 
 class Store:
@@ -96,23 +116,32 @@ class Store:
             if kind == "run":
                 self._begin(spool.stem, sent, parent, record)
                 end = None  # the run goes on
-                self._log(sent, "params", [Param(key, value) for key, value in record["params"].items()])
+                params = [(fitting(key), _cut(value, PARAM_LENGTH)) for key, value in record["params"].items()]
+                self._log(sent, "params", [Param(*param) for param in params])
             elif kind == "metrics":
                 step, at = record["step"], record["time"]
-                metrics += [Metric(key, value, at, step) for key, value in record["values"].items()]
+                metrics += [Metric(fitting(key), value, at, step) for key, value in record["values"].items()]
             elif kind == "tags":
-                self._log(sent, "tags", [RunTag(key, value) for key, value in record["tags"].items()])
+                tags = [(fitting(key), _cut(value, TAG_LENGTH)) for key, value in record["tags"].items()]
+                self._log(sent, "tags", [RunTag(*tag) for tag in tags])
             elif kind == "dataset":
                 self._send_dataset(sent, record)
             elif kind == "picture":
                 self._send_picture(spool, sent, record)
             elif kind == "file":
                 self._send_file(spool.parent / record["file"], sent, record["folder"])
+            elif kind == "experiment":
+                self._describe(record["note"])
             elif kind == "end":
                 end = record
         self._log(sent, "metrics", metrics)
         if end is not None:
             self.end(sent, end["status"], end["time"])
+
+    def _describe(self, note: str) -> None:
+        """Describe the experiment, unless somebody has done so."""
+        if NOTE not in self.client.get_experiment(self._experiment).tags:
+            self.client.set_experiment_tag(self._experiment, NOTE, note)
 
     def _begin(self, name: str, sent: Sent, parent: str | None, record: Mapping[str, Any]) -> None:
         """Find the MLflow run of a spool or create it, and mark it as running."""

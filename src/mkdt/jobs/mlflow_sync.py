@@ -135,8 +135,7 @@ class Syncer:
         sent = self.runs.setdefault(path.stem, Sent())
         if sent.status is not None and path.stat().st_size <= sent.offset:
             return
-        parents = [name for name in self.runs if _is_parent(name)]
-        parent = self.runs[max(parents)].run if parents and not _is_parent(path.stem) else None
+        parent = None if _is_parent(path.stem) else self._parent(path.stem)
         gone = _abandoned(path)  # asked before reading, so that a dead writer's last records are read
         with path.open("rb") as file:
             file.seek(sent.offset)
@@ -148,6 +147,14 @@ class Syncer:
             store.end(sent, "KILLED", int(1000 * path.stat().st_mtime))
             self._save()
 
+    def _parent(self, name: str) -> str | None:
+        """Return MLflow's id of the parent run that had begun last when a run began; where clocks differ, of the first."""
+        parents = sorted(
+            (_begun(other), sent.run) for other, sent in self.runs.items() if _is_parent(other) and sent.run
+        )
+        before = [run for begun, run in parents if begun <= _begun(name)]
+        return before[-1] if before else next((run for _, run in parents), None)
+
     def _save(self) -> None:
         """Write progress.json. If a crash loses it, the same records are sent again."""
         runs = {name: asdict(sent) for name, sent in self.runs.items()}
@@ -158,6 +165,11 @@ class Syncer:
 
 def _is_parent(name: str) -> bool:
     return name.startswith("experiment-")
+
+
+def _begun(name: str) -> str:
+    """Return when a run began, as its name has it: digits that sort like the time."""
+    return name.split("-")[-2]
 
 
 def _abandoned(path: Path) -> bool:
@@ -175,6 +187,8 @@ def _abandoned(path: Path) -> bool:
 def _read_lines(file: BinaryIO) -> bytes:
     """Read the next whole lines; empty if there is none yet."""
     text = file.read(READ_BYTES)
+    if b"\n" not in text:  # a longer line
+        text += file.readline()
     whole = text[: text.rfind(b"\n") + 1]
     file.seek(len(whole) - len(text), os.SEEK_CUR)
     return whole

@@ -1,5 +1,6 @@
 """Tracking in Snakemake's main process: the parent run of an experiment, and the process that sends runs to MLflow."""
 
+import csv
 import json
 import logging
 import os
@@ -9,7 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mkdt.jobs.tracking import STORE, Run, spools
+from mkdt.config.plan import method_name, parameters
+from mkdt.config.registry import makes_the_same
+from mkdt.config.sections import Config
+from mkdt.config.stages import STAGES
+from mkdt.jobs.shown_values import NOTE, cost_metrics, experiment_note, run_note, summary_metrics
+from mkdt.jobs.tracking import STORE, Run, parse, spools
+from mkdt.report.origin import read
 
 log = logging.getLogger("mkdt")
 
@@ -23,17 +30,17 @@ class Tracker:
         syncer: the process that sends; None before ``start`` and without tracking.
     """
 
-    def __init__(self, config: Mapping[str, Any], results: Path) -> None:
-        """Take the experiment's name and its ``tracking`` settings from a config."""
-        self._experiment: str = config["experiment"]
+    def __init__(self, config: Config, results: Path) -> None:
+        """Take over a checked config; its ``tracking`` settings are read here."""
+        self._config, self._experiment = config, config["experiment"]
         self._enabled, self._uri = config["tracking"]["enabled"], config["tracking"]["uri"]
         self._folder = spools(results, self._experiment)
-        self._report = results / self._experiment / "report"
+        self._report = {role: results.parent / STAGES["report"].path(config, role) for role in STAGES["report"].outputs}
         self._run = Run(None, "", "", {}, {})
         self.syncer: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start the parent run, or continue that of an earlier Snakemake, and the syncer."""
+        """Start the parent run, or continue that of an earlier Snakemake with the same config, and the syncer."""
         if not self._enabled:
             return
         try:
@@ -42,9 +49,16 @@ class Tracker:
             with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
                 json.dump({"uri": self._uri}, file)  # it may hold a password
             temporary.replace(self._folder / STORE)
-            self._run = Run(self._folder, "experiment", self._experiment, {"stage": "experiment"}, {})
-            earlier = sorted(self._folder.glob("experiment-*.jsonl"))
-            self._run.begin(earlier[-1].stem if earlier else None)
+            settings = parameters(self._config)
+            tags = {
+                "stage": "experiment",
+                "source": self._config["source"],
+                "teacher": self._config["teacher"]["name"],
+                "methods": ", ".join(map(method_name, self._config["methods"])),
+            }
+            self._run = Run(self._folder, "experiment", self._experiment, tags, settings)
+            self._run.begin(self._earlier(settings))
+            self._run.describe_experiment(experiment_note(self._config))
             self.syncer = self._start_syncer()
         except OSError as error:
             log.warning("tracking: %s; jobs run without it.", error)
@@ -53,9 +67,11 @@ class Tracker:
         """End the parent run, attach the report after success, and wait up to ``CLOSE_SECONDS`` for the syncer."""
         if self.syncer is None:
             return
-        if succeeded and self._report.is_dir():
-            for path in sorted(self._report.iterdir()):
-                self._run.file(path, "report")
+        if succeeded and self._report["origin_json"].is_file():
+            try:
+                self._conclude()
+            except Exception as error:  # a table that somebody altered, say
+                log.warning("tracking: %s; MLflow lacks results of the report.", error)
         self._run.close("FINISHED" if succeeded else "FAILED")
         if self.syncer.poll() is not None:  # somebody killed it
             self.syncer = self._start_syncer()
@@ -72,6 +88,28 @@ class Tracker:
                 f"`mkdt track sync --experiment {self._experiment}` sends it.",
                 file=sys.stderr,
             )
+
+    def _earlier(self, settings: Mapping[str, Any]) -> str | None:
+        """Return the id of the last parent run if its config was the same: MLflow's parameters cannot be changed."""
+        spools = sorted(self._folder.glob("experiment-*.jsonl"))
+        begun = [record for path in spools[-1:] for record in parse(path.read_bytes()) if record["type"] == "run"]
+        same = begun and begun[0]["params"] == {key: str(value) for key, value in settings.items()}
+        return spools[-1].stem if same else None
+
+    def _conclude(self) -> None:
+        """Record the report, if it is of this config: its files, its summary and the costs as metrics, and a description."""
+        from mkdt.report.costs import costs  # pandas takes half a second to import
+
+        if not makes_the_same(read(self._report["origin_json"]).config, self._config):
+            return  # this run made something else
+        files = sorted(path for path in self._report.values() if path.is_file())
+        for path in files:
+            self._run.file(path, "report")
+        with self._report["summary_csv"].open(encoding="utf-8", newline="") as table:
+            values = summary_metrics(csv.DictReader(table))
+        self._run.conclude(values | cost_metrics(costs(self._config).to_dict("records")))
+        summary = self._report["summary_md"].read_text(encoding="utf-8")
+        self._run.tag(NOTE, run_note(self._config, summary, files))
 
     def _start_syncer(self) -> subprocess.Popen[bytes]:
         """Start the syncer. Its standard input ends when this process does, even by SIGKILL; it sends the rest and ends."""

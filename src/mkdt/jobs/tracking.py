@@ -4,7 +4,9 @@ Jobs never import MLflow. Tracking is neither input nor parameter of any rule, a
 docs/tracking.md describes the format.
 """
 
+import csv
 import fcntl
+import io
 import json
 import logging
 import os
@@ -13,7 +15,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,7 @@ class Run:
         self._records: list[dict[str, Any]] = [{"type": "tags", "tags": {"code": code_version(), **tags}}]
         self._unwritten = b""
         self._seen: set[tuple[str, int]] = set()  # names and steps of recorded values
+        self._last: dict[str, tuple[int, float]] = {}  # step and value that were recorded last, by name
         self._samples = 0
         self._spool: int | None = None
         self._complained = False
@@ -113,7 +116,16 @@ class Run:
         fresh = {key: float(value) for key, value in values.items() if (key, step) not in self._seen}
         if fresh:
             self._seen.update((key, step) for key in fresh)
+            self._last.update((key, (step, value)) for key, value in fresh.items())
             self._add({"type": "metrics", "time": _now(), "step": step, "values": fresh})
+
+    def conclude(self, values: Mapping[str, float]) -> None:
+        """Record what the run ends with. Of a run that goes on only what changed is recorded, at a later step: MLflow shows the last."""
+        if not self.id:
+            return
+        self.begin()
+        fresh = {key: value for key, value in values.items() if self._last.get(key, (0, None))[1] != value}
+        self.metrics(1 + max((self._last[key][0] for key in fresh if key in self._last), default=-1), fresh)
 
     def picture(self, step: int, key: str, picture: Any) -> None:
         """Record a picture, uint8 tensor [C,H,W], at a step."""
@@ -130,15 +142,30 @@ class Run:
         record = {"name": name, "digest": digest, "source": source, "context": context, "profile": dict(profile)}
         self._add({"type": "dataset", **record})
 
+    def describe_experiment(self, note: str) -> None:
+        """Give the run's experiment a description, Markdown, if it has none."""
+        self._add({"type": "experiment", "note": note})
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Attach rows with equal keys as a table, the file ``name``.csv."""
+        text = io.StringIO()
+        table = csv.DictWriter(text, rows[0].keys(), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+        self._attach(f"{name}.csv", "", lambda copy: copy.write_text(text.getvalue(), encoding="utf-8"))
+
     def file(self, path: Path, folder: str = "") -> None:
         """Attach a copy of a small file, in a folder of the run's artifacts."""
+        self._attach(path.name, folder, lambda copy: shutil.copyfile(path, copy))
+
+    def _attach(self, name: str, folder: str, write: Callable[[Path], object]) -> None:
         if not self.id:
             return
         self.begin()
-        copy = self._folder / self.id / "files" / path.name
+        copy = self._folder / self.id / "files" / name
         try:
             copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, copy)
+            write(copy)
         except OSError as error:
             self._complain(error)
             return
@@ -194,6 +221,7 @@ class Run:
         for record in parse(text):
             if record["type"] == "metrics":
                 self._seen.update((key, record["step"]) for key in record["values"])
+                self._last.update((key, (record["step"], value)) for key, value in record["values"].items())
             elif record["type"] == "picture":
                 self._seen.add((f"picture {record['key']}", record["step"]))
         self._samples = 1 + max((step for key, step in self._seen if key.startswith("system/")), default=-1)

@@ -8,14 +8,11 @@ import random
 import re
 import resource
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,158 +20,23 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from mlflow.entities import ViewType
-from mlflow.tracking import MlflowClient
+from mlflow.utils.validation import _validate_metric_name
+from mlflow_server import Experiment, Metrics, Server, tracked, wait_for
 
 from mkdt.cli import main as cli
 from mkdt.errors import UserError, redact
 from mkdt.jobs import mlflow_sync as sync
 from mkdt.jobs import tracking
+from mkdt.jobs.mlflow_store import fitting
 from mkdt.jobs.mlflow_sync import Syncer
 from mkdt.jobs.parent_run import Tracker
 from mkdt.jobs.system_metrics import Sampler
 from mkdt.jobs.tracking import Run, parse, spools
 
-Metrics = Counter[tuple[str, int, float]]
-
-
-@pytest.fixture(autouse=True)
-def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No store of the person who runs the tests; short waits."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    for name in ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_TIMEOUT"):
-        monkeypatch.setenv(name, "5" if "TIMEOUT" in name else "0")
-    monkeypatch.setenv("PYTHONPATH", str(Path(tracking.__file__).parents[2]))
-    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.05)
-
-
-class Server:
-    """A real MLflow server on a loopback port of its own, on a fresh SQLite store.
-
-    Attributes:
-        uri: where it answers.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start and wait until it answers."""
-        folder = self._folder
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port), "--workers", "1",
-             "--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", str(folder / "served")],
-            env=os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-        wait_for(self._answers, 60)
-
-    def _answers(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
-        try:
-            connection.request("GET", "/health")
-            return connection.getresponse().status == 200
-        except OSError:
-            return False
-        finally:
-            connection.close()
-
-    def kill(self) -> None:
-        """End it with all its workers, without a chance to finish anything."""
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-
-def wait_for(condition: Callable[[], Any], seconds: float = 30) -> None:
-    """Wait until something is true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.05)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A running server, shared: every test has an experiment of its own."""
-    server = Server(tmp_path_factory.mktemp("server"))
-    server.start()
-    yield server
-    server.kill()
-
-
-class Experiment:
-    """One experiment's spools and what has arrived of them.
-
-    Attributes:
-        folder: the spools.
-    """
-
-    def __init__(self, results: Path, name: str, uri: str | None = None) -> None:
-        self.name, self.folder = name, spools(results, name)
-        self.folder.mkdir(parents=True)
-        (self.folder / tracking.STORE).write_text(json.dumps({"uri": uri}))
-        self.uri = uri or f"sqlite:///{results.resolve()}/mlflow.db"
-
-    def run(self, output: str = "train", name: str = "train · a") -> Run:
-        return Run(self.folder, output, name, {"stage": output}, {"lr": 0.1})
-
-    def sync(self) -> bool:
-        return Syncer(self.folder).follow(lambda seconds: True)
-
-    def follow(self) -> "subprocess.Popen[bytes]":
-        """The syncer as Snakemake starts it."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "mkdt.jobs.mlflow_sync", str(self.folder)],
-            stdin=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-
-    def client(self) -> MlflowClient:
-        return MlflowClient(self.uri)
-
-    def runs(self) -> list[Any]:
-        """The experiment's runs, oldest first, deleted ones left out."""
-        experiment = self.client().get_experiment_by_name(self.name)
-        assert experiment is not None
-        found = self.client().search_runs([experiment.experiment_id], order_by=["attributes.start_time"])
-        return list(found)
-
-    def arrived(self, run_id: str) -> Metrics:
-        """How often each value of a run is in the store, system metrics left out."""
-        client = self.client()
-        keys = [key for key in client.get_run(run_id).data.metrics if not key.startswith("system/")]
-        return Counter((key, m.step, m.value) for key in keys for m in client.get_metric_history(run_id, key))
-
-
-@pytest.fixture(scope="module")
-def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty SQLite store: creating its tables takes longer than most tests."""
-    path = tmp_path_factory.mktemp("tables") / "mlflow.db"
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-@pytest.fixture
-def local(tmp_path: Path, tables: Path) -> Experiment:
-    """An experiment with the default store."""
-    experiment = Experiment(tmp_path / "results", "e")
-    shutil.copy(tables, tmp_path / "results" / "mlflow.db")
-    return experiment
-
-
-@pytest.fixture
-def remote(tmp_path: Path, server: Server, request: pytest.FixtureRequest) -> Experiment:
-    """An experiment of its own on the shared server."""
-    return Experiment(tmp_path / "results", request.node.name, server.uri)
+pytestmark = pytest.mark.usefixtures("short_waits")
 
 
 def report(run: Run, steps: range) -> None:
@@ -709,13 +571,44 @@ def test_people_see_runs_a_curve_and_a_picture(remote: Experiment, tmp_path: Pat
 
 
 def test_what_mlflow_refuses_costs_only_itself(local: Experiment) -> None:
-    """One metric with an impossible name does not take its batch along."""
+    """A parameter cannot be changed; it does not take its batch along."""
     run = local.run()
-    report(run, range(5))
-    run.metrics(5, {"what?": 1.0})
+    name = run.id
+    run.begin()
+    run.close("KILLED")
+    again = Run(local.folder, "train", "train", {}, {"lr": 0.2, "epochs": 3})
+    again.begin(name)
+    report(again, range(5))
+    again.close("FINISHED")
+    assert local.sync()
+    (arrived,) = local.runs()
+    assert arrived.data.params == {"lr": "0.1", "epochs": "3"}
+    assert local.arrived(arrived.info.run_id) == expected(range(5))
+
+
+@given(st.text(max_size=300), st.sampled_from(["", "/", "..", "../", "a//b", "x" * 249]))
+@example("accuracy/file-ü+1/50%/convnet/d/0.1", "")
+def test_any_name_becomes_one_that_mlflow_takes(text: str, more: str) -> None:
+    """A good name stays; of two names no two become one."""
+    fit = fitting(text + more)
+    _validate_metric_name(fit)
+    assert len(fit) <= 250
+    assert fitting(fit) == fit
+    assert (fit == text + more) or fit != fitting(text + more + "?")
+
+
+def test_long_values_are_cut(local: Experiment) -> None:
+    """6,000 characters of a parameter, 8,000 of a tag; a line longer than what is read at a time arrives too."""
+    run = Run(local.folder, "o", "n", {"note": "t" * 9000}, {"list": "p" * 9000, "what?": "1"})
+    values = {f"accuracy/{'m' * 100}/{number}": number / 2 for number in range(10_000)}
+    run.conclude(values)
     run.close("FINISHED")
     assert local.sync()
-    assert local.arrived(local.runs()[0].info.run_id) == expected(range(5))
+    (arrived,) = local.runs()
+    assert len(arrived.data.tags["note"]) == 8000
+    assert len(arrived.data.params["list"]) == 6000
+    assert any(key.startswith("what_") for key in arrived.data.params)
+    assert {key: value for key, value in arrived.data.metrics.items() if key[0] == "a"} == values
 
 
 def test_what_was_deleted_stays_deleted_and_a_new_store_gets_everything(local: Experiment) -> None:
@@ -744,34 +637,9 @@ def test_what_was_deleted_stays_deleted_and_a_new_store_gets_everything(local: E
 # -- the process beside Snakemake
 
 
-def config(uri: str | None = None, enabled: bool = True) -> dict[str, Any]:
-    return {"experiment": "e", "tracking": {"enabled": enabled, "uri": uri}}
-
-
-@pytest.mark.mlflow
-def test_the_parent_run_has_the_report_and_goes_on(tmp_path: Path, local: Experiment) -> None:
-    """Two invocations of Snakemake are one parent run."""
-    results = local.folder.parents[1]
-    (results / "e/report").mkdir(parents=True)
-    (results / "e/report/summary.md").write_text("digits\n")
-    (results / "e/report/index.html").write_text("<p>\n")
-    for succeeded in (False, True):
-        tracker = Tracker(config(), results)
-        tracker.start()
-        assert tracker.syncer is not None
-        if succeeded:
-            tracker.syncer.kill()  # then another one is started at the end
-            tracker.syncer.wait()
-        tracker.end(succeeded)
-        (parent,) = local.runs()
-        assert parent.info.status == ("FINISHED" if succeeded else "FAILED")
-    files = [file.path for file in local.client().list_artifacts(parent.info.run_id, "report")]
-    assert files == ["report/index.html", "report/summary.md"]
-
-
 def test_disabled_tracking_writes_nothing(tmp_path: Path) -> None:
     """No folder, no process."""
-    tracker = Tracker(config(enabled=False), tmp_path)
+    tracker = Tracker(tracked(enabled=False), tmp_path)
     tracker.start()
     tracker.end(True)
     assert not list(tmp_path.iterdir())
@@ -783,7 +651,7 @@ def test_the_syncer_ends_when_snakemake_is_killed(local: Experiment) -> None:
     """Nobody can tell it, so it watches its standard input; the parent run is ended as killed."""
     code = (
         "import time; from pathlib import Path; from mkdt.jobs.parent_run import Tracker; "
-        f"t = Tracker({config()!r}, Path({str(local.folder.parents[1])!r})); t.start(); "
+        f"t = Tracker({tracked()!r}, Path({str(local.folder.parents[1])!r})); t.start(); "
         "print(t.syncer.pid, flush=True); time.sleep(60)"
     )
     snakemake = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -830,7 +698,7 @@ def test_no_recorded_runs_is_one_sentence(tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.parametrize("answers", [False, True])
 def test_no_password_reaches_a_log(tmp_path: Path, server: Server, answers: bool) -> None:
     """Whether the server answers or not; the file that holds the password is its owner's alone."""
-    tracker = Tracker(config(f"http://me:hush@127.0.0.1:{server.port if answers else 9}"), tmp_path)
+    tracker = Tracker(tracked(uri=f"http://me:hush@127.0.0.1:{server.port if answers else 9}"), tmp_path)
     tracker.start()
     tracker.end(True)
     folder = spools(tmp_path, "e")

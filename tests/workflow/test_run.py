@@ -94,8 +94,8 @@ def test_the_page_shows_what_was_made(finished: Project) -> None:
         assert f"<td>{method}<" in page
     cost, origin = re.findall(r'<section id="(?:cost|origin)">.*?</section>', page, re.DOTALL)
     jobs = dict(re.findall(r"<tr><td>(\w+)</td><td>(\d+)</td>", cost))
-    expected = {"data": 1, "teacher": 1, "targets": 1, "targets_probe": 1, "experts": 2, "subset": 3, "distill": 2, "pretrain": 7, "probe": 5}  # fmt: skip
-    assert jobs == {stage: str(count) for stage, count in (expected | {"total": 23}).items()}
+    expected = {"data": 1, "teacher": 1, "targets": 1, "targets_probe": 1, "experts": 2, "subset": 3, "distill": 2, "pretrain": 7, "select": 5, "probe": 5}  # fmt: skip
+    assert jobs == {stage: str(count) for stage, count in (expected | {"total": 28}).items()}
     assert f"snakemake --verbose --cores 2 --configfile {finished.configfiles[0]}" in origin
     assert "experiment: tiny" in origin
 
@@ -262,7 +262,7 @@ def test_mlflow_has_every_job_under_one_parent(finished: Project) -> None:
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parents[0].info.run_id}
     stages = pd.Series([run.data.tags["stage"] for run in children]).value_counts().to_dict()
     assert stages == {
-        "data": 1, "teacher": 1, "targets": 1, "targets_probe": 1, "experts": 2, "subset": 3, "distill": 2, "pretrain": 7, "probe": 5, "report": 1,
+        "data": 1, "teacher": 1, "targets": 1, "targets_probe": 1, "experts": 2, "subset": 3, "distill": 2, "pretrain": 7, "select": 5, "probe": 5, "report": 1,
     }  # fmt: skip
     assert {run.info.status for run in children} == {"FINISHED"}
     distill = next(run for run in children if run.data.tags["stage"] == "distill")
@@ -287,12 +287,12 @@ def test_tags_lead_from_an_accuracy_to_the_teacher(finished: Project) -> None:
     pending, stages = [accuracy], set()
     while pending:
         run = makers[pending.pop()[:16]]
-        if run.data.tags["stage"] not in stages or run.data.tags["stage"] in {"pretrain", "probe"}:
+        if run.data.tags["stage"] not in stages or run.data.tags["stage"] in {"pretrain", "select", "probe"}:
             stages.add(run.data.tags["stage"])
             read = [value for key, value in run.data.tags.items() if key.startswith("input.")]
             pending += [identity for value in read for identity in value.split(",")]
     made_before = {"pretrain", "distill", "subset", "experts", "targets", "targets_probe", "teacher", "data"}
-    assert stages == {"report", "probe"} | made_before
+    assert stages == {"report", "probe", "select"} | made_before
 
 
 def test_a_dead_tracking_server_costs_no_job(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

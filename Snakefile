@@ -1,7 +1,7 @@
 # MKDT: distil unlabelled images into a tiny synthetic set for self-supervised pre-training.
 # The main line, in the order of the paper (arXiv 2410.02116):
 #
-#   data -> teacher -> targets -> experts -> subset -> distill -> pretrain -> probe -> report
+#   data -> teacher -> targets -> experts -> subset -> distill -> pretrain -> select -> probe -> report
 #
 # `snakemake --cores 2` makes everything that config/config.yaml asks for; config/README.md explains its keys. Where the
 # artifacts of a stage lie, what it depends on and what it needs: src/mkdt/config/stages.py.
@@ -32,7 +32,7 @@ include: "workflow/rules/data.smk"  # decode and split each data set once
 include: "workflow/rules/teacher.smk"  # the teacher, and its representation of every training image: the targets
 include: "workflow/rules/sets.smk"  # real subsets, and the synthetic sets distilled from them
 include: "workflow/rules/experts.smk"  # students regressed onto the targets: the trajectories that are matched
-include: "workflow/rules/evaluate.smk"  # fresh students pre-trained on each set, and a linear probe on few labels
+include: "workflow/rules/evaluate.smk"  # fresh students pre-trained on each set, one choice on validation, the test
 include: "workflow/rules/report.smk"  # tables, figures and the page
 
 

@@ -17,7 +17,7 @@ SET, STUDENT = "study/sets/mkdt/4img/0.safetensors", "study/pretrain/convnet/mkd
 
 
 def make_results(folder: Path, spec: dict[str, Any], tiny: SyntheticSet) -> None:
-    """Write a data set, a teacher, a distilled set and a student, each made from those before, and the student's scores."""
+    """Write a data set, a teacher, a distilled set and a student, each made from those before, and the choice for the student."""
     (folder / ".experiments").mkdir(parents=True)
     (folder / ".experiments" / "study.json").write_text(json.dumps({"digits": {}, "digits/bt": {}}))
     images = {"train_images": torch.zeros(30, 1, 8, 8, dtype=torch.uint8), "mean": tiny.mean, "std": tiny.std}
@@ -41,4 +41,4 @@ def make_results(folder: Path, spec: dict[str, Any], tiny: SyntheticSet) -> None
         {"rate": 0.3, "steps": 2, "distill_seed": 1, "seed": 1, "chosen": True},  # another set, as under the protocol `paper`
         {"rate": 0.1, "steps": 2, "distill_seed": 0, "seed": 1, "chosen": True},
     ]  # fmt: skip
-    artifacts.write_table(folder / "study/probe/convnet/mkdt/4img.csv", points)
+    artifacts.write_table(folder / "study/select/convnet/mkdt/4img.csv", points)

@@ -22,7 +22,8 @@ UNTRACKED = ("tiny.yaml", "untracked.yaml")
 RUN = re.compile(rb'<section id="(cost|origin)">.*?</section>', re.DOTALL)
 # Jobs after a change, as `Project.planned` counts them.
 PROBES = {f"probe {method}": 1 for method in ("none", "random", "high_loss", "mkdt", "full")}
-AFTER_DISTILL = {"distill mkdt": 2, "pretrain mkdt": 2, "probe mkdt": 1, "report": 1}
+SELECTIONS = {name.replace("probe", "select"): count for name, count in PROBES.items()}
+AFTER_DISTILL = {"distill mkdt": 2, "pretrain mkdt": 2, "select mkdt": 1, "probe mkdt": 1, "report": 1}
 
 
 class Project:

@@ -130,7 +130,7 @@ def test_only_disturbed_jobs_run_again(disturbed: Disturbed) -> None:
     # The teacher: interrupted three times, then the survivor, and the one that took over from it.
     assert disturbed.run.counts() == {
         "teacher": 5, "targets": 1, "targets_probe": 1, "experts_0_1": 3, "experts_2_3": 2, "subset": 1, "distill": 5,
-        "pretrain": 4, "probe": 2,
+        "pretrain": 4, "select": 2, "probe": 2,
     }  # fmt: skip
 
 
@@ -199,5 +199,5 @@ def test_with_accounting(
     assert shared
     assert [path for path in shared if mine[path] != reference[path]] == []
     (report,) = (project.folder / "results/logs/slurm").glob("*.csv")
-    for rule in ("teacher", "targets", "pretrain", "probe"):
+    for rule in ("teacher", "targets", "pretrain", "select", "probe"):
         assert f"rule_{rule}" in report.read_text()

@@ -54,7 +54,7 @@ def test_no_two_modules_import_each_other() -> None:
 # Pieces of paths below results/ that a stage decides. Messages and help texts may show an example.
 SPELLED = re.compile(
     r"data\.safetensors|targets\.safetensors|teacher\.(safetensors|jsonl)|targets_probe\.jsonl|"
-    r"([\"']|}/)(sets|pretrain|probe|experts|report)/|results/(logs|benchmarks)"
+    r"([\"']|}/)(sets|pretrain|select|probe|experts|report)/|results/(logs|benchmarks)"
 )
 ALLOWED = {"src/mkdt/config/stages.py"}
 

@@ -14,7 +14,7 @@ FOLDER = Path("results/digits/tiny_teacher/convnet/experts")
 EXPERTS = {f"{FOLDER.relative_to('results')}/{expert:03d}.safetensors" for expert in range(4)}
 MADE_AGAIN = {"experts_0_1": 1, "experts_2_3": 1}
 # Snakemake makes again what is made from a file that is made again, though it will be the same.
-AFTER_EXPERTS = {"subset high_loss": 1, "pretrain high_loss": 1, "probe high_loss": 1}
+AFTER_EXPERTS = {"subset high_loss": 1, "pretrain high_loss": 1, "select high_loss": 1, "probe high_loss": 1}
 
 
 def test_cleaned_experts_are_made_again_when_something_needs_them(

@@ -46,7 +46,9 @@ def test_a_method_a_data_set_and_a_student_are_one_file_each(project: Project) -
     extension.write_text(extension.read_text().replace("nn.ReLU()", "nn.Tanh()"))
     planned = project.planned()
     assert set(planned) == {
-        f"{rule} {method}" for rule in ("pretrain", "probe") for method in ("random", "farthest", "mkdt", "mean_match")
+        f"{rule} {method}"
+        for rule in ("pretrain", "select", "probe")
+        for method in ("random", "farthest", "mkdt", "mean_match")
     } | {"report"}
     assert planned["pretrain mkdt"] == 2
 
@@ -60,4 +62,10 @@ def test_a_method_a_data_set_and_a_student_are_one_file_each(project: Project) -
     settings = project.folder / "tiny.yaml"
     settings.write_text(settings.read_text().replace("iterations: 8", "iterations: 9"))
     planned = project.planned()
-    assert set(planned) == {"distill mean_match", "pretrain mean_match", "probe mean_match", "report"}
+    assert set(planned) == {
+        "distill mean_match",
+        "pretrain mean_match",
+        "select mean_match",
+        "probe mean_match",
+        "report",
+    }

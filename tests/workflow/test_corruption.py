@@ -20,7 +20,7 @@ SUBSET, STUDENT = (
     Path("results/tiny/sets/random/6img/0.safetensors"),
     Path("results/tiny/pretrain/convnet/full/all/0/0.safetensors"),
 )
-SCORES = Path("results/tiny/probe/convnet/mkdt/6img.csv")
+SELECTION, SCORES = (Path(f"results/tiny/{stage}/convnet/mkdt/6img.csv") for stage in ("select", "probe"))
 
 
 def flip(path: Path) -> None:
@@ -78,6 +78,7 @@ def replace(path: Path, content: bytes) -> None:
         (RUN / "targets.safetensors", foreign(4), "made from another file of the rule 'teacher'", "targets"),
         (SUBSET, cut, "is damaged", "subset"),
         (STUDENT, flip, "does not match its digest", "pretrain"),
+        (SELECTION, cut, "is damaged", "select"),
         (SCORES, cut, "is damaged", "probe"),
     ],
     ids=lambda value: value.__qualname__.split(".")[0] if callable(value) else value.stem if isinstance(value, Path) else "",
@@ -98,7 +99,7 @@ def test_damage_is_one_sentence_that_says_how_to_mend_it(
     assert "Traceback" not in text
     for damaged in {path, OTHER} if damage is swap else {path}:
         (changed.folder / damaged).unlink()
-    if rule in {"experts", "pretrain", "probe"}:
+    if rule in {"experts", "pretrain", "select", "probe"}:
         changed.run()
         assert changed.artifacts() == finished.artifacts()
     else:
@@ -107,7 +108,7 @@ def test_damage_is_one_sentence_that_says_how_to_mend_it(
 
 def test_a_lost_file_is_asked_for(changed: Project) -> None:
     """Whatever is kept is a target: the report that is there hides nothing."""
-    for path in (EXPERT, RUN / "teacher.safetensors", SUBSET, STUDENT, SCORES):
+    for path in (EXPERT, RUN / "teacher.safetensors", SUBSET, STUDENT, SELECTION, SCORES):
         aside = (changed.folder / path).rename(changed.folder / "aside")
         assert changed.planned() != Counter(), path
         aside.rename(changed.folder / path)

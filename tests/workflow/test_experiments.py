@@ -15,6 +15,7 @@ from mkdt.config.files import with_base
 
 pytestmark = pytest.mark.slow
 
+METHODS = ("none", "random", "sas", "krr_st", "high_loss", "mkdt", "full")
 PAPER = {"cifar10", "cifar100", "tiny_imagenet", "aircraft", "cub200", "dogs", "flowers102"}
 
 # Jobs at full size, counted by hand. A table of the paper has 7 data sets; ten batches of ten experts; three subsets each of
@@ -25,13 +26,15 @@ TABLE = {
     "subset random": 3, "subset sas": 3, "subset high_loss": 1, "distill mkdt": 3, "distill krr_st": 3,
     "pretrain none": 1, "pretrain random": 3, "pretrain sas": 3, "pretrain krr_st": 3, "pretrain high_loss": 1,
     "pretrain mkdt": 3, "pretrain full": 1,
-    "probe none": 1, "probe random": 1, "probe sas": 1, "probe krr_st": 1, "probe high_loss": 1, "probe mkdt": 1,
-    "probe full": 1, "report": 1,
+    **{f"{rule} {method}": 1 for rule in ("select", "probe") for method in METHODS},
+    "report": 1,
 }  # fmt: skip
 OURS = {key: count for key, count in TABLE.items() if not key.endswith((" sas", " krr_st"))}
 # An ablation compares two methods; it starts from the random subsets that it compares with, or from the high-loss one.
 ABLATION = {key: count for key, count in OURS.items() if not key.endswith((" none", " high_loss", " full"))}
-TWO_STUDENTS = {key: count * (2 if key.startswith(("pretrain", "probe")) else 1) for key, count in OURS.items()}
+TWO_STUDENTS = {
+    key: count * (2 if key.startswith(("pretrain", "select", "probe")) else 1) for key, count in OURS.items()
+}
 # The default's five methods, its ten experts in two jobs, five seeds.
 FASHION = OURS | {
     "data": 1, "experts": 2, "subset random": 5, "distill mkdt": 5, "pretrain random": 5, "pretrain mkdt": 5

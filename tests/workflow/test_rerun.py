@@ -8,12 +8,22 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from project import AFTER_DISTILL, PROBES, Project, edit
+from project import AFTER_DISTILL, PROBES, SELECTIONS, Project, edit
 
 from mkdt.artifacts import Artifact
 
 pytestmark = pytest.mark.slow
 
+AFTER_PRETRAIN = {
+    "pretrain none": 1,
+    "pretrain random": 2,
+    "pretrain high_loss": 1,
+    "pretrain mkdt": 2,
+    "pretrain full": 1,
+    **SELECTIONS,
+    **PROBES,
+    "report": 1,
+}
 AFTER_TARGETS = {
     "targets_probe": 1,
     "experts_0_1": 1,
@@ -21,14 +31,9 @@ AFTER_TARGETS = {
     "subset random": 2,
     "subset high_loss": 1,
     "distill mkdt": 2,
-    "pretrain none": 1,
-    "pretrain random": 2,
-    "pretrain high_loss": 1,
-    "pretrain mkdt": 2,
-    "pretrain full": 1,
-    **PROBES,
-    "report": 1,
+    **AFTER_PRETRAIN,
 }
+FINETUNE = "{rates: [0.01], steps: 2, batch: 8, weight_decay: 0}"
 
 
 def test_nothing_after_a_finished_run(finished: Project) -> None:
@@ -40,6 +45,11 @@ def test_nothing_after_a_finished_run(finished: Project) -> None:
     ("override", "jobs"),
     [
         ("probe={label_draws: 3}", {"targets_probe": 1, **PROBES, "report": 1}),
+        ("probe={knn: 3}", {**PROBES, "report": 1}),
+        (f"probe={{finetune: {FINETUNE}}}", {**PROBES, "report": 1}),
+        ("probe={selection_draws: 1}", {**SELECTIONS, **PROBES, "report": 1}),
+        ("probe={l2: 0.01}", {"targets_probe": 1, **SELECTIONS, **PROBES, "report": 1}),
+        ("pretrain={rates: [0.05, 0.2]}", {k: v for k, v in AFTER_PRETRAIN.items() if k.split()[-1] != "none"}),
         ("distill={image_lr: 0.5}", AFTER_DISTILL),
         ("distill={step_size: {initial: 0.2}}", AFTER_DISTILL),
         ("teacher={lr: 0.003}", {"teacher": 1, "targets": 1, **AFTER_TARGETS}),
@@ -57,6 +67,37 @@ def test_a_changed_key(finished: Project, override: str, jobs: dict[str, int]) -
     assert finished.planned("--config", override) == Counter(jobs)
 
 
+def test_one_more_downstream_set_is_measured_and_chooses_nothing_again(finished: Project) -> None:
+    """Its data are made, and the test split is opened for the points that were chosen before."""
+    more = "datasets={more: {kind: digits, train: 100, validation: 50, test: 50, image_size: null}}"
+    planned = finished.planned("--config", more, "probe={downstream: [digits, more]}")
+    assert planned == Counter({"data": 1, **PROBES, "report": 1})
+
+
+def test_one_more_student_seed_trains_one_student(changed: Project) -> None:
+    """Of each training set; the others keep their files. It ends with the bits that it has where it is trained alone."""
+    folder = changed.folder / "results/tiny/pretrain"
+    before = {path: path.stat().st_ino for path in folder.rglob("*.safetensors")}
+    seeds = ("--config", "pretrain={seeds: [0, 1, 2]}")
+    assert changed.planned(*seeds) == Counter(AFTER_PRETRAIN)
+    changed.run("--until", "pretrain", *seeds)
+    students = {path: path.stat().st_ino for path in folder.rglob("*.safetensors")}
+    assert before.items() <= students.items(), "the file of a student that was there is the same one"
+    assert sorted(path.name for path in students.keys() - before.keys()) == ["2.safetensors"] * 7
+    for log in (changed.folder / "results/logs/tiny/pretrain").rglob("*.log"):
+        assert log.read_text().count("safetensors was finished before") == 2
+    losses = (folder / "convnet/full/all/0/metrics.jsonl").read_text()
+    assert all(f"/seed {seed}" in losses for seed in range(3))
+
+    alone = "results/other/pretrain/convnet/full/all/0/2.safetensors"
+    changed.run(alone, "--config", "experiment=other", "pretrain={seeds: [2]}")
+    same = [
+        Artifact(path).header["digests"]
+        for path in (folder / "convnet/full/all/0/2.safetensors", changed.folder / alone)
+    ]
+    assert same[0] == same[1]
+
+
 def test_changed_code_of_distillation(changed: Project) -> None:
     """Code of src/mkdt/distill/trajectory_matching.py counts as a distillation key."""
     edit(changed, "src/mkdt/distill/outer_loop.py", "SMALLEST_STEP_SIZE = 1e-6", "SMALLEST_STEP_SIZE = 1e-7")
@@ -66,7 +107,13 @@ def test_changed_code_of_distillation(changed: Project) -> None:
 def test_changed_code_of_the_probe_makes_no_target_and_no_expert(changed: Project) -> None:
     """The probe on the targets is a rule of its own for this."""
     edit(changed, "src/mkdt/evaluate/linear_probe.py", "TOLERANCE = 1e-6", "TOLERANCE = 1e-7")
-    assert changed.planned() == Counter({"targets_probe": 1, **PROBES, "report": 1})
+    assert changed.planned() == Counter({"targets_probe": 1, **SELECTIONS, **PROBES, "report": 1})
+
+
+def test_changed_code_of_the_measurement_chooses_nothing_again(changed: Project) -> None:
+    """What only the test split needs is no code of the choice."""
+    edit(changed, "src/mkdt/evaluate/fine_tuning.py", "MOMENTUM = 0.9", "MOMENTUM = 0.8")
+    assert changed.planned() == Counter({**PROBES, "report": 1})
 
 
 def test_a_teacher_and_targets_that_are_brought(changed: Project) -> None:
@@ -172,7 +219,8 @@ def test_a_deleted_expert(changed: Project, finished: Project) -> None:
     jobs = changed.planned()
     assert jobs["experts_0_1"] == 1
     assert jobs == Counter(
-        {"experts_0_1": 1, "subset high_loss": 1, "pretrain high_loss": 1, "probe high_loss": 1} | AFTER_DISTILL
+        {"experts_0_1": 1, "subset high_loss": 1, "pretrain high_loss": 1, "select high_loss": 1, "probe high_loss": 1}
+        | AFTER_DISTILL
     )
     changed.run()
     log = next((changed.folder / "results/logs").rglob("experts_000.log")).read_text()

@@ -95,8 +95,8 @@ def test_the_page_shows_what_was_made(finished: Project) -> None:
         assert f"<td>{method}<" in page
     cost, origin = re.findall(r'<section id="(?:cost|origin)">.*?</section>', page, re.DOTALL)
     jobs = dict(re.findall(r"<tr><td>(\w+)</td><td>(\d+)</td>", cost))
-    expected = {"data": 1, "teacher": 1, "targets": 1, "targets_probe": 1, "experts": 2, "subset": 3, "distill": 2, "pretrain": 7, "probe": 5}  # fmt: skip
-    assert jobs == {stage: str(count) for stage, count in (expected | {"total": 23}).items()}
+    expected = {"data": 1, "teacher": 1, "targets": 1, "targets_probe": 1, "experts": 2, "subset": 3, "distill": 2, "pretrain": 7, "select": 5, "probe": 5}  # fmt: skip
+    assert jobs == {stage: str(count) for stage, count in (expected | {"total": 28}).items()}
     assert f"snakemake --verbose --cores 2 --configfile {finished.configfiles[0]}" in origin
     assert "experiment: tiny" in origin
 
@@ -263,7 +263,7 @@ def test_mlflow_has_every_job_under_one_parent(finished: Project) -> None:
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parents[0].info.run_id}
     stages = pd.Series([run.data.tags["stage"] for run in children]).value_counts().to_dict()
     assert stages == {
-        "data": 1, "teacher": 1, "targets": 1, "targets_probe": 1, "experts": 2, "subset": 3, "distill": 2, "pretrain": 7, "probe": 5, "report": 1,
+        "data": 1, "teacher": 1, "targets": 1, "targets_probe": 1, "experts": 2, "subset": 3, "distill": 2, "pretrain": 7, "select": 5, "probe": 5, "report": 1,
     }  # fmt: skip
     assert {run.info.status for run in children} == {"FINISHED"}
     distill = next(run for run in children if run.data.tags["stage"] == "distill")
@@ -290,15 +290,20 @@ def test_mlflow_has_results_by_which_runs_are_compared(finished: Project) -> Non
             assert parent.data.metrics[f"difference_low/{name}"] == row["low"]
     assert parent.data.params["distill.iterations"] == "4"
     assert parent.data.metrics["cost/distill/seconds"] > 0
-    (probe,) = [run for run in runs if run.data.tags["stage"] == "probe" and run.data.tags["method"] == "mkdt"]
-    metrics = probe.data.metrics
-    assert metrics["test_accuracy/digits/0.1"] == pytest.approx(
+    (probe, choice) = [
+        run
+        for stage in ("probe", "select")
+        for run in runs
+        if run.data.tags["stage"] == stage and run.data.tags["method"] == "mkdt"
+    ]
+    assert probe.data.metrics["test_accuracy/digits/0.1"] == pytest.approx(
         parent.data.metrics["accuracy/mkdt/6img/convnet/digits/0.1"]
     )
-    history = client.get_metric_history(probe.info.run_id, "grid/validation_accuracy")
+    metrics = choice.data.metrics
+    history = client.get_metric_history(choice.info.run_id, "validation_accuracy")
     assert metrics["validation_accuracy"] == max(point.value for point in history)
-    grid = pd.read_csv(client.download_artifacts(probe.info.run_id, "grid.csv"))
-    assert len(grid) == len(history) == 4
+    grid = pd.read_csv(client.download_artifacts(choice.info.run_id, "grid.csv"))
+    assert len(grid) == len(history) - 1 == 4  # the chosen point comes once more
     (chosen,) = grid[grid["chosen"]].to_dict("records")
     assert {key: metrics[key] for key in ("validation_accuracy", "rate", "steps")} == {
         key: chosen[key] for key in ("validation_accuracy", "rate", "steps")
@@ -335,12 +340,12 @@ def test_tags_lead_from_an_accuracy_to_the_teacher(finished: Project) -> None:
     pending, stages = [accuracy], set()
     while pending:
         run = makers[pending.pop()[:16]]
-        if run.data.tags["stage"] not in stages or run.data.tags["stage"] in {"pretrain", "probe"}:
+        if run.data.tags["stage"] not in stages or run.data.tags["stage"] in {"pretrain", "select", "probe"}:
             stages.add(run.data.tags["stage"])
             read = [value for key, value in run.data.tags.items() if key.startswith("input.")]
             pending += [identity for value in read for identity in value.split(",")]
     made_before = {"pretrain", "distill", "subset", "experts", "targets", "targets_probe", "teacher", "data"}
-    assert stages == {"report", "probe"} | made_before
+    assert stages == {"report", "probe", "select"} | made_before
 
 
 def test_a_dead_tracking_server_costs_no_job(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,6 +161,11 @@ def expert_inputs(wildcards):
     return inputs | ({"teacher": TEACHER} if METHODS[wildcards.method].teacher else {})
 
 
+def data_files(names):
+    """The files of data sets."""
+    return [STAGES["data"].path(config, "data", {"dataset": name}) for name in names]
+
+
 def set_file(names):
     """The file of the training set with these names: one that is brought, or one that is made."""
     return METHOD_FILES.get(names["method"]) or STAGES["subset"].path(config, "set", names)

@@ -3,8 +3,9 @@ SYNTHETIC = plan.distilled(config)
 
 rule report:
     input:
+        selections=sorted(made_by("select")),
         scores=sorted(made_by("probe")),
-        data=[STAGES["data"].path(config, "data", {"dataset": name}) for name in config["probe"]["downstream"]],
+        data=data_files(config["probe"]["downstream"]),
         targets_probe=STAGES["targets_probe"].path(config, "metrics"),
         targets=TARGETS,
         trained=[set_file(names) for names in plan.first_sets(config)],

@@ -41,11 +41,10 @@ with job.stage(snakemake, "pretrain") as stage:
     images, targets = images.to(stage.device), targets.to(stage.device)
     state = stage.resume(shared=Path(stage.output.metrics).parent.relative_to(RESULTS))
     rates, steps = grid_points(stage.settings, method, len(images), step_size)
-    seeds = [int(path.rsplit("/", 1)[1].split(".")[0]) for path in stage.output.students]
-    stage.expect(len(seeds) * len(rates) * len(steps), "point")
-    for seed, path in zip(seeds, stage.output.students, strict=True):
-        if stage.restore(path):
-            continue
+    paths = {int(Path(path).stem): path for path in stage.output.students}
+    missing = {seed: path for seed, path in paths.items() if not stage.restore(path)}
+    stage.expect(len(missing) * len(rates) * len(steps), "point")
+    for seed, path in missing.items():
         # The root seed reaches the students too: another root seed is an independent replication.
         student_seed = derive(stage.seed, "student", seed)
         tensors = pretrain_grid(
@@ -62,7 +61,7 @@ with job.stage(snakemake, "pretrain") as stage:
         )
         stage.save(path, tensors, rows=["snapshots"])
         stage.keep(path)
-    files = [(seed, Artifact(path)) for seed, path in zip(seeds, stage.output.students, strict=True)]
+    files = [(seed, Artifact(path)) for seed, path in paths.items()]
     stage.write_metrics(
         stage.output.metrics,
         [

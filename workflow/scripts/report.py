@@ -18,7 +18,8 @@ from mkdt.report.notices import notices
 
 with job.stage(snakemake, "report") as stage:
     settings, output = stage.settings, stage.output
-    scores = report.read_scores(stage.input.scores, settings["source"], snakemake.config["pretrain"]["students"])
+    students = snakemake.config["pretrain"]["students"]
+    scores = report.read_scores(stage.input.selections, stage.input.scores, settings["source"], students)
     accuracy = report.accuracies(scores, settings["budgets"])
     scored = [Path(path).parent.name for path in stage.input.data]
     data = stage.open_all("data", stage.input.data, "data")

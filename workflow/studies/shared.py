@@ -37,7 +37,8 @@ def read_scores(config: Config) -> pd.DataFrame:
     ]
     if not files:
         raise UserError(f"{folder} holds no scores yet: run snakemake with the study's config first.")
-    return report.read_scores(files, config["source"], config["pretrain"]["students"])
+    selections = [folder.with_name("select") / file.relative_to(folder) for file in files]
+    return report.read_scores(selections, files, config["source"], config["pretrain"]["students"])
 
 
 def tables(config: Config) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:

@@ -45,6 +45,11 @@ def scored_datasets(config: Config) -> list[str]:
     return list(dict.fromkeys([config["probe"]["selection"], *config["probe"]["downstream"]]))
 
 
+def probed_datasets(config: Config) -> list[str]:
+    """Return the data sets that the probe reads: the selection set where it chooses the learning rate of fine-tuning."""
+    return config["probe"]["downstream"] if config["probe"]["finetune"] is None else scored_datasets(config)
+
+
 def used_datasets(config: Config) -> list[str]:
     """Return the source and the scored data sets, each once."""
     return list(dict.fromkeys([config["source"], *scored_datasets(config)]))
@@ -193,8 +198,8 @@ def _evaluation(config: Config) -> list[Job]:
         for names in sets:
             if names["method"] != "teacher" or student == students[0]:
                 scored[student, names["method"], names["budget"]] = None
-    probes = [Job("probe", dict(zip(("student", "method", "budget"), one, strict=True))) for one in scored]
-    return pretrain + probes
+    grids = [dict(zip(("student", "method", "budget"), one, strict=True)) for one in scored]
+    return pretrain + [Job(stage, names) for stage in ("select", "probe") for names in grids]
 
 
 def gpus_per_job(config: Config, cluster: bool = False) -> int:

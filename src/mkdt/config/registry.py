@@ -185,6 +185,8 @@ def _described(config: Config, job: Job) -> dict[str, Any]:
         settings["init"] = initial_method(config, method)
     if job.stage in ("subset", "distill") and (METHODS[method].experts or METHODS[method].own_experts):
         found["experts"] = {"count": config["experts"]["count"]}
+    if job.stage in ("select", "probe"):  # they share a section, and each is given a part of it
+        return {"probe": settings | config["probe"]}
     return found | {stage.artifact: settings}
 
 

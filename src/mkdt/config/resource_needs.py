@@ -3,7 +3,7 @@
 Each function takes the config and what the path says of the artifact; ``stages`` names the function of each stage.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -17,7 +17,7 @@ from mkdt.config.network_sizes import (
     targets_dimension,
     teacher_size,
 )
-from mkdt.config.plan import own_options, used_datasets
+from mkdt.config.plan import own_options, probed_datasets
 from mkdt.config.sections import Config, LearnedSet, Names
 from mkdt.config.sizes import consists_of_files, facts_of, image_shape, split_sizes, train_images
 from mkdt.config.teacher_origin import teacher_origin
@@ -322,21 +322,36 @@ def _grid_points(config: Config) -> int:
     return len(config["pretrain"]["rates"]) * len(config["pretrain"]["steps"]) if fair else 1
 
 
+def select(config: Config, names: Names) -> Need:
+    """As for the probe, of the selection set's validation split."""
+    name, draws = config["probe"]["selection"], config["probe"]["selection_draws"]
+    return _scoring(config, names, [name], [_features(config, names, name, draws, split_sizes(config, name)[1])])
+
+
 def probe(config: Config, names: Names) -> Need:
-    """Every set as it is and in the source's shape, as bytes; features in float64, twice; one snapshot file."""
-    probe, size, pixels = config["probe"], student_size(config, names["student"]), _pixels(config, config["source"])
+    """Every set that is read, and the features of the largest test split."""
+    probe = config["probe"]
+    tested = [
+        _features(config, names, name, probe["label_draws"], split_sizes(config, name)[2])
+        for name in probe["downstream"]
+    ]
+    return _scoring(config, names, probed_datasets(config), tested)
 
-    def features(dataset: str, draws: int, held_out: int) -> float:
-        count = train_images(config, dataset)
-        labels = draws * sum(fraction * count for fraction in probe["label_fractions"])
-        return (min(count, STATISTICS_IMAGES + labels) + held_out) * size.features
 
-    selection = probe["selection"]
-    most = [features(selection, probe["selection_draws"], split_sizes(config, selection)[1])]
-    most += [features(name, probe["label_draws"], split_sizes(config, name)[2]) for name in probe["downstream"]]
-    held = sum(_published(config, name) * (_pixels(config, name) + pixels) for name in used_datasets(config))
+def _features(config: Config, names: Names, dataset: str, draws: int, held_out: int) -> float:
+    """Numbers in the features of a data set's labelled and held-out images."""
+    count = train_images(config, dataset)
+    labels = draws * sum(fraction * count for fraction in config["probe"]["label_fractions"])
+    return (min(count, STATISTICS_IMAGES + labels) + held_out) * student_size(config, names["student"]).features
+
+
+def _scoring(config: Config, names: Names, datasets: Iterable[str], features: Iterable[float]) -> Need:
+    """Sets as they are and in the source's shape, as bytes; the most features in float64, twice; one snapshot file."""
+    size, pixels = student_size(config, names["student"]), _pixels(config, config["source"])
+    read = {config["source"], *datasets}
+    held = sum(_published(config, name) * (_pixels(config, name) + pixels) for name in read)
     return Need(
-        host=held + 2 * 2 * FLOAT * max(most) + FLOAT * size.parameters * (_grid_points(config) + 2),
+        host=held + 2 * 2 * FLOAT * max(features) + FLOAT * size.parameters * (_grid_points(config) + 2),
         device=FLOAT * (size.parameters + _at_once(config) * (3 * pixels + 3 * size.largest)),
     )
 

@@ -161,9 +161,15 @@ def pretrain(config: Config, names: Names) -> Settings:
     return _student(config, names["student"]) | chosen
 
 
+def select(config: Config, names: Names) -> Settings:
+    """What decides the linear probe on the selection set."""
+    return _only(config["probe"], "selection", "label_fractions", "selection_draws", "l2") | _standardise(config)
+
+
 def probe(config: Config, names: Names) -> Settings:
-    """The whole evaluation."""
-    return dict(config["probe"]) | _standardise(config)
+    """The evaluation; the selection set and its draws where they choose the learning rate of fine-tuning."""
+    chooses = config["probe"]["finetune"] is not None
+    return _without(config["probe"], [] if chooses else ["selection", "selection_draws"]) | _standardise(config)
 
 
 def _standardise(config: Config) -> Settings:

@@ -25,6 +25,7 @@ EXPERTS = "{source}/{targets}/{expert_student}/experts"
 METHOD_EXPERTS = "{experiment}/experts/{method}"
 SET = "{experiment}/sets/{method}/{budget}/{distill_seed}"
 STUDENTS = "{experiment}/pretrain/{student}/{method}/{budget}/{distill_seed}"
+SELECTION = "{experiment}/select/{student}/{method}/{budget}"
 SCORES = "{experiment}/probe/{student}/{method}/{budget}"
 REPORT = "{experiment}/report"
 NUMBERS = ("expert", "first", "last", "distill_seed", "seed")
@@ -184,6 +185,9 @@ STAGES = {
         Stage(
             "pretrain", {"students": f"{STUDENTS}/{{seed}}.safetensors", "metrics": f"{STUDENTS}/metrics.jsonl"}, STUDENTS,
             slices.pretrain, resource_needs.pretrain, hours=12, modules=_student,
+        ),
+        Stage(
+            "select", {"selection": f"{SELECTION}.csv"}, SELECTION, slices.select, resource_needs.select, hours=24, modules=_student,
         ),
         Stage(
             "probe", {"scores": f"{SCORES}.csv"}, SCORES, slices.probe, resource_needs.probe, hours=24, modules=_student,

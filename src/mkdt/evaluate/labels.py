@@ -1,6 +1,6 @@
 """Labelled data sets for evaluation, and which of their training labels are revealed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +8,25 @@ import torch
 from torch import Tensor
 
 from mkdt import seeding
-from mkdt.data.pixels import Images
+from mkdt.artifacts import Artifact
+from mkdt.data.pixels import Images, Normalised, adapt
 
 LabelDraws = dict[tuple[float, int], Tensor]  # rows of the training split, by label fraction and number of the draw
+
+
+@dataclass(frozen=True)
+class View:
+    """What the students of one source take.
+
+    Attributes:
+        channels, size: of the source's images.
+        mean, std: float32 [C], that pixels are normalised with.
+    """
+
+    channels: int
+    size: int
+    mean: Tensor
+    std: Tensor
 
 
 @dataclass(frozen=True)
@@ -19,13 +35,25 @@ class Downstream:
 
     Attributes:
         name: of the data set.
-        train, validation, test: images float32 [n,C,H,W] and labels int64 [n].
+        train, validation, test: images float32 [n,C,H,W] and labels int64 [n]; empty where they are not read.
     """
 
     name: str
     train: tuple[Images, Tensor]
     validation: tuple[Images, Tensor]
     test: tuple[Images, Tensor]
+
+    @classmethod
+    def read(cls, name: str, file: Artifact, view: View, splits: Collection[str]) -> "Downstream":
+        """Read some of the splits of a file of the stage ``data``."""
+
+        def part(split: str) -> tuple[Images, Tensor]:
+            if split not in splits:
+                return torch.empty(0), torch.empty(0)
+            images = adapt(file.tensor(f"{split}_images"), view.channels, view.size)
+            return Normalised(images, view.mean, view.std), file.tensor(f"{split}_labels")
+
+        return cls(name, part("train"), part("validation"), part("test"))
 
     def split(self, name: str) -> tuple[Images, Tensor]:
         """Return images and labels of the ``validation`` or ``test`` split."""

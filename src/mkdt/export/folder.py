@@ -118,17 +118,16 @@ def _chosen_point(file: Artifact, place: Place) -> tuple[float, int]:
     """Return the learning rate and the number of steps that validation chose for a student.
 
     Raises:
-        UserError: the scores are missing, or do not have this student.
+        UserError: the table of the rule select is missing, or does not have this student.
     """
     names = place.names
-    probe = place.results / names["experiment"] / "probe" / names["student"] / names["method"]
-    scores = probe / f"{names['budget']}.csv"
-    table = pd.read_csv(scores) if scores.is_file() else pd.DataFrame(columns=["chosen", "distill_seed", "seed"])
+    selection = place.results / STAGES["select"].outputs["selection"].format(**names)
+    table = pd.read_csv(selection) if selection.is_file() else pd.DataFrame(columns=["chosen", "distill_seed", "seed"])
     # Of this student: under the protocol `paper` each set has its own rate.
     mine = (table["distill_seed"] == int(names["distill_seed"])) & (table["seed"] == int(names["seed"]))
     chosen = table[mine & table["chosen"].astype(bool)]
     if chosen.empty:
-        raise UserError(f"{_points(file)}, and {scores} does not say which are best: give --rate and --steps.")
+        raise UserError(f"{_points(file)}, and {selection} does not say which are best: give --rate and --steps.")
     return float(chosen["rate"].iloc[0]), int(chosen["steps"].iloc[0])
 
 

@@ -52,7 +52,7 @@ class Provenance:
         self.note(role, file.identity, path)
         if file.header["stage"] in {"data", *SET_STAGES}:  # images to train on or to score with
             name = Path(path).with_suffix("").as_posix().removeprefix(f"{RESULTS}/").removesuffix("/data")
-            context = "evaluation" if self._stage in {"probe", "report"} else "training"
+            context = "evaluation" if self._stage in {"select", "probe", "report"} else "training"
             shapes = {key: file.shape(key) for key in file.names}
             self._run.dataset(name, file.identity[:32], str(path), context, shapes)
         return file

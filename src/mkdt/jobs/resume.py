@@ -42,6 +42,7 @@ class ResumeFolder:
                 names what differs from the key of another folder.
         """
         self.folder = RESULTS / RESUME / place / artifacts.digest(key)[:16]
+        self._key = key
         self._state = self.folder / f"{first.stem}.state.pt"
         known = self.folder.is_dir()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -89,20 +90,35 @@ class ResumeFolder:
         artifacts.write_atomically(self._state, lambda path: save_state(state, path))
 
     def restore(self, path: Path, stage: str) -> artifacts.Artifact | None:
-        """Give a finished tensor file its name back and return it; None where it is not kept, or damaged."""
-        kept = self.folder / path.name
-        if not kept.is_file():
-            return None
+        """Give a finished tensor file its name back and return it; None where it is not kept, or damaged.
+
+        One with equal settings, code and inputs is as good if it was finished on another machine (threads, device, torch):
+        Snakemake keeps it too, as long as nothing else of its job is missing.
+        """
+        for kept in (self.folder / path.name, *sorted(self.folder.parent.glob(f"*/{path.name}"))):
+            artifact = self._same(kept, stage) if kept.is_file() else None
+            if artifact is not None:
+                _link(kept, path)
+                log.info("%s was finished before: taken from the resume folder.", path)
+                return artifact
+        return None
+
+    def _same(self, kept: Path, stage: str) -> artifacts.Artifact | None:
+        """Open a kept file that was made with this folder's settings, code and inputs, and read all of it; remove a damaged one."""
+        settings = json.loads(artifacts.canonical(self._key["settings"]))
         try:
             artifact = artifacts.Artifact(kept, stage)
+            header = artifact.header
+            if any(header["parameters"].get(name) != value for name, value in settings.items()):
+                return None
+            if any(header[part] != self._key[part] for part in ("code", "inputs")):
+                return None
             for name in artifact.names:
                 artifact.tensor(name)
         except UserError as error:
             log.warning("not reused: %s", error)
             kept.unlink()
             return None
-        _link(kept, path)
-        log.info("%s was finished before: taken from the resume folder.", path)
         return artifact
 
     def keep(self, path: Path) -> None:

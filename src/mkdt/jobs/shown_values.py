@@ -1,8 +1,7 @@
-"""What MLflow shows of an experiment's tables: the metrics of a parent run and of a probe, and the descriptions."""
+"""What MLflow shows of an experiment's tables: the metrics of a parent run and the grid of a choice, and the descriptions."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from mkdt.config.plan import method_name
@@ -43,27 +42,14 @@ def cost_metrics(rows: Iterable[Mapping[Any, Any]]) -> dict[str, float]:
     return {f"cost/{row['stage']}/{name}": float(row[key]) for row in rows for key, name in COSTS.items() if row[key]}
 
 
-def probe_metrics(rows: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the mean test accuracies at the chosen point, in per cent.
-
-    Args:
-        rows: as from ``mkdt.evaluate.selection.probe``.
-    """
-    accuracies: dict[str, list[float]] = {}
-    for row in rows:
-        if row["split"] == "test" and row["chosen"]:
-            accuracies.setdefault(f"test_accuracy/{_scored(row)}", []).append(row["accuracy"])
-    return {name: fmean(values) for name, values in accuracies.items()}
-
-
 def grid_with_choice(grid: Iterable[Mapping[str, float]], rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the points of a probe's grid with the column ``chosen``.
+    """Return the points of a grid with the column ``chosen``.
 
     Args:
         grid: what was reported of each point: ``validation_accuracy``, ``rate`` of the first student, ``steps``.
-        rows: as for ``probe_metrics``.
+        rows: as from ``mkdt.evaluate.selection.select``.
     """
-    first = next(row for row in rows if row["split"] == "validation" and row["chosen"])
+    first = next(row for row in rows if row["chosen"])
     chosen = first["rate"], first["steps"]
     return [{**point, "chosen": (point["rate"], point["steps"]) == chosen} for point in grid]
 

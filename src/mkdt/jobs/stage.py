@@ -152,11 +152,9 @@ class StageJob:
             shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
             log.info("%d of %d, about %.0f s left: %s", self._done, self._total, left, shown)
 
-    def conclude(self, grid: Sequence[Mapping[str, Any]], results: Mapping[str, float]) -> None:
-        """Show in MLflow the points of a grid as a table, and the values of the one that is ``chosen`` beside the results."""
-        self._run.table("grid", grid)
-        chosen = next(point for point in grid if point["chosen"])
-        self._run.conclude({key: value for key, value in chosen.items() if key != "chosen"} | dict(results))
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Show rows as a table, ``{name}.csv``, in MLflow."""
+        self._run.table(name, rows)
 
     def show(self, step: int, pictures: torch.Tensor) -> None:
         """Show pictures, uint8 [n,C,H,W], at a step in MLflow, side by side."""

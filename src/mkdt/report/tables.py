@@ -48,15 +48,18 @@ def save_table(path: str | Path, table: pd.DataFrame) -> None:
     write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
-def read_scores(files: Iterable[str | Path], source: str, students: Sequence[str]) -> pd.DataFrame:
-    """Join the rows of all files of rule probe, with the column ``source`` before them.
+def read_scores(
+    selections: Iterable[str | Path], files: Iterable[str | Path], source: str, students: Sequence[str]
+) -> pd.DataFrame:
+    """Join the rows of all files of the rules select (``selections``) and probe, with the column ``source`` before them.
 
     The teacher is scored once, under the name of the first of the ``students``; its rows are repeated for each of them.
 
     Raises:
         UserError: a file is missing, damaged or lacks a run.
     """
-    scores = pd.concat([_complete(file, read_table(file, "probe")) for file in files], ignore_index=True)
+    tables = [read_table(file, "select") for file in selections]
+    scores = pd.concat([*tables, *(_complete(file, read_table(file, "probe")) for file in files)], ignore_index=True)
     teacher = scores["method"] == "teacher"
     once = scores[teacher & (scores["student"] == students[0])]
     parts = [once.assign(student=student) for student in students]

@@ -121,6 +121,8 @@ def test_additions_and_what_makes_no_result_are_silent(over: dict[str, Any]) -> 
     [
         ({"distill": {"iterations": 500}}, "distill.iterations: 200 -> 500"),
         ({"probe": {"l2": 0.5}}, "probe.l2: 0.001 -> 0.5"),
+        ({"probe": {"selection_draws": 1}}, "(probe.selection_draws: 2 -> 1)"),
+        ({"probe": {"finetune": {"rates": [0.1], "steps": 2, "batch": 8, "weight_decay": 0}}}, "(probe.finetune"),
         ({"teacher": {"lr": 0.5}}, "teacher.lr: 0.002 -> 0.5"),
         ({"datasets": {"digits": {"validation": 150}}}, "data.validation: 100 -> 150"),
         ({"datasets": {"more": DIGITS}, "probe": {"selection": "more", "downstream": ["digits", "more"]}}, "probe.selection"),
@@ -170,7 +172,7 @@ def test_another_brought_file_of_the_same_name_is_named(
 
 @pytest.mark.parametrize(
     ("over", "count"),
-    [({"methods": ["random", "mkdt"]}, 22), ({"budgets": [0.02]}, 90), ({"pretrain": {"seeds": [0, 1]}}, 39)],
+    [({"methods": ["random", "mkdt"]}, 25), ({"budgets": [0.02]}, 93), ({"pretrain": {"seeds": [0, 1]}}, 39)],
 )
 def test_what_is_left_out_is_named(over: dict[str, Any], count: int) -> None:
     """It stays, and the report says nothing of it."""

@@ -19,6 +19,7 @@ CASES = [
     ("distill", "mtt_ssl"),
     ("distill", "krr_st"),
     ("pretrain", "mkdt"),
+    ("select", "mkdt"),
     ("probe", "mkdt"),
 ]
 
@@ -40,7 +41,7 @@ def test_more_images_never_need_less(case: tuple[str, str], images: int, more: i
     assert small.disk <= large.disk
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "probe"])
+@pytest.mark.parametrize("stage", ["pretrain", "select", "probe"])
 def test_large_students_ask_for_more(stage: str) -> None:
     """A ResNet-18 among the students: its snapshots and graphs are counted."""
     students = config()["students"] | {"large": {"architecture": "resnet18"}}

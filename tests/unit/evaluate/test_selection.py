@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import torch
 from labelled_images import PROBE, labelled
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from mkdt.errors import UserError
-from mkdt.evaluate.labels import Downstream
+from mkdt.evaluate.labels import Downstream, draw_labels
 from mkdt.evaluate.linear_probe import Classifiers, fit_linear
-from mkdt.evaluate.selection import probe
+from mkdt.evaluate.probing import chosen_points, probe
+from mkdt.evaluate.selection import select
+from mkdt.evaluate.student_grid import StudentGrid
 
 CPU = torch.device("cpu")
 
@@ -57,11 +60,15 @@ NOISE: list[list[float | None]] = [[20.0, 3.0, 8.0], [20.0, None, 0.0]]
 STUDENTS = {(0, 0): Quality(NOISE), (0, 1): Quality(NOISE)}
 
 
-def run(selection: Any, downstream: list[Any], students: Any = None, **changes: Any) -> list[dict[str, Any]]:
-    """Run the probe on the grid of these backbones."""
+def run(
+    selection: Any, downstream: list[Any], students: Any = None, rates: Any = None, steps: Any = STEPS, **changes: Any
+) -> list[dict[str, Any]]:
+    """Choose on the grid of these backbones, then probe what was chosen; the rows of both."""
     students = students or STUDENTS
-    rates = dict.fromkeys(students, RATES)
-    return probe(students, rates, STEPS, selection, downstream, PROBE | changes, seed=0, device=CPU)
+    grid, settings = StudentGrid(students, rates or dict.fromkeys(students, RATES), steps), PROBE | changes
+    selected = select(grid, selection, settings, seed=0, device=CPU)
+    chosen = chosen_points(selected, grid)
+    return selected + probe(grid, chosen, downstream, settings, selection=selection, seed=0, device=CPU)
 
 
 def flags(rows: list[dict[str, Any]]) -> dict[tuple[float, int], tuple[bool, bool]]:
@@ -95,7 +102,7 @@ def test_each_student_has_its_own_rate_under_the_published_protocol() -> None:
     """The rate is the set's learned step size: rows have the one that the student was trained at, in one point of the grid."""
     students = {(seed, 0): Quality([[3.0]]) for seed in (0, 1)}
     rates = {(0, 0): [0.5], (1, 0): [0.6]}
-    rows = probe(students, rates, [5], labelled(), [labelled()], PROBE, seed=0, device=CPU)
+    rows = run(labelled(), [labelled()], students, rates, [5])
     assert {(row["split"], row["distill_seed"], row["rate"]) for row in rows} == {
         (split, seed, rate) for split in ("validation", "test") for seed, rate in ((0, 0.5), (1, 0.6))
     }
@@ -112,6 +119,102 @@ def test_the_best_validation_mean_is_chosen() -> None:
     best = max(means, key=lambda point: float(np.mean(means[point])))
     assert [point for point, (chosen, _) in flags(rows).items() if chosen] == [best]
     assert all(0 <= row["accuracy"] <= 100 and row["gradient"] < 1e-3 for row in rows)
+
+
+def test_rows_are_those_of_a_straightforward_computation() -> None:
+    """Classifiers fitted by hand at every point, for every student, fraction and draw, give the same choice and accuracies."""
+    data, noise = labelled(noise=1.0), NOISE
+
+    def accuracies(split: str, r: int, s: int) -> dict[tuple[float, int], float]:
+        backbone = Quality(noise)(r, s)
+        assert backbone is not None
+        train, (images, truth) = backbone(data.train[0]).double(), data.split(split)
+        held_out = (backbone(images).double() - train.mean(0)) / train.std(0, correction=0)
+        train = (train - train.mean(0)) / train.std(0, correction=0)
+        found = {}
+        for fraction in PROBE["label_fractions"]:
+            for draw in range(PROBE["label_draws"]):
+                known = draw_labels(data.train[1], fraction, 0, data.name, draw)
+                weight = 1 / (2 * PROBE["l2"] * len(known))
+                fitted = LogisticRegression(C=weight, tol=1e-6, max_iter=5000)
+                fitted.fit(train[known].numpy(), data.train[1][known].numpy())
+                found[fraction, draw] = 100 * float((fitted.predict(held_out.numpy()) == truth.numpy()).mean())
+        return found
+
+    points = [(r, s) for s in range(3) for r in range(2) if noise[r][s] is not None]
+    validation = {(RATES[r], STEPS[s]): accuracies("validation", r, s) for r, s in points}
+    means = {point: np.mean(list(values.values())) for point, values in validation.items()}
+    best = max(means, key=lambda point: means[point])
+    at_steps = {max((p for p in means if p[1] == steps), key=lambda point: means[point]) for steps in STEPS}
+    rows = run(data, [data])
+    assert {point for point, (chosen, _) in flags(rows).items() if chosen} == {best}
+    assert {point for point, (_, chosen) in flags(rows).items() if chosen} == at_steps
+    expected = {("validation", *point): values for point, values in validation.items()}
+    expected |= {
+        ("test", rate, steps): accuracies("test", RATES.index(rate), STEPS.index(steps)) for rate, steps in at_steps
+    }
+    assert len(rows) == len(expected) * len(STUDENTS) * 4
+    for row in rows:
+        where = row["split"], row["rate"], row["steps"]
+        assert row["accuracy"] == pytest.approx(expected[where][row["label_fraction"], row["label_draw"]])
+        assert row["chosen"] == (where[1:] == best)
+
+
+def test_what_is_measured_on_test_does_not_touch_the_choice() -> None:
+    """Other downstream sets, neighbours, draws and recipes leave the rows of validation as they are."""
+    recipe: dict[str, Any] = {"rates": [0.1], "steps": 2, "batch": 8, "weight_decay": 0.0}
+    plain = run(labelled(), [labelled()])
+    more = run(labelled(), [labelled(), labelled("other", 3, seed=5)], knn=1, label_draws=3, finetune=recipe)
+    chosen = [
+        [row for row in rows if row["split"] == "validation" and row["evaluation"] == "linear"]
+        for rows in (plain, more)
+    ]
+    assert [{**row, "finetune_rate": None} for row in chosen[0]] == [
+        {**row, "finetune_rate": None} for row in chosen[1]
+    ]
+    first = [
+        [
+            row["accuracy"]
+            for row in rows
+            if row["split"] == "test"
+            and row["downstream"] == "toy"
+            and row["evaluation"] == "linear"
+            and row["label_draw"] < 2
+        ]
+        for rows in (plain, more)
+    ]
+    assert first[0] == first[1]
+
+
+def test_the_last_value_that_is_shown_is_that_of_the_chosen_point() -> None:
+    """MLflow shows the last value of a metric; the probe shows the mean of each downstream set, evaluation and fraction."""
+    shown: list[tuple[int, dict[str, float]]] = []
+    grid = StudentGrid(STUDENTS, dict.fromkeys(STUDENTS, RATES), STEPS)
+    report = lambda step, values, pictures=None: shown.append((step, dict(values)))  # noqa: E731
+    selected = select(grid, labelled(), PROBE, seed=0, device=CPU, report=report)
+    assert [step for step, _ in shown] == [1, 2, 3, 5, 6, 7]  # the fourth point diverged
+    chosen = [row for row in selected if row["chosen"]]
+    mean = float(np.mean([row["accuracy"] for row in chosen]))
+    assert shown[-1][1] == {"validation_accuracy": mean, "rate": chosen[0]["rate"], "steps": chosen[0]["steps"]}
+    shown.clear()
+    points = chosen_points(selected, grid)
+    rows = probe(grid, points, [labelled()], PROBE | {"knn": 1}, seed=0, device=CPU, report=report)
+    (_, values) = shown[-1]
+    assert values.keys() == {f"test_accuracy/toy/{name}/{part}" for name in ("linear", "knn") for part in (0.1, 0.5)}
+    mine = [
+        row["accuracy"] for row in rows if row["chosen"] and row["evaluation"] == "knn" and row["label_fraction"] == 0.1
+    ]
+    assert values["test_accuracy/toy/knn/0.1"] == pytest.approx(np.mean(mine))
+
+
+def test_a_table_of_other_students_chooses_nothing() -> None:
+    """Of another seed or another grid, or without a chosen point."""
+    grid = StudentGrid(STUDENTS, dict.fromkeys(STUDENTS, RATES), STEPS)
+    rows = select(grid, labelled(), PROBE, seed=0, device=CPU)
+    assert len(chosen_points(rows, grid)) == len(STEPS)
+    for wrong in ({"seed": 7}, {"rate": 0.2}, {"steps": 6}, {"chosen": False}):
+        with pytest.raises((ValueError, LookupError)):
+            chosen_points([row | wrong for row in rows], grid)
 
 
 def test_the_test_split_is_opened_only_after_the_choice() -> None:

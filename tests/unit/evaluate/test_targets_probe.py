@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from mkdt.evaluate import targets_probe
 from mkdt.evaluate.labels import Downstream, at_chance, chance_level
-from mkdt.evaluate.selection import probe
+from mkdt.evaluate.selection import select
+from mkdt.evaluate.student_grid import StudentGrid
 from mkdt.evaluate.targets_probe import Encoder, probe_statistics, probe_targets, statistics_in_words
 
 STREAM = torch.Generator().manual_seed(0)
@@ -53,9 +54,8 @@ def test_targets_are_scored_as_students_are_on_the_same_labels() -> None:
     data = Downstream(
         "toy", *[(targets[part], LABELS[part]) for part in (slice(200), slice(200, 300), slice(200, 300))]
     )
-    students = {(0, 0): lambda rate, step: nn.Identity()}
-    keys = SETTINGS | {"selection_draws": 2, "knn": None, "finetune": None}
-    rows = probe(students, {(0, 0): [0.1]}, [1], data, [], keys, seed=0, device=torch.device("cpu"))
+    students = StudentGrid({(0, 0): lambda rate, step: nn.Identity()}, {(0, 0): [0.1]}, [1])
+    rows = select(students, data, SETTINGS | {"selection_draws": 2}, seed=0, device=torch.device("cpu"))
     for row in split(targets):
         of_student = [r["accuracy"] for r in rows if r["label_fraction"] == row["label_fraction"]]
         assert row["targets"] == pytest.approx(sum(of_student) / 2)

@@ -198,7 +198,7 @@ def test_an_export_overwrites_nothing_and_needs_the_data(results: Path, tmp_path
     export(results / SET, tmp_path / "out")
     with pytest.raises(UserError, match="exists"):
         export(results / SET, tmp_path / "out")
-    (results / "study/probe/convnet/mkdt/4img.csv").unlink()
+    (results / "study/select/convnet/mkdt/4img.csv").unlink()
     with pytest.raises(UserError, match=r"4img\.csv.*--rate and --steps"):
         export(results / STUDENT, tmp_path / "other")
     (results / "digits/data.safetensors").unlink()

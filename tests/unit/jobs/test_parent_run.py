@@ -14,7 +14,7 @@ from mkdt.cli import main as cli
 from mkdt.config.plan import parameters
 from mkdt.config.sections import Config
 from mkdt.jobs.parent_run import Tracker
-from mkdt.jobs.shown_values import NOTE, NOTE_LENGTH, grid_with_choice, probe_metrics, run_note, summary_metrics
+from mkdt.jobs.shown_values import NOTE, NOTE_LENGTH, grid_with_choice, run_note, summary_metrics
 from mkdt.jobs.tracking import Run, parse
 
 pytestmark = pytest.mark.usefixtures("short_waits")
@@ -59,15 +59,14 @@ def test_metrics_of_a_summary() -> None:
     }
 
 
-def test_a_probe_ends_with_the_chosen_point(tmp_path: Path) -> None:
-    """Its test accuracies are means over the runs at that point, not at those that other numbers of steps chose."""
+def test_the_grid_names_the_chosen_point() -> None:
+    """By the rate and the steps of the rows that validation chose."""
     grid = [{"validation_accuracy": accuracy, "rate": 0.1, "steps": steps} for accuracy, steps in ((60, 2), (50, 4))]
     rows = [
-        SETTING | {"method": "mkdt", "split": split, "rate": 0.1, "steps": steps, "accuracy": accuracy, "chosen": steps == 2}
-        for split, steps, accuracy in (("validation", 4, 50), ("validation", 2, 60), ("test", 2, 55), ("test", 2, 56), ("test", 4, 90))
-    ]  # fmt: skip
+        SETTING | {"method": "mkdt", "rate": 0.1, "steps": steps, "accuracy": accuracy, "chosen": steps == 2}
+        for steps, accuracy in ((4, 50), (2, 60))
+    ]
     assert [point["chosen"] for point in grid_with_choice(grid, rows)] == [True, False]
-    assert probe_metrics(rows) == {"test_accuracy/d/0.1": 55.5}
 
 
 def test_a_description_fits(tmp_path: Path) -> None:

@@ -493,6 +493,30 @@ def test_finished_members_are_taken_over_unless_damaged(make: Any) -> None:
         assert not stage.restore(path)
 
 
+@pytest.mark.parametrize(
+    ("change", "taken"),
+    [({"threads": 2}, True), ({"lr": 0.2}, False), ({"code": "other"}, False), ({"input": 1}, False)],
+)
+def test_a_member_that_another_machine_finished_is_taken_over(make: Any, change: dict[str, Any], taken: bool) -> None:
+    """The header decides: settings, code and inputs. The resume state of another machine stays where it is."""
+    path = "results/d/t/teacher.safetensors"
+    with pytest.raises(RuntimeError), run(make()) as stage:
+        stage.provenance.note("data", "0")
+        stage.resume(shared="members")
+        stage.save(path, {"x": torch.ones(3)})
+        stage.keep(path)
+        stage.checkpoint(lambda: {"epoch": 1})
+        raise RuntimeError
+    Path(path).unlink()
+    later = make(**{key: value for key, value in change.items() if key not in {"threads", "input"}})
+    later.threads = change.get("threads", 1)
+    with run(later) as stage:
+        stage.provenance.note("data", str(change.get("input", 0)))
+        assert stage.resume(shared="members") is None
+        assert bool(stage.restore(path)) == taken
+    assert Path(path).is_file() == taken
+
+
 def test_swapped_files_are_noticed(make: Any) -> None:
     """Two experts that changed places are whole files of the right rule; their place in the header gives them away."""
     first, second = Path("results/d/t/000.safetensors"), Path("results/d/t/001.safetensors")

@@ -91,11 +91,11 @@ def test_the_teachers_rows_are_repeated_for_every_student(tmp_path: Path) -> Non
         written = rows.drop(columns="source").assign(student=student, split="test", chosen=True)
         report.save_table(files[-1], written)
     for given in (files, [*files[:2], files[3]]):
-        scores = report.read_scores(given, "s", ["b", "a"]).sort_values(["method", "student"])
+        scores = report.read_scores([], given, "s", ["b", "a"]).sort_values(["method", "student"])
         assert scores[["student", "method", "accuracy"]].to_numpy().tolist() == [
             ["a", "none", 80.0], ["b", "none", 81.0], ["a", "teacher", 86.0], ["b", "teacher", 86.0],
         ]  # fmt: skip
-    alone = report.read_scores(files[3:], "s", ["b", "a"])
+    alone = report.read_scores([], files[3:], "s", ["b", "a"])
     assert alone[["student", "accuracy"]].to_numpy().tolist() == [["b", 86.0], ["a", 86.0]]
 
 
@@ -107,6 +107,6 @@ def test_a_score_file_that_lacks_a_run_is_named(tmp_path: Path) -> None:
     for row in (0, 7, 11):
         report.save_table(tmp_path / "mkdt.csv", written.drop(index=row))
         with pytest.raises(UserError, match=r"mkdt\.csv lacks a run.*'probe'"):
-            report.read_scores([tmp_path / "mkdt.csv"], "s", ["c"])
+            report.read_scores([], [tmp_path / "mkdt.csv"], "s", ["c"])
     report.save_table(tmp_path / "mkdt.csv", written)
-    assert len(report.read_scores([tmp_path / "mkdt.csv"], "s", ["c"])) == 12
+    assert len(report.read_scores([], [tmp_path / "mkdt.csv"], "s", ["c"])) == 12

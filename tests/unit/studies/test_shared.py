@@ -37,7 +37,7 @@ REPOSITORY = Path(__file__).parents[3]
 def scores(
     method: str, student: str, accuracy: float, split: str = "test", seeds: tuple[int, ...] = (0, 1)
 ) -> pd.DataFrame:
-    """Rows of rule probe at one chosen point; a label draw changes all methods equally."""
+    """Rows of rule probe, or of select, at one chosen point; a label draw changes all methods equally."""
     rows = []
     budget = "all" if method in {"none", "full"} else "1pct"
     for distill_seed in seeds if method in {"random", "kmeans", "mkdt"} else (0,):
@@ -120,11 +120,13 @@ def test_tables_are_made_from_the_scores_that_exist(
         studies.tables(config)
     others = two_students[two_students["method"].isin(["none", "random", "full"])]
     for (student, method, budget), rows in two_students.drop(columns="source").groupby(["student", "method", "budget"]):
-        path = tmp_path / "e/probe" / str(student) / str(method) / f"{budget}.csv"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        report.save_table(path, rows)
-        if method == "random":  # of a budget that the config had once
-            report.save_table(path.with_name("3pct.csv"), rows.assign(budget="3pct"))
+        for stage, split in (("select", "validation"), ("probe", "test")):
+            path = tmp_path / "e" / stage / str(student) / str(method) / f"{budget}.csv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            mine = rows[rows["split"] == split]
+            report.save_table(path, mine)
+            if method == "random":  # of a budget that the config had once
+                report.save_table(path.with_name("3pct.csv"), mine.assign(budget="3pct"))
     scores, accuracy, summary = studies.tables(config)
     assert len(scores) == len(others), "what the config does not name is left out"
     assert set(accuracy["budget"]) == {"1pct"}

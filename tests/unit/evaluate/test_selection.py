@@ -200,11 +200,11 @@ def test_the_last_value_that_is_shown_is_that_of_the_chosen_point() -> None:
     points = chosen_points(selected, grid)
     rows = probe(grid, points, [labelled()], PROBE | {"knn": 1}, seed=0, device=CPU, report=report)
     (_, values) = shown[-1]
-    assert values.keys() == {f"test_accuracy/toy/{name}/{part}" for name in ("linear", "knn") for part in (0.1, 0.5)}
+    assert values.keys() == {f"test_accuracy/toy/{part}{name}" for name in ("", "/knn") for part in (0.1, 0.5)}
     mine = [
         row["accuracy"] for row in rows if row["chosen"] and row["evaluation"] == "knn" and row["label_fraction"] == 0.1
     ]
-    assert values["test_accuracy/toy/knn/0.1"] == pytest.approx(np.mean(mine))
+    assert values["test_accuracy/toy/0.1/knn"] == pytest.approx(np.mean(mine))
 
 
 def test_a_table_of_other_students_chooses_nothing() -> None:

@@ -85,6 +85,8 @@ def kmeans_subset(source: Source, settings: Mapping[str, Any], seed: int, distil
     """Choose for each of ``count`` centroids the nearest image that no earlier centroid took, int64 [count]."""
     targets = source.targets
     centroids, _ = clusters(targets, settings["count"], seed, "kmeans subset", distill_seed)
+    mean = targets.mean(0)
+    targets, centroids = targets - mean, centroids - mean  # distances of points far from zero would be rounded
     squares = targets.square().sum(1)
     free = torch.zeros(len(targets))
     rows: list[int] = []

@@ -36,9 +36,9 @@ class Classifiers:
     gradient: Tensor
 
     def predict(self, features: Tensor) -> Tensor:
-        """Return the labels int64 [B,n] of features float64 [n,D]."""
-        scores = torch.einsum("nd,bdk->bnk", features, self.weights) + self.bias[:, None]
-        return self.classes[scores.argmax(2)]
+        """Return the labels int64 [B,n] of features float64 [n,D]; the scores of one draw are in memory at a time."""
+        draws = zip(self.weights, self.bias, strict=True)
+        return torch.stack([self.classes[torch.addmm(bias, features, weights).argmax(1)] for weights, bias in draws])
 
 
 def fit_linear(features: Tensor, labels: Tensor, l2: float) -> Classifiers:

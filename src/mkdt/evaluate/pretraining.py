@@ -16,7 +16,7 @@ from mkdt.data.pixels import Images
 from mkdt.distill.synthetic_set import SyntheticSet
 from mkdt.errors import UserError
 from mkdt.networks.backbones import Spec
-from mkdt.networks.divergence import diverged
+from mkdt.networks.divergence import Diverged, diverged
 from mkdt.networks.flat import flatten_state, load_state
 from mkdt.networks.precision import forward
 from mkdt.networks.students import Student, build_student, student_of
@@ -55,6 +55,15 @@ def _steps(
             loss.backward()
             optimizer.step()
             yield step + 1, loss.detach()
+
+
+def _check_last_batch(model: nn.Module, count: int, batch: int) -> None:
+    """Refuse a last batch of one image for batch norm; the config check cannot see the size of a set from a file."""
+    if count % batch == 1 and any(isinstance(module, nn.BatchNorm2d) for module in model.modules()):
+        raise UserError(
+            f"pretrain.batch {batch} leaves a last batch of one image of a set of {count}, which is too few for the batch norm "
+            "of the student: change pretrain.batch."
+        )
 
 
 def _settle(model: Student, images: Images, seed: int) -> None:
@@ -106,7 +115,8 @@ def pretrain(
         the student in eval mode; ``student.backbone(images)`` gives features for a probe.
 
     Raises:
-        UserError: the module does not return one vector an image.
+        UserError: the module does not return one vector an image, or the last batch has one image and the student batch norm.
+        Diverged: the loss or the weights are not finite, or the loss has exploded.
     """
     images, targets = training_set.decoded().to(device), training_set.targets.to(device)
     if isinstance(student, nn.Module):
@@ -115,10 +125,15 @@ def pretrain(
         model = build_student(student, images.shape[1], images.shape[2], targets.shape[1], seed, "student weights").to(
             device
         )
+    if steps:
+        _check_last_batch(model, len(images), batch)
     lr = float(training_set.step_size) if rate is None else rate
     optimizer = torch.optim.SGD(model.parameters(), lr, momentum=momentum, weight_decay=weight_decay, fused=True)
-    for _ in _steps(model, optimizer, images, targets, first=0, last=steps, batch=batch, seed=seed):
-        pass
+    losses = [
+        loss for _, loss in _steps(model, optimizer, images, targets, first=0, last=steps, batch=batch, seed=seed)
+    ]
+    if losses and (diverged(float(losses[-1]), float(losses[0])) or not flatten_state(model).isfinite().all()):
+        raise Diverged(f"pretrain: diverged at a learning rate of {lr:g} in {steps} steps: lower rate.")
     if not steps:
         _settle(model, images, seed)
     return model.eval()
@@ -205,23 +220,14 @@ class _Grid:
     def __post_init__(self) -> None:
         self.shape = self.images.shape[1], self.images.shape[2], self.targets.shape[1]
         model = self._fresh()
-        self._check_last_batch(model)
+        if self.steps[-1]:
+            _check_last_batch(model, len(self.images), self.settings["batch"])
         self.snapshots = torch.zeros(len(self.rates), len(self.steps), len(flatten_state(model)))
         self.losses = torch.zeros(len(self.rates), len(self.steps))
         self.valid = torch.zeros(len(self.rates), len(self.steps), dtype=torch.bool)
 
     def _fresh(self) -> Student:
         return build_student(self.student, *self.shape, self.seed, "student weights").to(self.images.device)
-
-    def _check_last_batch(self, model: nn.Module) -> None:
-        """Refuse a last batch of one image for batch norm; the config check cannot see the size of a set from a file."""
-        count, batch = len(self.images), self.settings["batch"]
-        norms = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-        if self.steps[-1] and count % batch == 1 and norms:
-            raise UserError(
-                f"pretrain.batch {batch} leaves a last batch of one image of a set of {count}, which is too few for the "
-                f"batch norm of a {self.student['architecture']}: change pretrain.batch."
-            )
 
     def train(self, r: int, state: Mapping[str, Any] | None, report: Report, checkpoint: Checkpoint) -> None:
         """Pre-train at the learning rate ``r``, from ``state`` if that is given; stop if it diverges."""

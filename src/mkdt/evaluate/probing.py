@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from mkdt.errors import UserError
 from mkdt.evaluate.fine_tuning import score_finetuned
 from mkdt.evaluate.labels import Downstream, all_draws
 from mkdt.evaluate.student_grid import Point, Rows, StudentGrid, mean_accuracy
@@ -84,7 +85,13 @@ def probe(
         scored = {}
         for point in sorted(chosen):
             neighbours = settings["knn"] if point == best else None
-            scored[point] = students.score(point, data, "test", drawn, settings, device, neighbours) or []
+            found = students.score(point, data, "test", drawn, settings, device, neighbours)
+            if found is None:
+                raise UserError(
+                    f"probe: a student diverged at the point that was chosen, rate {students.first_rates[point[0]]:g} after "
+                    f"{students.steps[point[1]]} steps: choose anew with snakemake --forcerun select."
+                )
+            scored[point] = found
         if finetune_rate is not None:
             scored[best] += _finetuned(students, best, data, "test", finetune_rate, settings, seed, device)
         rows += [row | chosen[point] for point in scored for row in scored[point]]

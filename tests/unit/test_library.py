@@ -11,6 +11,7 @@ from torch import nn
 
 import mkdt
 from mkdt.errors import UserError
+from mkdt.networks.divergence import Diverged
 from mkdt.networks.flat import flatten
 
 STUDENT: dict[str, Any] = {"architecture": "convnet", "depth": 2, "width": 4, "norm": "instance"}
@@ -57,8 +58,14 @@ def test_a_set_with_views_learns_a_target_for_each() -> None:
     [
         ({"images": images().float()}, "uint8"),
         ({"targets": torch.zeros(3, 2)}, "24 images"),
+        ({"targets": torch.full((24, 2), torch.nan)}, "not finite"),
+        ({"student": STUDENT | {"norm": "batch"}}, "batch"),
+        ({"losses_at": [500]}, "losses_at"),
+        ({"curriculum": True}, "curriculum"),
+        ({"window": 500}, "window"),
+        ({"iterations": "many"}, "iterations"),
         ({"count": 25}, "count is 25"),
-        ({"step": 3}, "'step'"),
+        ({"step": 3}, "step"),
         ({"init": "sas"}, "'sas'"),
         ({"views": ["flip"]}, "'flip'"),
     ],
@@ -84,10 +91,22 @@ def test_a_module_of_ones_own_is_trained_itself(make_set: Any) -> None:
         mkdt.pretrain(make_set(), nn.Conv2d(1, 4, 3), steps=1, rate=0.1)
 
 
+def test_a_training_that_diverges_is_no_student(make_set: Any) -> None:
+    """Weights of NaN would be probed without a word."""
+    with pytest.raises(Diverged, match="50"):
+        mkdt.pretrain(make_set(), STUDENT, steps=30, rate=50)
+
+
 def test_the_probe_names_what_does_not_fit() -> None:
     """Lengths that differ, and features that overflow."""
     labels = torch.arange(24) % 2
     with pytest.raises(UserError, match="24 images, but 3 labels"):
         mkdt.probe(nn.Flatten(), (images().float(), labels[:3]), (images().float(), labels))
+    mine = (images().float(), labels)
+    for over, word in (({"label_fractions": [2.0]}, "2.0"), ({"label_fractions": [0.01]}, "0.01"), ({"l2": 0.0}, "l2")):
+        with pytest.raises(UserError, match=word):
+            mkdt.probe(nn.Flatten(), mine, mine, **over)
+    with pytest.raises(UserError, match=r"\[1, 4, 6, 6\]"):
+        mkdt.probe(nn.Conv2d(1, 4, 3), mine, mine)
     with pytest.raises(UserError, match="not finite"):
         mkdt.probe(nn.Flatten(), (images() / 0.0, labels), (images().float(), labels))

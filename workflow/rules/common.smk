@@ -26,6 +26,7 @@ try:  # a file of `mkdt.extensions` may declare what cannot be
         set_checks,
         sizes,
     )
+    from mkdt.config.machine_gpus import machine_gpus
     from mkdt.config.methods import METHODS, has_budget, methods_that
     from mkdt.config.stages import STAGES, files as files_of, targets_path
     from mkdt.config.teacher_origin import teacher_origin

@@ -8,6 +8,10 @@ if TEACHER_ORIGIN == "trained":
             f"config: teacher.devices is {DEVICES}, but this run may use {DECLARED} GPU(s) at a time: lower it. "
             "These are the GPUs of the machine, unless CUDA_VISIBLE_DEVICES or --resources gpu=N says another number."
         )
+    if internals.is_main_process(workflow) and not ON_A_CLUSTER and 1 < DEVICES * GPU > len(machine_gpus()):
+        raise WorkflowError(
+            f"config: teacher.devices is {DEVICES}, but this machine has {len(machine_gpus())} GPU(s): lower it."
+        )
 
     rule teacher:
         input:

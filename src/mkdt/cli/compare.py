@@ -16,10 +16,13 @@ def find(name: str) -> Experiment:
     Raises:
         UserError: there is no such experiment, or it has no report yet.
     """
-    folder = next((path for path in (Path(name), RESULTS / name) if path.is_dir()), None)
-    if folder is None:
+    folders = [path for path in (RESULTS / name, Path(name)) if path.is_dir()]
+    if not folders:
         raise UserError(f"there is no experiment '{name}': {_known()}")
-    experiment = Experiment(name, Path(os.path.abspath(folder)))  # not resolved: results/ may be a link
+    experiments = {path: Experiment(name, Path(os.path.abspath(path))) for path in folders}  # results/ may be a link
+    reported = (path for path in folders if experiments[path].path("summary_csv").is_file())
+    folder = next(reported, folders[0])
+    experiment = experiments[folder]
     if not experiment.path("summary_csv").is_file():
         raise UserError(
             f"{folder} has no report ({experiment.path('summary_csv')} does not exist): run snakemake with the experiment's "

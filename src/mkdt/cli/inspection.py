@@ -173,5 +173,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    print("\n".join(describe(file) for file in arguments.files), end="")
+    for k, file in enumerate(arguments.files):
+        print("\n" * (k > 0) + describe(file), end="", flush=True)
     return 0

@@ -24,9 +24,9 @@ LOCKS = Path(".snakemake") / "locks"
 PATIENCE = 600.0  # seconds for orphaned jobs to save; longer than any stage's step
 CONFIG_SUFFIXES = {".yaml", ".yml", ".json"}
 KEY = re.compile(r"[a-zA-Z_][\w-]*\w")  # what Snakemake takes for a key of --config
-# An option that may take the next word: any long one, and Snakemake's short ones with a value, alone or behind others (-ns).
 # With these, alone or behind others (-ns), no Snakefile is needed here.
 ELSEWHERE = re.compile(r"--(snakefile|help|version).*|-[a-zA-Z]*[shv].*")
+# An option that may take the next word: any long one, and Snakemake's short ones with a value, alone or behind others (-ns).
 TAKING = re.compile(r"--.+|-[a-zA-Z]*[sjcdeCROPUqwT]")
 
 
@@ -52,7 +52,7 @@ def no_checkout() -> str | None:
         return None
     return (
         f"{Path.cwd()} has no Snakefile: run this in the folder of the project's repository. The installed package alone "
-        "does mkdt inspect, export and track."
+        "does mkdt inspect, export, compare and track."
     )
 
 

@@ -10,6 +10,7 @@ from mkdt.errors import UserError
 from mkdt.evaluate.features import Features
 from mkdt.evaluate.labels import Downstream, all_draws
 from mkdt.evaluate.linear_probe import score
+from mkdt.networks.students import feature_size
 
 
 def probe(
@@ -42,11 +43,21 @@ def probe(
         cent, and ``gradient``, the largest entry that the linear fit left over.
 
     Raises:
-        UserError: images and labels differ in number, or features are not finite.
+        UserError: images and labels differ in number, a share is no share or too small, or features are not finite or no
+            vectors.
     """
     for name, (images, labels) in {"train": train, "test": test}.items():
-        if len(images) != len(labels):
+        if len(images) != len(labels) or not len(images):
             raise UserError(f"probe: {name} has {len(images)} images, but {len(labels)} labels.")
+    few = [share for share in label_fractions if not 0 < share <= 1 or round(share * len(train[0])) < 2]
+    if few or not label_fractions:
+        raise UserError(
+            f"probe: label_fractions has {few or 'nothing'}; expected shares above 0, up to 1, of at least two of "
+            f"{len(train[0])} labels."
+        )
+    if not l2 > 0 or label_draws < 1:
+        raise UserError(f"probe: l2 is {l2:g} and label_draws {label_draws}; expected numbers above 0.")
+    feature_size(encoder.to(device), train[0][:1].to(device))
     data = Downstream("probe", train, test, test)
     partial = [fraction for fraction in label_fractions if fraction < 1]
     drawn = all_draws(data, partial, label_draws, seed)

@@ -42,7 +42,8 @@ def of_set(tiny: SyntheticSet, file: Artifact, place: Place | None, family: Fami
     """
     table, mine = _accuracies(file, place)
     name, terms = _terms(family.ancestor(file.header, "data") if family else None)
-    return f"""{front_matter(tiny, name, terms)}{_contents(tiny, file)}
+    noun = "real" if file.header["stage"] == "subset" else "distilled"
+    return f"""{front_matter(tiny, noun, name, terms)}{_contents(tiny, file)}
 {_loading(file, _training(mine, place))}
 {_source(file, family)}
 {_settings("How it was made", file.header["parameters"])}

@@ -24,6 +24,7 @@ from mkdt.jobs.lineage import Family, Place, place_of
 from mkdt.networks.backbones import BUILDERS
 from mkdt.networks.flat import load_state
 from mkdt.networks.students import build_student
+from mkdt.report.tables import read_table
 
 
 def export(path: str | Path, folder: Path, rate: float | None = None, steps: int | None = None) -> None:
@@ -122,7 +123,8 @@ def _chosen_point(file: Artifact, place: Place) -> tuple[float, int]:
     """
     names = place.names
     selection = place.results / STAGES["select"].outputs["selection"].format(**names)
-    table = pd.read_csv(selection) if selection.is_file() else pd.DataFrame(columns=["chosen", "distill_seed", "seed"])
+    none = pd.DataFrame(columns=["chosen", "distill_seed", "seed"])
+    table = read_table(selection, "select") if selection.is_file() else none
     # Of this student: under the protocol `paper` each set has its own rate.
     mine = (table["distill_seed"] == int(names["distill_seed"])) & (table["seed"] == int(names["seed"]))
     chosen = table[mine & table["chosen"].astype(bool)]

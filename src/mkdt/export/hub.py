@@ -29,17 +29,18 @@ def _nested(values: Tensor) -> pa.Array:
     return array
 
 
-def front_matter(tiny: SyntheticSet, name: str, terms: str) -> str:
+def front_matter(tiny: SyntheticSet, noun: str, name: str, terms: str) -> str:
     """Return the metadata at the head of the card, as YAML between two lines of dashes.
 
     Args:
         tiny: the set.
+        noun: what its images are, ``real`` or ``distilled``.
         name: of the source, for the card's title.
         terms: of the source's images, in words.
     """
     size = next((label for most, label in SIZES.items() if len(tiny) < most), "n>1M")
     values = {
-        "pretty_name": f"{len(tiny)} images distilled from {name}",
+        "pretty_name": f"{len(tiny)} {noun} images, from {name}",
         "license": "other",
         "license_name": "terms-of-the-source",
         "license_details": terms,

@@ -26,7 +26,7 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 def own_gpus(count: int, jobs_per_gpu: int = 1) -> Iterator[list[str]]:
     """Wait for ``count`` GPUs that are free, and let this process see these and no others, until the end of the context.
 
-    Enter it before CUDA is asked for anything. Where SLURM allotted the GPUs of one job, or there are none, nothing changes.
+    Enter it before CUDA is asked for anything. Where there are none, nothing changes.
 
     Args:
         count: how many; of a machine with fewer, all. With 0 the process sees none.
@@ -38,13 +38,13 @@ def own_gpus(count: int, jobs_per_gpu: int = 1) -> Iterator[list[str]]:
     Raises:
         UserError: the lock files cannot be written.
     """
-    gpus, slurm_job = machine_gpus(), os.environ.get("SLURM_JOB_ID")
-    if not gpus or (slurm_job and len(gpus) <= count):
+    gpus = machine_gpus()
+    if not gpus:
         yield []
         return
     before = os.environ.get(VISIBLE)
     with ExitStack() as locks:
-        taken = _wait(gpus, min(count, len(gpus)), jobs_per_gpu, _folder(slurm_job), locks) if count else []
+        taken = _wait(gpus, min(count, len(gpus)), jobs_per_gpu, _folder(), locks) if count else []
         os.environ[VISIBLE] = ",".join(taken)
         try:
             yield taken
@@ -53,9 +53,10 @@ def own_gpus(count: int, jobs_per_gpu: int = 1) -> Iterator[list[str]]:
             os.environ.update({VISIBLE: before} if before is not None else {})
 
 
-def _folder(slurm_job: str | None) -> Path:
-    """Return this user's folder of lock files; within an allocation of SLURM, numbers of GPUs are the allocation's own."""
-    scope = f"-{slurm_job}" if slurm_job else ""
+def _folder() -> Path:
+    """Return this user's folder of lock files; numbers of GPUs that SLURM allotted are the allocation's own."""
+    slurm_job = os.environ.get("SLURM_JOB_ID")
+    scope = f"-{slurm_job}" if slurm_job and VISIBLE in os.environ else ""
     return Path(tempfile.gettempdir()) / f"mkdt-gpus-{os.getuid()}{scope}"
 
 

@@ -91,10 +91,10 @@ class Tracker:
 
     def _earlier(self, settings: Mapping[str, Any]) -> str | None:
         """Return the id of the last parent run if its config was the same: MLflow's parameters cannot be changed."""
-        spools = sorted(self._folder.glob("experiment-*.jsonl"))
-        begun = [record for path in spools[-1:] for record in parse(path.read_bytes()) if record["type"] == "run"]
+        runs = sorted(self._folder.glob("experiment-*.jsonl"))
+        begun = [record for path in runs[-1:] for record in parse(path.read_bytes()) if record["type"] == "run"]
         same = begun and begun[0]["params"] == {key: str(value) for key, value in settings.items()}
-        return spools[-1].stem if same else None
+        return runs[-1].stem if same else None
 
     def _conclude(self) -> None:
         """Record the report, if it is of this config: its files, its summary and the costs as metrics, and a description."""

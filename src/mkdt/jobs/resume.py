@@ -92,8 +92,8 @@ class ResumeFolder:
     def restore(self, path: Path, stage: str) -> artifacts.Artifact | None:
         """Give a finished tensor file its name back and return it; None where it is not kept, or damaged.
 
-        One with equal settings, code and inputs is as good if it was finished on another machine (threads, device, torch):
-        Snakemake keeps it too, as long as nothing else of its job is missing.
+        One with equal settings, code, inputs and precision is as good if it was finished on another machine (threads, device,
+        torch): Snakemake keeps it too, as long as nothing else of its job is missing.
         """
         for kept in (self.folder / path.name, *sorted(self.folder.parent.glob(f"*/{path.name}"))):
             artifact = self._same(kept, stage) if kept.is_file() else None
@@ -112,6 +112,8 @@ class ResumeFolder:
             if any(header["parameters"].get(name) != value for name, value in settings.items()):
                 return None
             if any(header[part] != self._key[part] for part in ("code", "inputs")):
+                return None
+            if header["notes"].get("precision") != self._key["machine"].get("precision"):
                 return None
             for name in artifact.names:
                 artifact.tensor(name)

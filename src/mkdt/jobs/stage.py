@@ -12,7 +12,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -359,6 +359,7 @@ def stage(job: Any, name: str) -> Iterator[StageJob]:
     # scikit-learn takes few labels of many classes for a mistake; here they are what is studied.
     warnings.filterwarnings("ignore", "The number of unique classes is greater than 50% of the number of samples")
     running: StageJob | None = None
+    held = ExitStack()  # the job's GPUs, until all is written: this process uses their memory until it ends
 
     def stop(signum: int, frame: Any) -> None:
         if running is None:
@@ -370,14 +371,13 @@ def stage(job: Any, name: str) -> Iterator[StageJob]:
     status = "FAILED"
     gpus, jobs_per_gpu = job.resources.get("gpu", 0), job.config["compute"]["jobs_per_gpu"]
     try:
-        with own_gpus(gpus, jobs_per_gpu) as own, threadpool_limits(job.threads):
+        own = held.enter_context(own_gpus(gpus, jobs_per_gpu))
+        with threadpool_limits(job.threads):
             _set_up_torch(job.threads)
             running = StageJob(job, name)
             where = f"{running.device} ({', '.join(own)})" if own else str(running.device)
             log.info("%s on %s, %s, %d thread(s)", running.title, where, current(), job.threads)
-            if running.device.type == "cpu" and os.getenv(
-                "CUDA_VISIBLE_DEVICES"
-            ):  # its own; of SLURM, if that allots it
+            if running.device.type == "cpu" and os.getenv("CUDA_VISIBLE_DEVICES"):
                 log.warning("this job was given a GPU, but torch sees none.")
             running.check_room(job.resources.get("disk_mb", 0))
             with suppress(_Finished):
@@ -399,6 +399,7 @@ def stage(job: Any, name: str) -> Iterator[StageJob]:
             signal.signal(number, signal.SIG_IGN)
         if running is not None:
             running.finish(status)
+        held.close()
 
 
 def _set_up_log(file: str) -> None:

@@ -12,7 +12,7 @@ GPU_BYTES = 2**13  # of a GPU's memory for each pixel: a ResNet-18 needs an eigh
 
 
 def images_at_once(shape: Sequence[int], device: torch.device) -> int:
-    """Return a number of images, at least 1. It depends on the kind of device alone, so equal runs give equal bits.
+    """Return a number of images, at least 1. It depends on the device alone, so equal runs give equal bits.
 
     Args:
         shape: [n,C,H,W] of the images; [n,D] of what is no image.

@@ -38,6 +38,28 @@ class Student(nn.Module):
         return cast(Tensor, self.head(self.backbone(images)))
 
 
+def feature_size(backbone: nn.Module, example: Tensor) -> int:
+    """Return the number of features of a backbone of one's own.
+
+    Args:
+        backbone: maps images float32 [n,C,H,W] to features float32 [n,D].
+        example: one image, [1,C,H,W], on the backbone's device.
+
+    Raises:
+        UserError: the backbone returns anything but one vector an image.
+    """
+    training = backbone.training
+    with torch.no_grad():
+        features = backbone.eval()(example)
+    backbone.train(training)
+    if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 1:
+        given = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise UserError(
+            f"the backbone returned {given} of one image: expected features [1, D]; replace its last layers."
+        )
+    return int(features.shape[1])
+
+
 def student_of(backbone: nn.Module, example: Tensor, targets: int, seed: int) -> Student:
     """Put a head on a backbone of one's own, whose weights stay as they are.
 
@@ -48,19 +70,11 @@ def student_of(backbone: nn.Module, example: Tensor, targets: int, seed: int) ->
         seed: of the head's initial weights.
 
     Raises:
-        UserError: the backbone returns anything but one vector an image.
+        UserError: as ``feature_size``.
     """
-    training = backbone.training
-    with torch.no_grad():
-        features = backbone.eval()(example[:1])
-    backbone.train(training)
-    if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != 1:
-        given = list(features.shape) if isinstance(features, Tensor) else type(features).__name__
-        raise UserError(
-            f"the backbone returned {given} of one image: expected features [1, D]; replace its last layers."
-        )
+    features = feature_size(backbone, example[:1])
     with seeding.global_stream(seed, "student head"):
-        return Student(backbone, targets, features.shape[1])
+        return Student(backbone, targets, features)
 
 
 def build_student(

@@ -53,13 +53,13 @@ class Experiment:
     @cached_property
     def accuracy(self) -> dict[tuple[Any, ...], pd.DataFrame]:
         """The rows of accuracy.csv by ``SETTING``."""
-        table = _with_names(read_table(self.path("accuracy_csv"), "report"))
+        table = _table_of(self.path("accuracy_csv"))
         return {tuple(values): rows for values, rows in table.groupby(SETTING, sort=False)}
 
     @cached_property
     def means(self) -> dict[tuple[Any, ...], float]:
         """The means of summary.csv, in per cent, by ``SETTING``."""
-        table = _with_names(read_table(self.path("summary_csv"), "report"))
+        table = _table_of(self.path("summary_csv"))
         return dict(zip(table[SETTING].itertuples(index=False, name=None), table["mean"], strict=True))
 
     @cached_property
@@ -69,13 +69,21 @@ class Experiment:
             with chdir(self.folder.parent.parent):
                 try:
                     return costs.costs(self.origin.config)
-                except KeyError:
+                except (KeyError, ValueError):  # of another version, or a benchmark that was cut short
                     pass
         return pd.DataFrame(columns=costs.COLUMNS)
 
 
-def _with_names(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table whose names are strings, though all of a column may look like numbers."""
+def _table_of(path: Path) -> pd.DataFrame:
+    """Read a table of the report; its names are strings, though all of a column may look like numbers.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    table = read_table(path, "report")
+    missing = [key for key in KEYS if key not in table]
+    if missing:
+        raise UserError(f"{path} has no column '{missing[0]}': delete it, and snakemake makes it again.")
     return table.astype({key: str for key in KEYS if key != "label_fraction"})
 
 
@@ -97,11 +105,21 @@ def _json(settings: Mapping[str, Any], key: str) -> str:
 
 
 def apart(a: Experiment, b: Experiment, downstream: str) -> str:
-    """Return what keeps scores on a downstream set of both from being pairs; empty where nothing does."""
-    mine, theirs = (one.origin.data[downstream] for one in (a, b))
-    if mine["test"] != theirs["test"]:
+    """Return what keeps scores on a downstream set of both from being pairs; empty where nothing does.
+
+    Raises:
+        UserError: a report does not note the set that its tables name.
+    """
+    try:
+        tests, trains = ([one.origin.data[downstream][split] for one in (a, b)] for split in ("test", "train"))
+    except (LookupError, TypeError) as error:
+        files = " or ".join(str(one.path("origin_json")) for one in (a, b))
+        raise UserError(
+            f"{files} does not note the data set '{downstream}': delete it, and snakemake makes it again."
+        ) from error
+    if len(set(tests)) > 1:
         return "other test images"
-    if mine["train"] != theirs["train"] or a.settings["seed"] != b.settings["seed"]:
+    if len(set(trains)) > 1 or a.settings["seed"] != b.settings["seed"]:
         return "other label draws"
     return ""
 

@@ -51,7 +51,8 @@ def _precisions(scores: pd.DataFrame | None, sets: Iterable[Artifact]) -> list[s
     """Return a sentence if sets, students or scores were made in several precisions; what does not say its own is left out."""
     made = {(file.path.parts[-3], file.header.get("notes", {}).get("precision")) for file in sets}
     if scores is not None and "precision" in scores:
-        made |= set(scores[["method", "precision"]].dropna().itertuples(index=False, name=None))
+        rows = scores[["method", "precision"]].dropna().drop_duplicates().itertuples(index=False, name=None)
+        made |= {(method, precision) for method, several in rows for precision in several.split(" and ")}
     methods: dict[str, list[str]] = {}
     for method, precision in sorted(pair for pair in made if pair[1]):
         methods.setdefault(precision, []).append(method)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mkdt.artifact_header import digest
+from mkdt.config.plan import parameters
 from mkdt.config.sections import Config
 from mkdt.errors import UserError
 
@@ -56,10 +57,12 @@ def read(path: Path) -> Origin:
         UserError: the file is missing, as in reports of earlier versions, or damaged.
     """
     try:
-        return Origin(**json.loads(path.read_text(encoding="utf-8")))
+        found = Origin(**json.loads(path.read_text(encoding="utf-8")))
+        parameters(found.config)
+        return found
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: snakemake makes it with the rule 'report'.") from error
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
         raise UserError(
-            f"{path} is damaged ({error}): delete it, and snakemake makes it again with the rule 'report'."
+            f"{path} is damaged, or of another version ({error}): delete it, and snakemake makes it again with the rule 'report'."
         ) from error

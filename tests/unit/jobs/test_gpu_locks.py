@@ -135,15 +135,11 @@ def test_within_an_allocation_of_slurm_its_gpus_are_shared_out(start: Callable[.
         assert owned == [["0"], ["1"]]
 
 
-def test_the_gpus_of_a_slurm_job_are_left_as_they_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The scheduler has assigned them."""
-    monkeypatch.setattr(gpu_locks.tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
-    with own_gpus(1) as own:
-        assert own == []
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == "2"
-    assert not list(tmp_path.iterdir())
+def test_the_gpu_of_a_slurm_job_is_its_own_at_once(start: Callable[..., Job]) -> None:
+    """The scheduler has assigned it; two runs within the same allocation take turns."""
+    assert start(visible="2", SLURM_JOB_ID="7").own() == ["2"]
+    assert start(visible="2", SLURM_JOB_ID="8").own() == ["2"]
+    assert start(visible="2", SLURM_JOB_ID="8").waits()
 
 
 def test_a_job_without_a_gpu_takes_and_sees_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -122,11 +122,15 @@ def valid(draw: Draw) -> dict[str, Any]:
     config["views"] = draw(st.sampled_from([["identity"], ["identity", "mirror", "shifts 2", "crop 0.5 centre"]]))
     config["methods"] = some(draw, sorted(METHODS))
     for section in ("distill", "krr_st", "bptt"):
-        config[section]["init"] = draw(st.sampled_from(methods_that(stage="subset")))
+        # Not one that a method of its own starts from, such as mkdt_random: both would make the same sets.
+        config[section]["init"] = draw(
+            st.sampled_from([name for name in methods_that(stage="subset") if name not in STARTS])
+        )
     config["budgets"] = some(draw, [2, 9, 40, 0.02, 0.5])
     config["experts"]["epochs"] += config["distill"]["start_epochs"] + config["distill"]["match_epochs"]
     bptt = config["bptt"]
     bptt["window"] = draw(st.sampled_from([None, 1, bptt["steps"]]))
+    bptt["curriculum"] = bptt["window"] is not None and draw(st.booleans())
     bptt["losses_at"] = [] if bptt["window"] or bptt["steps"] == 1 else draw(st.sampled_from([[], [1]]))
     config["distill"]["retain"] = draw(st.sampled_from(["auto", 0, 1, 99]))
     config["pretrain"]["steps"].sort()
@@ -166,6 +170,7 @@ def test_a_config_drawn_from_the_schema_is_taken_and_planned(config: dict[str, A
     evaluate_all(cfg.load(config | {"scale": scale}))
 
 
+STARTS = {method.init for method in METHODS.values()}
 JUNK = st.recursive(
     st.one_of(
         st.none(),
@@ -214,7 +219,7 @@ def mutated(draw: Draw) -> dict[str, Any]:
 
 
 TAKEN = [
-    DEFAULT | {"methods": sorted(METHODS), "scale": "smoke"},
+    DEFAULT | {"methods": sorted(METHODS.keys() - {"mkdt_random", "bptt_kmeans"}), "scale": "smoke"},
     DEFAULT | {"students": DEFAULT["students"] | {"other": {"architecture": "vgg11"}}},
 ]
 

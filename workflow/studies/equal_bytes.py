@@ -20,10 +20,10 @@ RUNGS = {  # name on the page -> the file that is used after the base
     "raw targets, float32": BASE.with_stem("equal_bytes_raw"),
     "raw targets, uint8": BASE.with_stem("equal_bytes_uint8"),
     "16 components, uint8": BASE.with_stem("equal_bytes_space"),
-    "9 views of them": None,
+    "5 views of them": None,
 }
 PAGE = Path("docs/studies/equal_bytes")
-FULL = "9 views of them", "full"  # all images in the target space, the upper end of the recovered share
+FULL = "5 views of them", "full"  # all images in the target space, the upper end of the recovered share
 SETTING = ["rung", "budget", "method"]
 
 

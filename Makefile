@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .PHONY: demo run drill test test-unit test-fast test-mlflow test-slurm estimate docs lint format ui sync bench bench-gpu config-docs clean-environment \
-	study-ssl_trajectories study-what_matters study-digits study-fashion study-architectures study-protocols clean test-minimum
+	study-ssl_trajectories study-what_matters study-digits study-fashion study-architectures study-protocols study-equal_bytes clean test-minimum
 .DEFAULT_GOAL := demo
 
 $(VENV)/.run: pyproject.toml constraints.txt
@@ -123,6 +123,14 @@ study-protocols: $(VENV)/.run  ## docs/studies/protocols.md
 	$(BIN)/snakemake --cores $(CORES) --quiet rules --configfile config/studies/protocols.yaml
 	$(BIN)/snakemake --cores $(CORES) --quiet rules --configfile config/studies/protocols.yaml config/studies/protocols_paper.yaml
 	$(BIN)/python workflow/studies/protocols.py
+
+study-equal_bytes: $(VENV)/.run  ## docs/studies/equal_bytes.md
+	$(BIN)/snakemake --cores $(CORES) --quiet rules --configfile config/studies/equal_bytes.yaml
+	for rung in raw uint8 space; do \
+		$(BIN)/snakemake --cores $(CORES) --quiet rules \
+			--configfile config/studies/equal_bytes.yaml config/studies/equal_bytes_$$rung.yaml || exit 1; \
+	done
+	$(BIN)/python workflow/studies/equal_bytes.py
 
 study-architectures: $(VENV)/.run  ## docs/studies/architectures.md
 	$(BIN)/snakemake --cores $(CORES) --quiet rules --configfile config/studies/architectures.yaml

@@ -29,7 +29,8 @@ with job.stage(snakemake, "report") as stage:
     source = stage.open("targets", stage.input.targets, "targets")
     sizes["full", "all"] = report.size_of_all(source, *image_shape(snakemake.config, settings["source"]))
     summary = report.summarise(accuracy, settings["methods"], chance, sizes)
-    notes = notices(snakemake.config, stage.input.targets_probe, data, scores, map(Artifact, stage.input.sets))
+    sets_made = [Artifact(path) for path in dict.fromkeys([*stage.input.sets, *stage.input.trained])]
+    notes = notices(snakemake.config, stage.input.targets_probe, data, scores, sets_made)
     points = report.curve(scores, settings["budgets"])
     report.save_table(output.accuracy_csv, accuracy)
     report.save_table(output.summary_csv, summary)
@@ -71,6 +72,5 @@ with job.stage(snakemake, "report") as stage:
         config=page.config_text(snakemake.config),
     )
     write_text(output.index_html, html)
-    write_text(
-        output.origin_json, origin.as_text(snakemake.config, code_version(), dict(zip(scored, data, strict=True)))
-    )
+    noted = origin.as_text(snakemake.config, code_version(), dict(zip(scored, data, strict=True)), sets_made)
+    write_text(output.origin_json, noted)

@@ -40,7 +40,7 @@ def accuracies() -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Config]]:
 
 
 def sizes(configs: dict[str, Config]) -> pd.DataFrame:
-    """Return the images and bytes of each rung's sets, from their files."""
+    """Return the images and bytes of each rung's sets, from their files, and the mean CPU seconds of the jobs that made them."""
     rows = []
     for rung, config in configs.items():
         for budget in map(budget_label, config["budgets"]):
@@ -48,8 +48,17 @@ def sizes(configs: dict[str, Config]) -> pd.DataFrame:
                 names = {"method": method, "budget": budget, "distill_seed": "0"}
                 found = report.set_sizes([names], [STAGES["subset"].path(config, "set", names)])
                 images, count = found[method, budget]
-                rows.append({"rung": rung, "budget": budget, "method": method, "images": images, "bytes": count})
+                row = {"rung": rung, "budget": budget, "method": method, "images": images, "bytes": count}
+                rows.append(row | {"seconds": _seconds(config, names)})
     return pd.DataFrame(rows)
+
+
+def _seconds(config: Config, names: dict[str, str]) -> float:
+    """Return the mean CPU seconds, start-up included, of the jobs of all seeds that made a method's sets."""
+    stage = STAGES[METHODS[names["method"]].stage]
+    files = [Path(stage.benchmark(config, names | {"distill_seed": str(seed)})) for seed in config["distill_seeds"]]
+    times = [pd.read_csv(file, sep="\t")["cpu_time"].sum() for file in files if file.is_file()]
+    return sum(times) / len(times) if times else float("nan")
 
 
 def best_real(grid: pd.DataFrame, budget: str) -> tuple[str, str]:
@@ -63,7 +72,7 @@ def best_real(grid: pd.DataFrame, budget: str) -> tuple[str, str]:
 def ladder(accuracy: pd.DataFrame, grid: pd.DataFrame, known: pd.DataFrame) -> pd.DataFrame:
     """Summarise each rung, budget, method and label fraction in one row.
 
-    Columns: ``mean`` (per cent), ``rate``, ``steps``, ``images``, ``bytes``, the difference to the best real subset of the
+    Columns: ``mean`` (per cent), ``rate``, ``steps``, ``images``, ``bytes``, ``seconds``, the difference to the best real subset of the
     budget with its interval and p, and ``recovered``, the share of the gain of all images in the target space.
     """
     by = ["budget", "label_fraction"]
@@ -93,9 +102,20 @@ def as_text(table: pd.DataFrame) -> str:
     rows = []
     for row in table.to_dict("records"):
         size = [report.with_commas(row[key]) for key in ("images", "bytes")]
+        size.append("-" if pd.isna(row["seconds"]) else f"{row['seconds']:.0f}")
         cells = [row["rung"], row["method"], *size, f"{row['rate']:g}, {row['steps']}" if row["steps"] else "-"]
         rows.append([*cells, f"{row['mean']:.1f}", report.difference(row), report.share(row["recovered"])])
-    header = ["rung", "method", "images", "bytes", "lr, steps", "accuracy", "vs the best real subset", "recovered"]
+    header = [
+        "rung",
+        "method",
+        "images",
+        "bytes",
+        "CPU s",
+        "lr, steps",
+        "accuracy",
+        "vs the best real subset",
+        "recovered",
+    ]
     return report.markdown(header, rows) + "\n"
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isclose
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,10 @@ class StudentGrid:
             ValueError, LookupError: the grid has no such point, or no such student.
         """
         rates = self.rates[row["distill_seed"], row["seed"]]
-        return rates.index(row["rate"]), self.steps.index(row["steps"])
+        nearest = min(range(len(rates)), key=lambda k: abs(rates[k] - row["rate"]))
+        if not isclose(rates[nearest], row["rate"], rel_tol=1e-9):  # a table of text may round the last digit
+            raise ValueError(f"no rate {row['rate']:g}")
+        return nearest, self.steps.index(row["steps"])
 
     def at(self, point: Point, data: Downstream, split: str) -> Iterator[tuple[dict[str, Any], nn.Module | None]]:
         """Yield the columns that identify a student's rows, and its backbone; each is restored when it is asked for."""

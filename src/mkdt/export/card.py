@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,14 +13,16 @@ from mkdt.config.image_files import some
 from mkdt.config.methods import SET_STAGES
 from mkdt.config.schema import flat
 from mkdt.config.set_checks import BOUNDS, views_of
+from mkdt.config.stages import STAGES
 from mkdt.distill.storage import bytes_of
 from mkdt.distill.synthetic_set import SyntheticSet
 from mkdt.errors import UserError
 from mkdt.evaluate.pretraining import BATCH, MOMENTUM, WEIGHT_DECAY
 from mkdt.export.hub import ROWS, front_matter
 from mkdt.jobs.lineage import Family, Place, recipe
+from mkdt.report.origin import Origin, read
 from mkdt.report.statistics import interval, paired
-from mkdt.report.tables import markdown, with_interval
+from mkdt.report.tables import markdown, read_table, with_interval
 
 PAPERS = {
     "distill": "Joshi, Ni and Mirzasoleiman, *Dataset Distillation via Knowledge Distillation: Towards Efficient\n"
@@ -271,18 +274,34 @@ def _settings(title: str, parameters: Mapping[str, Any]) -> str:
 def _accuracies(file: Artifact, place: Place | None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read the report's accuracies at the set's budget: of all methods, and of the set's method.
 
-    Both are empty where there is no report, or one older than the file.
+    Both are empty where there is no report, or one of another file at this path.
     """
     names = place.names if place else {}
     table = pd.DataFrame({"method": []})
     if place is not None:
-        report = place.results / names["experiment"] / "report" / "accuracy.csv"
-        if report.is_file() and report.stat().st_mtime >= file.path.stat().st_mtime:
-            table = pd.read_csv(report)
+        report, noted = _report(place, "accuracy_csv"), _origin(place)
+        if (
+            report.is_file()
+            and noted is not None
+            and noted.sets.get(place.path.as_posix(), file.identity) == file.identity
+        ):
+            table = read_table(report, "report") if report.stat().st_mtime >= file.path.stat().st_mtime else table
     mine = table[table["method"] == names.get("method")]
     if names.get("budget") != "all" and len(mine):
         table, mine = (part[part["budget"] == names["budget"]] for part in (table, mine))
     return table, mine
+
+
+def _report(place: Place, role: str) -> Path:
+    return place.results / STAGES["report"].outputs[role].format(experiment=place.names["experiment"])
+
+
+def _origin(place: Place) -> Origin | None:
+    """Return what the report of a file's experiment notes; None where there is none, or one of another version."""
+    try:
+        return read(_report(place, "origin_json"))
+    except UserError:
+        return None
 
 
 def _training(mine: pd.DataFrame, place: Place | None) -> dict[str, Any]:
@@ -302,8 +321,8 @@ def _training(mine: pd.DataFrame, place: Place | None) -> dict[str, Any]:
     this = mine[mine["distill_seed"] == int(place.names["distill_seed"])]
     if this["student"].nunique() != 1:  # several students have several points
         return training
-    config = next((found for _, found in place.configs() if not isinstance(found, UserError)), None)
-    used = {key: config["pretrain"][key] for key in ("batch", "momentum", "weight_decay")} if config else {}
+    noted = _origin(place)
+    used = {key: noted.config["pretrain"][key] for key in ("batch", "momentum", "weight_decay")} if noted else {}
     point = {"steps": int(this["steps"].iloc[0]), "rate": float(f"{this['rate'].iloc[0]:g}")}
     return training | used | point | {"origin": "these settings were chosen on validation images"}
 

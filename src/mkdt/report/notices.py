@@ -12,6 +12,7 @@ from mkdt.config.sections import Config
 from mkdt.config.set_checks import brought_doubts
 from mkdt.config.sizes import folder_remarks
 from mkdt.evaluate.labels import at_chance
+from mkdt.evaluate.linear_probe import TOLERANCE
 from mkdt.report.tables import read_table
 
 SMOKE = (
@@ -43,7 +44,7 @@ def notices(
     found = [SMOKE] if config["scale"] == "smoke" else chance  # a teacher of a smoke run says nothing of the labels
     found += [f"{name} looks wrong: {' '.join(sentences)}" for name, sentences in brought_doubts(config).items()]
     found += [sentence for file in data for sentence in [*_skipped(file), *_copies(file)]]
-    found += _precisions(scores, sets)
+    found += _precisions(scores, sets) + _unfitted(scores)
     return found + [f"{name}: {remark}." for name in used_datasets(config) for remark in folder_remarks(config, name)]
 
 
@@ -62,6 +63,19 @@ def _precisions(scores: pd.DataFrame | None, sets: Iterable[Artifact]) -> list[s
     return [
         f"The numbers were made in several precisions ({named}), so that differences between methods may partly be due to that. "
         "Give compute.precision and a kind of device, and make one of them again with --forcerun."
+    ]
+
+
+def _unfitted(scores: pd.DataFrame | None) -> list[str]:
+    """Return a sentence if the fit of a linear probe ended before its optimum."""
+    if scores is None or "gradient" not in scores:
+        return []
+    left = scores[scores["gradient"] > 2 * TOLERANCE]
+    if left.empty:
+        return []
+    return [
+        f"{len(left)} of {scores['gradient'].notna().sum()} linear probes ended before their optimum (methods "
+        f"{some(sorted(set(left['method'])))}; largest entry of the gradient {left['gradient'].max():.1g}): raise probe.l2."
     ]
 
 

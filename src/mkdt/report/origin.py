@@ -1,13 +1,14 @@
-"""What the tables of a report are of: the config, the code, and the images and labels that accuracies are measured on."""
+"""What the tables of a report are of: config, code, sets, and the images and labels that accuracies are measured on."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mkdt.artifact_header import digest
 from mkdt.config.plan import parameters
+from mkdt.config.result_folders import RESULTS
 from mkdt.config.sections import Config
 from mkdt.errors import UserError
 
@@ -23,25 +24,30 @@ class Origin:
         config: as it was checked and scaled, without ``tracking``.
         code: version of the checkout.
         data: by downstream set the digests of its ``test`` and ``train`` splits, images and labels together.
+        sets: identities of training sets, by their path below the results: of all distilled ones, and of a real one of each
+            method and budget.
     """
 
     config: Config
     code: str
     data: Mapping[str, Mapping[str, str]]
+    sets: Mapping[str, str] = field(default_factory=dict)
 
 
-def as_text(config: Config, code: str, data: Mapping[str, "Artifact"]) -> str:
+def as_text(config: Config, code: str, data: Mapping[str, "Artifact"], sets: Iterable["Artifact"]) -> str:
     """Format as JSON what ``read`` returns.
 
     Args:
         config: of the experiment; ``tracking``, which may hold a password, is left out.
         code: version of the checkout.
         data: the decoded downstream sets, by name.
+        sets: the training sets.
     """
     noted = {
         "config": {key: value for key, value in config.items() if key != "tracking"},
         "code": code,
         "data": {name: {split: _split(file, split) for split in ("test", "train")} for name, file in data.items()},
+        "sets": {file.path.relative_to(RESULTS).as_posix(): file.identity for file in sets},
     }
     return json.dumps(noted, indent=1) + "\n"
 

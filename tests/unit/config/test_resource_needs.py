@@ -5,9 +5,12 @@ from configs import with_sections as config
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mkdt.config import resource_needs
 from mkdt.config.resource_needs import Need, memory_mb
 from mkdt.config.sections import Config
 from mkdt.config.stages import STAGES
+from mkdt.evaluate import features, targets_probe
+from mkdt.networks import batching
 
 CASES = [
     ("teacher", ""),
@@ -72,3 +75,10 @@ def test_the_paper_protocol_has_one_point() -> None:
     )
     grid = len(config()["pretrain"]["rates"]) * len(config()["pretrain"]["steps"])
     assert fair.disk == pytest.approx(grid * paper.disk)
+
+
+def test_sizes_that_the_needs_repeat_are_those_of_the_code() -> None:
+    """The needs do without torch and cannot import these; a number that was changed on one side only is found here."""
+    assert (resource_needs.GPU_PIXELS, resource_needs.GPU_IMAGES) == (batching.GPU_PIXELS, batching.GPU_IMAGES)
+    assert resource_needs.STATISTICS_IMAGES == features.STATISTICS_IMAGES
+    assert (resource_needs.ENCODED, resource_needs.TARGETS_PIXELS) == (targets_probe.ENCODED, targets_probe.PIXELS**2)

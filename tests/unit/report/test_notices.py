@@ -95,6 +95,18 @@ def test_numbers_of_several_precisions_are_named(tmp_path: Path) -> None:
     assert len(notices(read([]), table, (), scores.assign(precision="bf16 and tf32"))) == 1
 
 
+def test_probes_that_ended_before_their_optimum_are_named(tmp_path: Path) -> None:
+    """By their number and their methods; rounding at the tolerance is none, and k-NN has no gradient."""
+    table = tmp_path / "targets_probe.jsonl"
+    write_jsonl(table, [])
+    scores = pd.DataFrame({"method": ["none", "mkdt", "mkdt", "full"], "gradient": [1e-6, 3e-4, 1e-8, None]})
+    (notice,) = notices(read([]), table, (), scores)
+    assert "1 of 3" in notice
+    assert "mkdt" in notice
+    assert "0.0003" in notice
+    assert notices(read([]), table, (), scores.assign(gradient=1e-6)) == []
+
+
 def test_a_missing_table_of_the_targets_probe_is_named(tmp_path: Path) -> None:
     """So is the rule that makes it."""
     with pytest.raises(UserError, match=r"none\.jsonl does not exist.*'targets_probe'"):

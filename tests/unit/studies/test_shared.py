@@ -1,12 +1,15 @@
 """The scripts of the studies: tables, texts and figures from made-up and from committed scores."""
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
 
 import architectures
 import digits
+import equal_bytes
 import fashion
+import numpy as np
 import pandas as pd
 import protocols
 import pytest
@@ -18,6 +21,7 @@ import yaml
 from configs import settings_of
 from hypothesis import given
 from hypothesis import strategies as st
+from score_tables import runs
 from torch import Tensor
 
 from mkdt import artifacts
@@ -540,3 +544,28 @@ def test_the_better_of_two_grids() -> None:
     text = fashion.rates_as_text(chosen[chosen["label_fraction"] == 0.01]).splitlines()
     assert text[0] == "| method | 20 | 80 |"
     assert text[2:] == ["| mkdt | 1.1 (0.1) | - |", "| random | 2.0 (1) | 1.1 (0.1) |"]
+
+
+def test_the_ladder_of_equal_bytes_takes_the_methods_of_its_configs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every rung is compared with the best real subset; the gain of all images is 100 %."""
+    monkeypatch.chdir(REPOSITORY)
+    accuracies, grids = [], []
+    for k, (rung, file) in enumerate(equal_bytes.RUNGS.items()):
+        config = read([equal_bytes.BASE, file] if file else [equal_bytes.BASE])
+        for method, budget in itertools.product(config["methods"], map(budget_label, config["budgets"])):
+            level = {"none": 70.0, "full": 90.0, "kmeans": 80.0 + k}.get(method, 75.0)
+            part = runs(method, [0, 1], level + np.arange(12.0).reshape(2, 3, 2) / 7, budget=budget)
+            accuracies.append(part.assign(rung=rung, evaluation="linear"))
+            point = {"rung": rung, "method": method, "budget": budget, "chosen": True, "validation": level}
+            grids.append(pd.DataFrame([point]))
+    known = pd.DataFrame(
+        [{"rung": "5 views of them", "budget": "2KB", "method": "kmeans", "images": 4, "bytes": 972, "seconds": 9.6}]
+    )
+    table = equal_bytes.ladder(pd.concat(accuracies), pd.concat(grids), known)
+    assert set(table["best"]) == {"kmeans, 5 views of them"}
+    last = table[table["rung"] == "5 views of them"].set_index(["budget", "method"])
+    assert last.loc[("2KB", "full"), "recovered"] == pytest.approx(1)
+    assert last.loc[("2KB", "bptt_kmeans"), "difference"] == pytest.approx(-8)
+    assert "| 4 | 972 | 10 |" in equal_bytes.as_text(table)

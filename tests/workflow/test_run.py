@@ -411,6 +411,9 @@ def test_more_gpus_than_the_run_may_use_is_one_sentence(project: Project, monkey
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert "gpu=2" in project.run(*two)
     assert "may use 1 GPU(s)" in project.run("--resources", "gpu=1", *two, fails=True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    shared = ("--dry-run", "--config", "teacher={devices: 2}", "compute={device: cuda, jobs_per_gpu: 2}")
+    assert "this machine has 1 GPU(s)" in project.run(*shared, fails=True)
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@ if TEACHER_ORIGIN == "trained":
             f"config: teacher.devices is {DEVICES}, but this run may use {DECLARED} GPU(s) at a time: lower it. "
             "These are the GPUs of the machine, unless CUDA_VISIBLE_DEVICES or --resources gpu=N says another number."
         )
-    if internals.is_main_process(workflow) and not ON_A_CLUSTER and 1 < DEVICES * GPU > len(machine_gpus()):
+    # With several jobs a GPU, the limit counts each GPU several times, but the teacher's processes need one each.
+    if config["compute"]["jobs_per_gpu"] > 1 and not ON_A_CLUSTER and 1 < DEVICES * GPU > len(machine_gpus()):
         raise WorkflowError(
             f"config: teacher.devices is {DEVICES}, but this machine has {len(machine_gpus())} GPU(s): lower it."
         )

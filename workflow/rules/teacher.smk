@@ -9,7 +9,8 @@ if TEACHER_ORIGIN == "trained":
             "These are the GPUs of the machine, unless CUDA_VISIBLE_DEVICES or --resources gpu=N says another number."
         )
     # With several jobs a GPU, the limit counts each GPU several times, but the teacher's processes need one each.
-    if config["compute"]["jobs_per_gpu"] > 1 and not ON_A_CLUSTER and 1 < DEVICES * GPU > len(machine_gpus()):
+    SHARED = config["compute"]["jobs_per_gpu"] > 1 and internals.is_main_process(workflow) and not ON_A_CLUSTER
+    if SHARED and 1 < DEVICES * GPU > len(machine_gpus()):
         raise WorkflowError(
             f"config: teacher.devices is {DEVICES}, but this machine has {len(machine_gpus())} GPU(s): lower it."
         )

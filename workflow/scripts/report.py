@@ -6,6 +6,7 @@ from pathlib import Path
 from mkdt.artifacts import Artifact, write_text
 from mkdt.config import plan
 from mkdt.config.methods import METHODS
+from mkdt.config.result_folders import RESULTS
 from mkdt.config.sizes import image_shape
 from mkdt.distill.synthetic_set import load_synthetic
 from mkdt.evaluate.labels import chance_level
@@ -29,7 +30,10 @@ with job.stage(snakemake, "report") as stage:
     source = stage.open("targets", stage.input.targets, "targets")
     sizes["full", "all"] = report.size_of_all(source, *image_shape(snakemake.config, settings["source"]))
     summary = report.summarise(accuracy, settings["methods"], chance, sizes)
-    sets_made = [Artifact(path) for path in dict.fromkeys([*stage.input.sets, *stage.input.trained])]
+    own = [
+        path for path in [*stage.input.sets, *stage.input.trained] if Path(path).is_relative_to(RESULTS)
+    ]  # not brought
+    sets_made = [Artifact(path) for path in dict.fromkeys(own)]
     notes = notices(snakemake.config, stage.input.targets_probe, data, scores, sets_made)
     points = report.curve(scores, settings["budgets"])
     report.save_table(output.accuracy_csv, accuracy)

@@ -12,6 +12,7 @@ from mkdt.config.loading import read
 from mkdt.config.methods import METHODS
 from mkdt.config.sections import Config
 from mkdt.config.stages import STAGES
+from mkdt.errors import UserError
 from mkdt.report import tables as report
 from mkdt.report.statistics import compare, p_value, paired
 
@@ -31,8 +32,12 @@ def accuracies() -> tuple[pd.DataFrame, pd.DataFrame, dict[str, Config]]:
     """Return the test accuracies and the validation grids of all rungs, with the column ``rung``, and their configs."""
     tables, grids, configs = [], [], {}
     for rung, file in RUNGS.items():
-        configs[rung] = config = read([BASE, file] if file else [BASE])
-        scores, accuracy, _ = studies.tables(config)
+        config = read([BASE, file] if file else [BASE])
+        try:
+            scores, accuracy, _ = studies.tables(config)
+        except UserError:  # of this rung there are no scores yet
+            continue
+        configs[rung] = config
         tables.append(accuracy.assign(rung=rung))
         grids.append(studies.validation_by_point(scores).assign(rung=rung))
     accuracy = pd.concat(tables, ignore_index=True)

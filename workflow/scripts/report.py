@@ -30,9 +30,8 @@ with job.stage(snakemake, "report") as stage:
     source = stage.open("targets", stage.input.targets, "targets")
     sizes["full", "all"] = report.size_of_all(source, *image_shape(snakemake.config, settings["source"]))
     summary = report.summarise(accuracy, settings["methods"], chance, sizes)
-    own = [
-        path for path in [*stage.input.sets, *stage.input.trained] if Path(path).is_relative_to(RESULTS)
-    ]  # not brought
+    # A set that is brought has no place in the results.
+    own = [path for path in [*stage.input.sets, *stage.input.trained] if Path(path).is_relative_to(RESULTS)]
     sets_made = [Artifact(path) for path in dict.fromkeys(own)]
     notes = notices(snakemake.config, stage.input.targets_probe, data, scores, sets_made)
     points = report.curve(scores, settings["budgets"])

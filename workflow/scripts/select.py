@@ -13,12 +13,12 @@ with job.stage(snakemake, "select") as stage:
     name = stage.settings["selection"]
     data = open_labelled(stage, view, validation=[name])[name]
     stage.expect(len(students.points) + 1, "point")
-    grid: list[Mapping[str, float]] = []
+    grid: dict[tuple[float, float], Mapping[str, float]] = {}  # the chosen point is reported again at the end
 
     def report(number: int, point: Mapping[str, float]) -> None:
-        grid.append(point)
+        grid[point["rate"], point["steps"]] = point
         stage.report(number, point)
 
     rows = select(students, data, stage.settings, seed=stage.seed, device=stage.device, report=report)
     write_table(stage.output[0], [dict(stage.wildcards.items()) | row | made for row in rows])
-    stage.table("grid", grid_with_choice(grid[:-1], rows))  # the last report was of the chosen point again
+    stage.table("grid", grid_with_choice(grid.values(), rows))

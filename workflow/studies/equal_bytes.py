@@ -9,7 +9,7 @@ import shared as studies
 from mkdt.artifacts import write_text
 from mkdt.config.budgets import budget_label, budget_words
 from mkdt.config.loading import read
-from mkdt.config.methods import METHODS
+from mkdt.config.methods import METHODS, has_budget, methods_that
 from mkdt.config.sections import Config
 from mkdt.config.stages import STAGES
 from mkdt.errors import UserError
@@ -49,7 +49,7 @@ def sizes(configs: dict[str, Config]) -> pd.DataFrame:
     rows = []
     for rung, config in configs.items():
         for budget in map(budget_label, config["budgets"]):
-            for method in (name for name in config["methods"] if name in METHODS and METHODS[name].stage):
+            for method in filter(has_budget, config["methods"]):
                 names = {"method": method, "budget": budget, "distill_seed": "0"}
                 found = report.set_sizes([names], [STAGES["subset"].path(config, "set", names)])
                 images, count = found[method, budget]
@@ -68,8 +68,7 @@ def _seconds(config: Config, names: dict[str, str]) -> float:
 
 def best_real(grid: pd.DataFrame, budget: str) -> tuple[str, str]:
     """Return the rung and method of the real subset of a budget that validation prefers over all rungs."""
-    real = [name for name, method in METHODS.items() if method.stage == "subset"]
-    part = grid[grid["chosen"] & grid["method"].isin(real) & (grid["budget"] == budget)]
+    part = grid[grid["chosen"] & grid["method"].isin(methods_that(stage="subset")) & (grid["budget"] == budget)]
     means = part.groupby(["rung", "method"])["validation"].mean()
     return cast(tuple[str, str], means.idxmax())
 

@@ -1,5 +1,6 @@
 """Architectures of networks: the keys of the config that each takes, and the smallest image it takes."""
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 from mkdt.config import extensions
@@ -21,6 +22,11 @@ def network(spec: Backbone) -> dict[str, Any]:
     """Return a network's entry with the arguments of its architecture only."""
     entry: dict[str, Any] = dict(spec)
     return {key: entry[key] for key in ("architecture", *ARCHITECTURES[spec["architecture"]])}
+
+
+def has_running_statistics(spec: Mapping[str, Any]) -> bool:
+    """Return whether a network has batch norms: running statistics are no weights, and one image alone has none."""
+    return spec["architecture"] != "convnet" or spec.get("norm") == "batch"
 
 
 def halvings(spec: Backbone) -> int:

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from mkdt.artifact_header import HEADER_KEY
 from mkdt.config import budgets, network_sizes, plan, sizes, views
-from mkdt.config.architectures import ARCHITECTURES, POOLS
+from mkdt.config.architectures import ARCHITECTURES, POOLS, has_running_statistics
 from mkdt.config.catalogue import DATASETS
 from mkdt.config.dataset_checks import check_components, check_dataset, fail_if
 from mkdt.config.methods import METHODS, methods_that
@@ -110,7 +110,7 @@ def _check_networks(config: Config) -> None:
         _check_network(f"students.{name}", students[name], size)
     distilling = students[config["student"]]
     fail_if(
-        distilling["architecture"] != "convnet" or distilling["norm"] == "batch",
+        has_running_statistics(distilling),
         f"students.{config['student']} has running statistics, which trajectories cannot hold: the distilling "
         "student must be a convnet with norm instance, group or none.",
     )
@@ -226,10 +226,8 @@ def _check_last_batches(config: Config) -> None:
     """No batch of one image reaches a batch norm, which takes no statistics from it."""
     batch, lonely = config["pretrain"]["batch"], budgets.lonely_rows(config)
     for name in config["pretrain"]["students"]:
-        student = config["students"][name]
-        normalises = student["architecture"] != "convnet" or student["norm"] == "batch"
         fail_if(
-            normalises and bool(lonely),
+            has_running_statistics(config["students"][name]) and bool(lonely),
             f"pretrain.batch {batch} leaves a last batch of one image of a set of {', '.join(map(str, lonely))}, from which "
             f"the batch norm of students.{name} takes no statistics: change pretrain.batch or budgets.",
         )

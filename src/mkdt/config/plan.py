@@ -55,6 +55,12 @@ def used_datasets(config: Config) -> list[str]:
     return list(dict.fromkeys([config["source"], *scored_datasets(config)]))
 
 
+def scored_name(row: Mapping[Any, Any]) -> str:
+    """Name what an accuracy is of: ``{downstream}/{label fraction}``, and the evaluation if it is no linear probe."""
+    other = f"/{row['evaluation']}" if row["evaluation"] != "linear" else ""
+    return f"{row['downstream']}/{float(row['label_fraction']):g}{other}"
+
+
 def parameters(config: Config) -> dict[str, Any]:
     """Return the settings by dotted key, without ``tracking`` and the data sets and students that are not used."""
     used = {"datasets": used_datasets(config), "students": used_students(config)}

@@ -7,6 +7,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from mkdt.config.architectures import has_running_statistics
 from mkdt.config.loading import load, merge
 from mkdt.config.schema import DEFAULT
 from mkdt.config.views import check, expand, has_views
@@ -76,7 +77,7 @@ def distill_images(
         raise UserError(
             f"distill_images: targets are {list(targets.shape)}, or not finite; expected a row for each of {len(images)} images."
         )
-    if student["architecture"] != "convnet" or student.get("norm") == "batch":
+    if has_running_statistics(student):
         raise UserError(f"distill_images: student is {dict(student)}; expected a convnet without batch norm.")
     if not 0 < count <= len(images):
         raise UserError(f"distill_images: count is {count}; expected 1 to {len(images)}, the number of images.")

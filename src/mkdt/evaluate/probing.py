@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from mkdt.config.plan import scored_name
 from mkdt.errors import UserError
 from mkdt.evaluate.fine_tuning import score_finetuned
 from mkdt.evaluate.labels import Downstream, all_draws
@@ -95,7 +96,7 @@ def probe(
         if finetune_rate is not None:
             scored[best] += _finetuned(students, best, data, "test", finetune_rate, settings, seed, device)
         rows += [row | chosen[point] for point in scored for row in scored[point]]
-        report(k + 1, _means(data.name, scored[best]))
+        report(k + 1, _means(scored[best]))
     return rows
 
 
@@ -119,10 +120,9 @@ def _finetuned(
     return rows
 
 
-def _means(name: str, rows: Rows) -> dict[str, float]:
+def _means(rows: Rows) -> dict[str, float]:
     """Return the mean accuracy of each evaluation and label fraction, as they are shown."""
     groups: dict[str, Rows] = {}
     for row in rows:
-        other = f"/{row['evaluation']}" if row["evaluation"] != "linear" else ""
-        groups.setdefault(f"test_accuracy/{name}/{row['label_fraction']:g}{other}", []).append(row)
+        groups.setdefault(f"test_accuracy/{scored_name(row)}", []).append(row)
     return {key: mean_accuracy(group) for key, group in groups.items()}

@@ -43,19 +43,20 @@ def of_set(tiny: SyntheticSet, file: Artifact, place: Place | None, family: Fami
         file: its artifact.
         place, family: its place in the results, and the artifacts there; None outside of them.
     """
-    table, mine = _accuracies(file, place)
+    noted = _origin(place) if place else None
+    table, mine = _accuracies(file, place, noted)
     name, terms = _terms(family.ancestor(file.header, "data") if family else None)
     noun = "real" if file.header["stage"] == "subset" else "distilled"
-    return f"""{front_matter(tiny, noun, name, terms)}{_contents(tiny, file)}
-{_loading(file, _training(mine, place))}
+    return f"""{front_matter(tiny, noun, name, terms)}{_contents(tiny, file, noun)}
+{_loading(file, _training(mine, place, noted))}
 {_source(file, family)}
 {_settings("How it was made", file.header["parameters"])}
 {_accuracy(table, mine, place)}
 {_provenance(file, place)}"""
 
 
-def _contents(tiny: SyntheticSet, file: Artifact) -> str:
-    real = file.header["stage"] == "subset"
+def _contents(tiny: SyntheticSet, file: Artifact, noun: str) -> str:
+    real = noun == "real"
     count, channels, height, width = tiny.images.shape
     rows, dimension = tiny.targets.shape
     views = (
@@ -63,7 +64,7 @@ def _contents(tiny: SyntheticSet, file: Artifact) -> str:
         if rows > count
         else ""
     )
-    noun, verb = ("real", "is") if real else ("distilled", "started from")
+    verb = "is" if real else "started from"
     step_size = "a start value, not learned" if real else "the student's SGD step size in distillation"
     dtypes = {name: str(file.tensor(name).dtype).removeprefix("torch.") for name in ("images", "targets")}
     bounds = "".join(
@@ -165,7 +166,7 @@ def of_encoder(
     needs = f"torch, safetensors and {library}" if library else "torch and safetensors"
     accuracy = ""
     if file.header["stage"] == "pretrain":
-        accuracy = _accuracy(*_accuracies(file, place), place) + "\n"
+        accuracy = _accuracy(*_accuracies(file, place, _origin(place)), place) + "\n"
     return f"""# An encoder of images
 
 `encoder.safetensors` holds the weights of an encoder {trained}. The network:
@@ -271,7 +272,7 @@ def _settings(title: str, parameters: Mapping[str, Any]) -> str:
     return f"## {title}\n\n| setting | value |\n|---|---|\n{rows}"
 
 
-def _accuracies(file: Artifact, place: Place | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _accuracies(file: Artifact, place: Place | None, noted: Origin | None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Read the report's accuracies at the set's budget: of all methods, and of the set's method.
 
     Both are empty where there is no report, or one of another file at this path.
@@ -279,7 +280,7 @@ def _accuracies(file: Artifact, place: Place | None) -> tuple[pd.DataFrame, pd.D
     names = place.names if place else {}
     table = pd.DataFrame({"method": []})
     if place is not None:
-        report, noted = _report(place, "accuracy_csv"), _origin(place)
+        report = _report(place, "accuracy_csv")
         if (
             report.is_file()
             and noted is not None
@@ -304,12 +305,13 @@ def _origin(place: Place) -> Origin | None:
         return None
 
 
-def _training(mine: pd.DataFrame, place: Place | None) -> dict[str, Any]:
+def _training(mine: pd.DataFrame, place: Place | None, noted: Origin | None) -> dict[str, Any]:
     """Return settings of pre-training on a set: those of its experiment at the point that validation chose, where they are known.
 
     Args:
         mine: the method's rows of ``_accuracies``.
         place: of the set.
+        noted: by the report of its experiment.
 
     Returns:
         ``steps``, ``rate``, ``batch``, ``momentum``, ``weight_decay``, and ``origin``, what chose them, in words.
@@ -321,7 +323,6 @@ def _training(mine: pd.DataFrame, place: Place | None) -> dict[str, Any]:
     this = mine[mine["distill_seed"] == int(place.names["distill_seed"])]
     if this["student"].nunique() != 1:  # several students have several points
         return training
-    noted = _origin(place)
     used = {key: noted.config["pretrain"][key] for key in ("batch", "momentum", "weight_decay")} if noted else {}
     point = {"steps": int(this["steps"].iloc[0]), "rate": float(f"{this['rate'].iloc[0]:g}")}
     return training | used | point | {"origin": "these settings were chosen on validation images"}

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mkdt.config.plan import method_name
+from mkdt.config.plan import method_name, scored_name
 from mkdt.config.sections import Config
 
 NOTE = "mlflow.note.content"  # the tag that MLflow shows as the description, of a run or of an experiment
@@ -20,18 +20,12 @@ SUMMARY = {
 COSTS = {"seconds": "seconds", "memory": "memory_megabytes", "disk": "bytes"}
 
 
-def _scored(row: Mapping[Any, Any]) -> str:
-    """Name what an accuracy is of: ``{downstream}/{label fraction}``, and the evaluation if it is no linear probe."""
-    other = f"/{row['evaluation']}" if row["evaluation"] != "linear" else ""
-    return f"{row['downstream']}/{float(row['label_fraction']):g}{other}"
-
-
 def summary_metrics(rows: Iterable[Mapping[str, str]]) -> dict[str, float]:
     """Return the metrics of the rows of summary.csv: accuracies in per cent, and the images and bytes of sets."""
     values: dict[str, float] = {}
     for row in rows:
         trained = f"{row['method']}/{row['budget']}"
-        names = {column: f"{name}/{trained}/{row['student']}/{_scored(row)}" for column, name in SUMMARY.items()}
+        names = {column: f"{name}/{trained}/{row['student']}/{scored_name(row)}" for column, name in SUMMARY.items()}
         names |= {column: f"{column}/{trained}" for column in ("images", "bytes")}
         values |= {name: float(row[column]) for column, name in names.items() if row.get(column)}
     return values
